@@ -1,0 +1,142 @@
+"""Every metric that Crossfade exposes, declared once: name, kind, help and label names.
+
+Dashboards and alert rules are checked against this file. A worker counts in plain Python objects
+and hands out a `Sample` list when it is asked; nobody touches a lock or a file on the hot path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+LATENCY_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+"""Upper bounds in seconds of every latency histogram."""
+
+
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+REQUESTS = Metric(
+    "crossfade_requests_total",
+    Kind.COUNTER,
+    "Requests answered, by flag, side that answered, reason of the decision and status class.",
+    ("flag", "side", "reason", "code"),
+)
+REQUEST_SECONDS = Metric(
+    "crossfade_request_seconds",
+    Kind.HISTOGRAM,
+    "Time from a request's complete head to the last byte of its answer handed to the client's socket.",
+    ("flag", "side"),
+)
+ERRORS = Metric(
+    "crossfade_errors_total",
+    Kind.COUNTER,
+    "Answers that Crossfade gave itself and exchanges it broke off, by reason (RFC 9209 words where they exist).",
+    ("side", "reason"),
+)
+CLIENT_CONNECTIONS = Metric(
+    "crossfade_client_connections", Kind.GAUGE, "Open client connections.", ()
+)
+CLIENT_CONNECTIONS_CLOSED = Metric(
+    "crossfade_client_connections_closed_total",
+    Kind.COUNTER,
+    "Client connections closed by Crossfade outside of an exchange, by reason.",
+    ("reason",),
+)
+UPSTREAM_CONNECTIONS = Metric(
+    "crossfade_upstream_connections",
+    Kind.GAUGE,
+    "Connections to a target by state (idle or busy).",
+    ("side", "state"),
+)
+UPSTREAM_CONNECTS = Metric(
+    "crossfade_upstream_connects_total",
+    Kind.COUNTER,
+    "Connections opened to a target, by outcome.",
+    ("side", "outcome"),
+)
+UPSTREAM_DISCARDED = Metric(
+    "crossfade_upstream_discarded_total",
+    Kind.COUNTER,
+    "Pooled connections thrown away instead of reused, by reason.",
+    ("side", "reason"),
+)
+RETRIES = Metric(
+    "crossfade_retries_total",
+    Kind.COUNTER,
+    "Requests sent again because the target cannot have seen them, by reason.",
+    ("side", "reason"),
+)
+REQUESTS_IN_FLIGHT = Metric(
+    "crossfade_requests_in_flight", Kind.GAUGE, "Requests being answered.", ()
+)
+REQUESTS_WAITING = Metric(
+    "crossfade_requests_waiting", Kind.GAUGE, "Requests waiting for a connection to a target.", ("side",)
+)
+RECEIVED_BYTES = Metric(
+    "crossfade_request_body_bytes_total", Kind.COUNTER, "Request body bytes relayed.", ("side",)
+)
+SENT_BYTES = Metric(
+    "crossfade_response_body_bytes_total", Kind.COUNTER, "Answer body bytes relayed.", ("side",)
+)
+TUNNELS = Metric(
+    "crossfade_tunnels_total", Kind.COUNTER, "Connections that were upgraded (WebSocket and others).", ("side",)
+)
+ACCESS_LOG_DROPPED = Metric(
+    "crossfade_access_log_dropped_total", Kind.COUNTER, "Access log lines dropped because the queue was full.", ()
+)
+WORKER_CPU_SECONDS = Metric(
+    "crossfade_worker_cpu_seconds_total", Kind.COUNTER, "User and system time of the workers.", ()
+)
+WORKER_MEMORY_BYTES = Metric(
+    "crossfade_worker_memory_bytes", Kind.GAUGE, "Resident memory of each worker.", ("worker",)
+)
+WORKERS = Metric("crossfade_workers", Kind.GAUGE, "Worker processes by state.", ("state",))
+WORKER_EXITS = Metric(
+    "crossfade_worker_exits_total", Kind.COUNTER, "Workers that ended, by reason.", ("reason",)
+)
+CONFIG_GENERATION = Metric(
+    "crossfade_config_generation", Kind.GAUGE, "Generation of the configuration that each worker runs.", ("worker",)
+)
+RELOADS = Metric(
+    "crossfade_reloads_total", Kind.COUNTER, "Reloads of the configuration, by outcome.", ("outcome",)
+)
+
+WORKER_METRICS = (
+    REQUESTS, REQUEST_SECONDS, ERRORS, CLIENT_CONNECTIONS, CLIENT_CONNECTIONS_CLOSED,
+    UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS, UPSTREAM_DISCARDED, RETRIES, REQUESTS_IN_FLIGHT,
+    REQUESTS_WAITING, RECEIVED_BYTES, SENT_BYTES, TUNNELS, ACCESS_LOG_DROPPED, WORKER_CPU_SECONDS,
+)  # fmt: skip
+"""Counted in each worker, summed over workers before they are exposed."""
+SUPERVISOR_METRICS = (WORKER_MEMORY_BYTES, WORKERS, WORKER_EXITS, CONFIG_GENERATION, RELOADS)
+"""Known to the supervisor only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts per bucket of `LATENCY_BUCKETS` plus one for what lies beyond, not cumulated."""
+
+    buckets: tuple[int, ...]
+    sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled value of one metric, as a worker hands it out."""
+
+    metric: str
+    labels: tuple[str, ...]
+    value: float | Histogram

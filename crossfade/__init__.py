@@ -1,0 +1,1 @@
+"""Wiring, command line and admin API. Floor 3, and the only package that users import."""

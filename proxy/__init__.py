@@ -1,0 +1,1 @@
+"""The request's way: the wire, the upstream pools and the worker. Floor 2."""

@@ -1,0 +1,126 @@
+"""What a proxy worker needs to know, as frozen values.
+
+The wiring reads and checks `crossfade.yaml` and builds these; the proxy never sees a file. Times
+are seconds, sizes are bytes. A worker holds one `ProxyConfig` and swaps it whole on reload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+
+from flags.model import Side
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTls:
+    """TLS towards a target: verified against `ca_file` (or the system's store) unless told otherwise."""
+
+    ca_file: str | None = None
+    server_name: str | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One backend and the bounds of the pool that each worker keeps towards it."""
+
+    host: str
+    port: int
+    tls: TargetTls | None = None
+    host_header: str | None = None
+    """None keeps the client's Host, which is what a transparent proxy does."""
+    max_connections: int = 256
+    """Connections of one worker; further requests wait."""
+    max_waiting: int = 1024
+    """Requests of one worker that may wait for a connection; further ones get 503."""
+    wait_timeout: float = 5.0
+    """How long a request waits for a connection before it gets 503."""
+    connect_timeout: float = 3.0
+    idle_timeout: float = 15.0
+    """A pooled connection is closed after this idle time, before the backend closes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Each of these is a named reason in metrics when it cuts something off."""
+
+    header: float = 10.0
+    """From the first byte of a request (or from accept) to the end of its head."""
+    body_idle: float = 30.0
+    """No byte of a request body for so long."""
+    keepalive: float = 75.0
+    """An idle client connection between two requests."""
+    response: float = 60.0
+    """From the end of the request to the head of the answer."""
+    response_idle: float = 300.0
+    """No byte of an answer's body for so long."""
+    write_idle: float = 30.0
+    """The client (or the target) takes no byte although bytes are waiting for it."""
+    tunnel_idle: float = 3600.0
+    """No byte in either direction of an upgraded connection."""
+    expect: float = 1.0
+    """How long the target may keep silent on `Expect: 100-continue` before we say 100 ourselves."""
+    drain: float = 30.0
+    """How long requests in flight may go on after the worker was told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds per worker; each refusal is counted by reason."""
+
+    head_bytes: int = 32_768
+    """A request or response head: start line and all fields."""
+    target_bytes: int = 16_384
+    """The request target within the head (414 beyond it)."""
+    headers: int = 200
+    body_bytes: int = 0
+    """A request body; 0 leaves it to the backend."""
+    connections: int = 10_000
+    """Client connections of one worker."""
+    min_body_rate: int = 128
+    """Bytes per second that a body must move, on average over an idle window, to count as alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """Which forwarding fields are written, and which peers' own are believed."""
+
+    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    x_forwarded: bool = True
+    """X-Forwarded-For and X-Forwarded-Proto."""
+    forwarded: bool = False
+    """Forwarded, RFC 7239."""
+    via: str | None = None
+    """Our pseudonym in Via, both ways; None writes no Via."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenTls:
+    """The certificate that clients see."""
+
+    cert_file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    """`sample` is the share of answers below 500 that are logged; 5xx are logged always."""
+
+    path: str | None = "-"
+    """A file, "-" for standard output, None for no log."""
+    sample: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """All that the data plane takes from the configuration."""
+
+    targets: dict[Side, Target]
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    forwarding: Forwarding = field(default_factory=Forwarding)
+    listen_tls: ListenTls | None = None
+    proxy_protocol: bool = False
+    """Every connection begins with a PROXY protocol header (v1 or v2); one without it is closed."""
+    access_log: AccessLog = field(default_factory=AccessLog)

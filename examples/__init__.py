@@ -1,0 +1,1 @@
+"""The sample product before its migration."""

@@ -1,0 +1,169 @@
+"""Compile routes into a matcher whose cost does not grow with their number.
+
+A definition is what a person wrote (`Route`); an instance is what requests run through. The
+templates become one tree of path segments. A walk visits the literal child, the `{name}` child and
+the `**` leaves of each node on its way, and keeps the matching route that was written first, so the
+tree gives the same answer as trying every route in order.
+
+Matching looks at an equivalent form of the path: `%7E` and `~` are one character (RFC 3986, 6.2.2),
+and `/a/./b/../c` is `/a/c`. Otherwise a client could step around a flag by spelling a path
+differently while both backends still understand it. What is forwarded is never the equivalent form
+but the bytes that came in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flags.model import Route
+
+_PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_LITERAL = re.compile(r"[^\s{}*?#]*")
+_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]")
+
+
+class InvalidRouteError(ValueError):
+    """A route that cannot be compiled; the message says what would be right."""
+
+
+def check_path(template: str) -> None:
+    """Raise `InvalidRouteError` unless `template` follows the grammar of `Route.path`."""
+    if not template.startswith("/"):
+        raise InvalidRouteError(f'"{template}" must start with "/"')
+    *inner, last = template[1:].split("/")
+    if last != "**":
+        inner.append(last)
+    for segment in inner:
+        if "*" in segment:
+            raise InvalidRouteError('"**" stands for any rest and may only be the last segment')
+        if not (_PARAMETER.fullmatch(segment) or _LITERAL.fullmatch(segment)):
+            raise InvalidRouteError(
+                f'segment "{segment}" must be plain text or one name in braces, such as "{{id}}"'
+            )
+
+
+def check_host(host: str) -> None:
+    """Raise `InvalidRouteError` unless `host` is a host name without port, or `*.` and a name."""
+    if not _HOST.fullmatch(host):
+        raise InvalidRouteError(f'"{host}" must be a host name without port, such as "api.example.com"')
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    literals: dict[bytes, _Node] = field(default_factory=dict)
+    parameter: _Node | None = None
+    ends: tuple[_Instance, ...] = ()
+    rests: tuple[_Instance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Instance:
+    order: int
+    methods: frozenset[bytes]
+    host: bytes | None
+    subdomains: bytes | None
+
+    def admits(self, method: bytes, host: bytes) -> bool:
+        if self.methods and method not in self.methods:
+            return False
+        if self.host is not None:
+            return _name(host) == self.host
+        return self.subdomains is None or _name(host).endswith(self.subdomains)
+
+
+class Matcher:
+    """Finds the first route that matches a request. Immutable once built."""
+
+    __slots__ = ("_root",)
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._root = _Node()
+        for order, route in enumerate(routes):
+            self._insert(order, route)
+
+    def match(self, method: bytes, host: bytes, path: bytes) -> int | None:
+        """Index of the first matching route. `host` may carry a port; `path` carries no query."""
+        if b"%" in path or b"/." in path:
+            path = equivalent_path(path)
+        segments = path[1:].split(b"/")
+        best = None
+        length = len(segments)
+        stack = [(self._root, 0)]
+        while stack:
+            node, depth = stack.pop()
+            for instance in node.rests:
+                if (best is None or instance.order < best) and instance.admits(method, host):
+                    best = instance.order
+            if depth == length:
+                for instance in node.ends:
+                    if (best is None or instance.order < best) and instance.admits(method, host):
+                        best = instance.order
+                continue
+            segment = segments[depth]
+            child = node.literals.get(segment)
+            if child is not None:
+                stack.append((child, depth + 1))
+            if node.parameter is not None and segment:
+                stack.append((node.parameter, depth + 1))
+        return best
+
+    def _insert(self, order: int, route: Route) -> None:
+        check_path(route.path)
+        if route.host is not None:
+            check_host(route.host)
+        host = None if route.host is None else route.host.lower().encode()
+        wild = host is not None and host.startswith(b"*.")
+        instance = _Instance(
+            order=order,
+            methods=frozenset(method.encode() for method in route.methods),
+            host=None if wild else host,
+            subdomains=host[1:] if wild and host is not None else None,
+        )
+        node = self._root
+        *inner, last = equivalent_path(route.path.encode())[1:].split(b"/")
+        open_ended = last == b"**"
+        for segment in inner if open_ended else [*inner, last]:
+            if segment.startswith(b"{"):
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        if open_ended:
+            node.rests += (instance,)
+        else:
+            node.ends += (instance,)
+
+
+def equivalent_path(path: bytes) -> bytes:
+    """`path` with needless escapes undone and dot segments removed (RFC 3986, 6.2.2 and 5.2.4)."""
+    path = _ESCAPED.sub(_unescape, path)
+    if b"/." not in path:
+        return path
+    kept: list[bytes] = []
+    segments = path[1:].split(b"/")
+    for segment in segments:
+        if segment == b"..":
+            if kept:
+                kept.pop()
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")
+    return b"/" + b"/".join(kept)
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    byte = int(escape[1], 16)
+    return bytes((byte,)) if byte in _UNRESERVED else escape[0].upper()
+
+
+def _name(host: bytes) -> bytes:
+    """The host name of a Host value, without port and in lower case."""
+    name, colon, port = host.rpartition(b":")
+    if colon and not port.endswith(b"]"):
+        host = name
+    return host.lower()

@@ -66,10 +66,9 @@ class _Instance:
     methods: frozenset[bytes]
     host: bytes | None
     subdomains: bytes | None
+    bound_to_host: bool
 
-    def admits(self, method: bytes, host: bytes) -> bool:
-        if self.methods and method not in self.methods:
-            return False
+    def admits_host(self, host: bytes) -> bool:
         if self.host is not None:
             return _name(host) == self.host
         return self.subdomains is None or _name(host).endswith(self.subdomains)
@@ -89,27 +88,32 @@ class Matcher:
         """Index of the first matching route. `host` may carry a port; `path` carries no query."""
         if b"%" in path or b"/." in path:
             path = equivalent_path(path)
-        segments = path[1:].split(b"/")
-        best = None
+        segments = path.split(b"/")
         length = len(segments)
-        stack = [(self._root, 0)]
-        while stack:
-            node, depth = stack.pop()
-            for instance in node.rests:
-                if (best is None or instance.order < best) and instance.admits(method, host):
-                    best = instance.order
+        best: _Instance | None = None
+        node: _Node | None = self._root
+        depth = 1  # segments[0] is what stands before the first slash: nothing
+        later: list[tuple[_Node, int]] = []
+        while node is not None:
+            if node.rests:
+                best = _first(node.rests, best, method, host)
+            following: _Node | None = None
             if depth == length:
-                for instance in node.ends:
-                    if (best is None or instance.order < best) and instance.admits(method, host):
-                        best = instance.order
-                continue
-            segment = segments[depth]
-            child = node.literals.get(segment)
-            if child is not None:
-                stack.append((child, depth + 1))
-            if node.parameter is not None and segment:
-                stack.append((node.parameter, depth + 1))
-        return best
+                if node.ends:
+                    best = _first(node.ends, best, method, host)
+            else:
+                segment = segments[depth]
+                depth += 1
+                following = node.literals.get(segment)
+                if node.parameter is not None and segment:
+                    if following is None:
+                        following = node.parameter
+                    else:
+                        later.append((node.parameter, depth))
+            if following is None and later:
+                following, depth = later.pop()
+            node = following
+        return None if best is None else best.order
 
     def _insert(self, order: int, route: Route) -> None:
         check_path(route.path)
@@ -122,6 +126,7 @@ class Matcher:
             methods=frozenset(method.encode() for method in route.methods),
             host=None if wild else host,
             subdomains=host[1:] if wild and host is not None else None,
+            bound_to_host=host is not None,
         )
         node = self._root
         *inner, last = equivalent_path(route.path.encode())[1:].split(b"/")
@@ -136,6 +141,21 @@ class Matcher:
             node.rests += (instance,)
         else:
             node.ends += (instance,)
+
+
+def _first(
+    instances: tuple[_Instance, ...], best: _Instance | None, method: bytes, host: bytes
+) -> _Instance | None:
+    """The admitting instance that was written first, `best` included."""
+    for instance in instances:
+        if best is not None and best.order < instance.order:
+            break  # instances of one node are in the order of their routes
+        if instance.methods and method not in instance.methods:
+            continue
+        if instance.bound_to_host and not instance.admits_host(host):
+            continue
+        return instance
+    return best
 
 
 def equivalent_path(path: bytes) -> bytes:

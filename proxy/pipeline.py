@@ -1,0 +1,525 @@
+"""The request's way, on one screen: decide, take a connection, forward, relay the answer, settle.
+
+An `Exchange` is one request and its answer. It stands between a client's connection and a target's,
+relays in both directions as bytes arrive, and settles everything when it ends, however it ends.
+Everything here runs in callbacks of one event loop: there is no task per request, and no step waits.
+
+How an exchange may end:
+
+- the answer was relayed whole: both connections go on, if both messages allow it;
+- it failed before the client saw a byte of the answer: the client gets an answer of our own;
+- it failed after that: the client's connection is broken off without the end that its framing
+  promises, because an answer that is cut must never look whole;
+- the client went away: the target's connection is closed, so that the target can know.
+
+A request is sent a second time only if the target cannot have acted on it: it went out on a pooled
+connection that died before one byte of an answer, its method is safe and it has no body (RFC 9110,
+9.2.2; RFC 9112, 9.3.1).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from core import metrics
+from core.http import SAFE_METHODS, RequestHead, ResponseHead, field_values
+from flags.decide import decide
+from flags.model import Decision
+from proxy.answers import CONTINUE, own_answer
+from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
+from proxy.head import without
+from proxy.stall import Stall
+
+if TYPE_CHECKING:
+    from proxy.client import ClientConnection
+    from proxy.pool import Pool
+    from proxy.runtime import Runtime
+    from proxy.upstream import UpstreamConnection
+
+_CORK = 16 * 1024
+"""Payloads up to this size are joined with their head into one write."""
+
+
+class Exchange:
+    """One request, from its complete head to the last byte of its answer."""
+
+    __slots__ = (
+        "_answer", "_answer_body", "_body_stall", "_chunk_answer", "_close_client", "_fresh", "_idle_stall",
+        "_interim_sent", "_pool", "_runtime", "_started", "_target_stall", "client", "deadline", "decision",
+        "error", "head", "max_head", "received", "request_body", "sent", "status", "tunnelled", "upstream",
+    )  # fmt: skip
+
+    def __init__(self, client: ClientConnection, head: RequestHead, runtime: Runtime) -> None:
+        self._started = time.perf_counter()
+        self._runtime = runtime
+        self.client = client
+        self.head = head
+        self.max_head = runtime.config.limits.head_bytes
+        self.upstream: UpstreamConnection | None = None
+        self.request_body: Body | None = None
+        """The part of the request that is still to come; None once it has been sent whole."""
+        self.received = 0
+        self.sent = 0
+        self.status = 0
+        self.error: str | None = None
+        self.tunnelled = False
+        self.deadline = math.inf
+        """Loop time at which `on_deadline` is called."""
+        self._answer: ResponseHead | None = None
+        self._answer_body: Body | None = None
+        self._chunk_answer = False
+        self._close_client = False
+        self._fresh = False
+        self._interim_sent = False
+        self._body_stall = self._target_stall = self._idle_stall = None
+
+    # The way of a request, in order.
+
+    def start(self) -> None:
+        """Decide who answers, and forward as soon as there is a connection."""
+        head = self.head
+        self.decision: Decision = decide(self._runtime.snapshot, head)
+        self._pool: Pool = self._runtime.pools[self.decision.side]
+        if head.chunked:
+            self.request_body = ChunkedBody(self.max_head)
+        elif head.content_length > 0:
+            self.request_body = LengthBody(head.content_length)
+            limit = self._runtime.config.limits.body_bytes
+            if limit and head.content_length > limit:
+                self.fail(413, "body_too_large")
+                return
+        if head.method == b"TRACE":
+            self.fail(405, "trace_refused")
+            return
+        connection = self._pool.take()
+        if connection is not None:
+            self.forward(connection)
+        else:
+            self._wait_for_connection()
+
+    def forward(self, connection: UpstreamConnection) -> None:
+        """Send the request head, and what has arrived of its body, over `connection`."""
+        self.upstream = connection
+        connection.exchange = self
+        self.deadline = math.inf
+        request = self._outgoing_head()
+        if self.request_body is None:
+            connection.send(request)
+            self._request_sent()
+            return
+        rest = self.client.take_buffer()
+        if rest:
+            self.on_request_body(rest, request)
+        else:
+            connection.send(request)
+            if self.head.expect_continue:
+                self.deadline = self.client.now() + self._runtime.config.timeouts.expect
+        if self.request_body is not None:
+            self._body_stall = Stall(self.client.now(), 0)
+        self.client.balance_reading()
+
+    def on_request_body(self, data: bytes, before: bytes = b"") -> None:
+        """Relay request body bytes; `before` is what has to precede them on the wire."""
+        body = self.request_body
+        upstream = self.upstream
+        assert body is not None
+        assert upstream is not None
+        try:
+            payload, end = body.feed(data)
+        except BadFramingError as problem:
+            self.fail(400, problem.reason)
+            return
+        self.received += len(payload)
+        limit = self._runtime.config.limits.body_bytes
+        if limit and self.received > limit:
+            self.fail(413, "body_too_large")
+            return
+        if isinstance(body, ChunkedBody):
+            if payload:
+                payload = chunk(payload)
+            if body.done:
+                payload += last_chunk(body.trailers)
+        if len(before) + len(payload) <= _CORK:
+            payload = before + payload
+        elif before:
+            upstream.send(before)
+        if payload:
+            upstream.send(payload)
+        if body.done:
+            self.client.put_back(data[end:])
+            self.request_body = None
+            self._request_sent()
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """Pass a 1xx on to a client that understands it."""
+        if head.status == 100:
+            self.deadline = math.inf if self.request_body is not None else self.deadline
+            if self._interim_sent:
+                return  # ours was faster than the target's
+            self._interim_sent = True
+        if self.head.minor and self.status == 0:
+            self.client.send(head.start + _fields(head) + b"\r\n")
+
+    def on_answer(self, head: ResponseHead, data: bytes) -> None:
+        """Relay an answer's head; `data` holds it and what came after it."""
+        status = head.status
+        if status == 101:
+            self._switch_protocols(head, data)
+            return
+        self._answer = head
+        self.status = status
+        self.deadline = math.inf
+        request = self.head
+        body: Body | None
+        if status in (204, 304) or request.method == b"HEAD":
+            body = None
+        elif head.chunked:
+            body = ChunkedBody(self.max_head)
+        elif head.content_length >= 0:
+            body = LengthBody(head.content_length) if head.content_length else None
+        else:
+            body = UntilCloseBody()
+        if isinstance(body, UntilCloseBody):
+            head.keep_alive = False
+            close = True
+        else:
+            close = not request.keep_alive or self.client.is_leaving
+        if body is not None and head.chunked:
+            if request.minor:
+                self._chunk_answer = True
+            else:
+                close = True
+        if self.request_body is not None:
+            close = True  # an answer before the end of the request: the rest is not waited for
+        self._close_client = close
+        if (
+            head.cuts is None
+            and not close
+            and request.minor
+            and head.minor
+            and not self._chunk_answer
+            and self._runtime.config.forwarding.via is None
+        ):
+            if body is None:
+                if len(data) == head.size:
+                    self.client.send(data)
+                else:
+                    self.client.send(data[: head.size])
+                    head.keep_alive = False  # bytes behind the end of the answer
+                self._answered()
+                return
+            missing = head.size + head.content_length - len(data)
+            if missing == 0:
+                self.sent = head.content_length
+                self.client.send(data)
+                self._answered()
+                return
+            start = data[: head.size]
+        else:
+            start = self._outgoing_answer_head(head, body, close)
+        if body is None:
+            self.client.send(start)
+            if len(data) > head.size:
+                head.keep_alive = False
+            self._answered()
+            return
+        self._answer_body = body
+        if len(data) > head.size:
+            self.on_answer_body(data, head.size, start)
+        else:
+            self.client.send(start)
+        if self._answer_body is not None:
+            self._idle_stall = Stall(self.client.now(), 0)
+
+    def on_answer_body(self, data: bytes, start: int, before: bytes = b"") -> None:
+        """Relay answer bytes from `start` on; `before` is what has to precede them on the wire."""
+        if self.tunnelled:
+            self.sent += len(data)
+            self.client.send(data)
+            return
+        body = self._answer_body
+        assert body is not None
+        try:
+            payload, end = body.feed(data, start)
+        except BadFramingError:
+            if before:
+                self.client.send(before)
+            self._break_off("http_protocol_error")
+            return
+        self.sent += len(payload)
+        if self._chunk_answer:
+            if payload:
+                payload = chunk(payload)
+            if body.done:
+                payload += last_chunk(body.trailers if isinstance(body, ChunkedBody) else b"")
+        if len(before) + len(payload) <= _CORK:
+            payload = before + payload
+        elif before:
+            self.client.send(before)
+        if payload:
+            self.client.send(payload)
+        if body.done:
+            if end < len(data):
+                assert self._answer is not None
+                self._answer.keep_alive = False  # bytes behind the end of the answer
+            self._answered()
+
+    def on_tunnel_bytes(self, data: bytes) -> None:
+        """Relay bytes of an upgraded connection to the target."""
+        assert self.upstream is not None
+        self.received += len(data)
+        self.upstream.send(data)
+
+    # The ways in which an exchange ends.
+
+    def _answered(self) -> None:
+        """The whole answer has been handed to the client's connection."""
+        answer = self._answer
+        upstream = self.upstream
+        assert answer is not None
+        assert upstream is not None
+        self.upstream = None
+        complete = self.request_body is None
+        if answer.keep_alive and complete and not self.client.half_closed:
+            self._pool.release(upstream, answer.keep_alive_timeout)
+        else:
+            upstream.close()
+        self._settle()
+        self.client.exchange_ended(keep=complete and not self._close_client)
+
+    def fail(self, status: int, reason: str) -> None:
+        """End the exchange for a reason of ours: answer, or break off what has begun."""
+        if self._answer is not None:
+            self._break_off(reason)
+            return
+        self._let_go_of_target()
+        self.error = reason
+        self.status = status
+        keep = (
+            self.request_body is None and self.head.keep_alive and not self.client.is_leaving and status >= 500
+        )
+        self.client.send(
+            own_answer(
+                status, reason, now=time.time(), head_only=self.head.method == b"HEAD", close=not keep
+            )
+        )
+        self._settle()
+        self.client.exchange_ended(keep=keep)
+
+    def _break_off(self, reason: str) -> None:
+        """End an exchange whose answer has begun and cannot be completed."""
+        self._let_go_of_target()
+        self.error = reason
+        self._settle()
+        self.client.break_off(reset=isinstance(self._answer_body, UntilCloseBody))
+
+    def on_client_gone(self) -> None:
+        """The client's connection is lost; nobody is left to answer."""
+        self._let_go_of_target()
+        if not self.tunnelled:
+            self.error = "client_gone"
+            self.status = self.status or 499
+        self._settle()
+
+    def on_client_half_closed(self) -> bool:
+        """The client will send no more. Returns whether its connection stays open for the answer."""
+        if self.request_body is not None:
+            return False  # a request that was cut short is not completed by us
+        if self.upstream is not None and self.upstream.transport.can_write_eof():
+            self.upstream.transport.write_eof()  # the target sees what it would see without us
+        return True
+
+    def on_target_end(self, exc: Exception | None, *, half_closed: bool) -> bool:
+        """The target's connection has ended (`half_closed`: in its direction only).
+
+        Returns whether the connection should stay open for our direction.
+        """
+        if self.tunnelled:
+            return self._end_tunnel(half_closed=half_closed)
+        if isinstance(self._answer_body, UntilCloseBody) and exc is None:
+            self._answer_body = None
+            self._answered()
+            return False
+        upstream = self.upstream
+        if self._answer is not None:
+            self._break_off("http_response_incomplete")
+        elif upstream is not None and upstream.reused and not upstream.heard and self._may_repeat():
+            self._runtime.counters.event(metrics.RETRIES, self.decision.side.value, "stale_connection")
+            self._fresh = True
+            self._let_go_of_target()
+            self._wait_for_connection()
+        elif upstream is not None and upstream.heard:
+            self.fail(502, "http_response_incomplete")
+        else:
+            self.fail(502, "connection_terminated")
+        return False
+
+    def on_deadline(self) -> None:
+        """What was waited for has not come in time."""
+        self.deadline = math.inf
+        if self.upstream is None:
+            self.fail(503, "connection_limit_reached")
+        elif self.request_body is not None and self.head.expect_continue and not self._interim_sent:
+            # Nobody has said 100; a client may wait for it without limit (RFC 9110, 10.1.1).
+            self._interim_sent = True
+            self.client.send(CONTINUE)
+        else:
+            self.fail(504, "http_response_timeout")
+
+    def sweep(self, now: float) -> None:
+        """Cut off what has stopped moving. Called a few times in the shortest timeout."""
+        if now >= self.deadline:
+            self.on_deadline()
+            return
+        upstream = self.upstream
+        if upstream is None:
+            return
+        timeouts = self._runtime.config.timeouts
+        waiting = upstream.transport.get_write_buffer_size()
+        if waiting:
+            if self._target_stall is None:
+                self._target_stall = Stall(now, upstream.sent - waiting)
+            elif self._target_stall.lasts(now, upstream.sent - waiting, timeouts.write_idle):
+                self.fail(504, "connection_write_timeout")
+                return
+        else:
+            self._target_stall = None
+        if self.tunnelled:
+            assert self._idle_stall is not None
+            if self._idle_stall.lasts(now, self.received + self.sent, timeouts.tunnel_idle):
+                self._break_off("tunnel_idle")
+            return
+        if self._idle_stall is not None and self._answer_body is not None:
+            if self.client.write_paused:
+                self._idle_stall = Stall(now, self.sent)  # the client holds the answer up, not the target
+            elif self._idle_stall.lasts(now, self.sent, timeouts.response_idle):
+                self._break_off("connection_read_timeout")
+                return
+        if self._body_stall is not None and self.request_body is not None:
+            if self.client.reading_paused or self.deadline != math.inf:
+                self._body_stall = Stall(now, self.received)  # we hold the body up, not the client
+            elif self._body_stall.lasts(
+                now, self.received, timeouts.body_idle, self._runtime.config.limits.min_body_rate
+            ):
+                self.fail(408, "request_body_timeout")
+
+    # Details.
+
+    def _wait_for_connection(self) -> None:
+        self.deadline = self.client.now() + self._pool.target.wait_timeout
+        refusal = self._pool.wait(self)
+        if refusal is not None:
+            self.fail(refusal.status, refusal.reason)
+        else:
+            self.client.balance_reading()
+
+    def _request_sent(self) -> None:
+        if self._answer is None:
+            self.deadline = self.client.now() + self._runtime.config.timeouts.response
+        if self.client.half_closed:
+            self.on_client_half_closed()
+
+    def _may_repeat(self) -> bool:
+        return not self._fresh and self.head.method in SAFE_METHODS and not self.head.has_body
+
+    def _let_go_of_target(self) -> None:
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.close()
+        else:
+            self._pool.give_up_waiting(self)
+
+    def _outgoing_head(self) -> bytes:
+        """The request head as the target gets it: the client's bytes, without what ends at this hop."""
+        head = self.head
+        peer = self.client.peer
+        cuts = head.cuts
+        if head.forwarded is None:
+            own = peer.own_fields
+        else:
+            spans, own = peer.rewrite(head)
+            if spans:
+                cuts = sorted([*(cuts or ()), *spans])
+        fields = head.fields if cuts is None else without(head.fields, cuts)
+        if head.upgrade:
+            own += b"Connection: upgrade\r\n"
+        if head.te_trailers:
+            own += b"TE: trailers\r\nConnection: TE\r\n"
+        host_header = self._pool.target.host_header
+        if head.minor == 0 and not field_values(fields, b"host"):
+            fields = b"Host: " + self._pool.authority + b"\r\n" + fields
+        elif host_header is not None:
+            fields = _with_host(fields, host_header.encode())
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.target, fields, own)
+
+    def _outgoing_answer_head(self, head: ResponseHead, body: Body | None, close: bool) -> bytes:
+        fields = _fields(head)
+        if body is not None and head.chunked and not self._chunk_answer:
+            fields = _without_transfer_encoding(fields)
+        extra = b""
+        via = self._runtime.config.forwarding.via
+        if via is not None:
+            extra = b"Via: 1.1 " + via.encode() + b"\r\n"
+        if close:
+            extra += b"Connection: close\r\n"
+        elif self.head.minor == 0:
+            extra += b"Connection: keep-alive\r\n"
+        return head.start + fields + extra + b"\r\n"
+
+    def _switch_protocols(self, head: ResponseHead, data: bytes) -> None:
+        if not (self.head.upgrade and head.upgrade and self.request_body is None):
+            self.fail(502, "http_upgrade_failed")
+            return
+        self._answer = head
+        self.status = 101
+        self.tunnelled = True
+        self.deadline = math.inf
+        self._idle_stall = Stall(self.client.now(), 0)
+        self._runtime.counters.event(metrics.TUNNELS, self.decision.side.value)
+        self.client.send(head.start + _fields(head) + b"Connection: upgrade\r\n\r\n" + data[head.size :])
+        early = self.client.take_buffer()
+        if early:
+            self.on_tunnel_bytes(early)
+        self.client.balance_reading()
+
+    def _end_tunnel(self, *, half_closed: bool) -> bool:
+        if half_closed and not self.client.half_closed:
+            return self.client.send_eof()
+        self.upstream, upstream = None, self.upstream
+        if upstream is not None:
+            upstream.close()
+        self._settle()
+        self.client.exchange_ended(keep=False)
+        return False
+
+    def _settle(self) -> None:
+        """Count the exchange; it is over."""
+        seconds = time.perf_counter() - self._started
+        decision = self.decision
+        counters = self._runtime.counters
+        counters.tally(decision).count(self.status, seconds, self.received, self.sent)
+        if self.error is not None:
+            counters.event(metrics.ERRORS, decision.side.value, self.error)
+        log = self._runtime.access_log
+        if log is not None and log.wants(self.status):
+            self.client.log_exchange(log, self, seconds)
+
+
+def _fields(head: ResponseHead) -> bytes:
+    return head.fields if head.cuts is None else without(head.fields, head.cuts)
+
+
+def _without_transfer_encoding(fields: bytes) -> bytes:
+    lines = fields.split(b"\r\n")[:-1]
+    return b"".join(line + b"\r\n" for line in lines if not line.lower().startswith(b"transfer-encoding:"))
+
+
+def _with_host(fields: bytes, host: bytes) -> bytes:
+    lines = fields.split(b"\r\n")[:-1]
+    return b"".join(
+        (b"Host: " + host if line.lower().startswith(b"host:") else line) + b"\r\n" for line in lines
+    )
+
+

@@ -1,0 +1,27 @@
+"""What a worker runs on at the moment: one configuration, its routes and its pools.
+
+Built whole and swapped by one assignment on reload. An exchange keeps the runtime that it began
+with, so no request is served half by one configuration and half by the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flags.model import Side
+from flags.snapshot import Snapshot
+from proxy.access_log import AccessLogWriter
+from proxy.config import ProxyConfig
+from proxy.counters import Counters
+from proxy.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that an exchange needs beside its client."""
+
+    config: ProxyConfig
+    snapshot: Snapshot
+    pools: dict[Side, Pool]
+    counters: Counters
+    access_log: AccessLogWriter | None

@@ -1,0 +1,138 @@
+"""One connection to a target: it sends what it is told and reads one answer at a time.
+
+A connection serves one exchange and then returns to its pool. While it lies there, nothing may
+arrive on it: bytes that nobody asked for would become the answer to the next client's request, so
+the connection is thrown away (RFC 9112, 9.2), and `is_fit` looks into the socket itself just before
+reuse, because such bytes may not have reached the event loop yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from typing import TYPE_CHECKING, cast
+
+from core.http import Refusal
+from proxy.head import parse_response
+
+if TYPE_CHECKING:
+    from proxy.pipeline import Exchange
+    from proxy.pool import Pool
+
+WRITE_BUFFER = 256 * 1024
+"""Bytes that may wait in the process for a slow peer before its source is paused."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """The client's half of HTTP/1.1 on one socket."""
+
+    __slots__ = (
+        "_buffer", "_paused", "_poll", "_pool", "answering", "exchange", "expires", "heard", "reused",
+        "sent", "transport", "write_paused",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, sock: socket.socket) -> None:
+        self._pool = pool
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        self._buffer = b""
+        self._paused = False
+        self.exchange: Exchange | None = None
+        self.answering = False
+        """The answer's head has been handed over; what comes now is its body."""
+        self.expires = 0.0
+        """Loop time at which it is no longer reused."""
+        self.heard = False
+        """Something has arrived since the request was sent."""
+        self.reused = False
+        self.sent = 0
+        self.write_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
+        self.transport = transport
+        transport.set_write_buffer_limits(WRITE_BUFFER)
+
+    def is_fit(self, now: float) -> bool:
+        """Whether the connection may carry another request: alive, and silent as it should be."""
+        return now < self.expires and not self.transport.is_closing() and not self._poll.poll(0)
+
+    def send(self, data: bytes) -> None:
+        self.sent += len(data)
+        self.transport.write(data)
+
+    def stop_reading(self) -> None:
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        if self._paused and not self.transport.is_closing():
+            self._paused = False
+            self.transport.resume_reading()
+
+    def rest(self) -> None:
+        """Forget the exchange that has ended, ready for the next."""
+        self.exchange = None
+        self.answering = False
+        self.heard = False
+        self.reused = True
+        self.go_on_reading()
+
+    def close(self) -> None:
+        """Close without waiting for the peer; whoever owns the exchange has let go of it."""
+        self.exchange = None
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self._pool.discard(self, "unsolicited_bytes")
+            return
+        if self.answering:
+            exchange.on_answer_body(data, 0)
+            return
+        self.heard = True
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        while True:
+            head = parse_response(data, max_head=exchange.max_head)
+            if head is None:
+                self._buffer = data
+                return
+            if isinstance(head, Refusal):
+                exchange.fail(head.status, head.reason)
+                return
+            if head.status >= 200 or head.status == 101:
+                break
+            exchange.on_interim(head)
+            data = data[head.size :]
+            if not data or self.exchange is not exchange:
+                return
+        self.answering = True
+        exchange.on_answer(head, data)
+
+    def eof_received(self) -> bool:
+        if self.exchange is not None:
+            return self.exchange.on_target_end(None, half_closed=True)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.lost(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.on_target_end(exc, half_closed=False)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self.exchange is not None:
+            self.exchange.client.balance_reading()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.exchange is not None:
+            self.exchange.client.balance_reading()

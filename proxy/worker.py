@@ -1,0 +1,233 @@
+"""One proxy worker: it accepts, keeps the connections, watches the time, reloads and drains.
+
+It knows nothing of processes: the wiring runs it in a process of its own, hands it the listening
+sockets and asks it for its counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+from collections.abc import Sequence
+from socket import socket
+
+from core import metrics
+from core.metrics import Sample
+from flags.snapshot import Snapshot
+from proxy.accept import Acceptor
+from proxy.access_log import AccessLogWriter
+from proxy.client import ClientConnection
+from proxy.config import ListenTls, ProxyConfig, Timeouts
+from proxy.counters import Counters
+from proxy.pool import Pool
+from proxy.runtime import Runtime
+
+_SHORTEST_SWEEP = 0.02
+_LONGEST_SWEEP = 0.5
+_IDLE_GRACE = 2.0
+"""Seconds in which a draining worker still takes one more request from an idle connection."""
+
+
+class Worker:
+    """Serves clients on the sockets it is given until it is drained or closed.
+
+    To be made inside a running event loop. Raises OSError or ssl.SSLError for a certificate, a key,
+    a CA file or a log that cannot be used.
+    """
+
+    def __init__(self, config: ProxyConfig, snapshot: Snapshot) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.counters = Counters()
+        self.draining = False
+        self._clients: set[ClientConnection] = set()
+        self._retired: list[Pool] = []
+        self._dropped_before = 0
+        self._acceptor: Acceptor | None = None
+        self._sockets: Sequence[socket] = ()
+        self._tls = _listen_context(config.listen_tls)
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+        self.runtime = self._build(config, snapshot)
+
+    def __repr__(self) -> str:
+        state = "draining" if self.draining else "serving"
+        return f"<Worker {state} {len(self._clients)} clients, version {self.runtime.snapshot.version}>"
+
+    async def start(self, sockets: Sequence[socket]) -> None:
+        """Begin to accept on `sockets`, which stay the caller's to close."""
+        self._sockets = sockets
+        await self._accept()
+        self._sweep()
+
+    async def reconfigure(self, config: ProxyConfig, snapshot: Snapshot) -> None:
+        """Run on `config` and `snapshot` from the next request on.
+
+        Requests in flight end as they began. Raises as the constructor does, before anything has
+        changed. Connections that were accepted keep their certificate and trusted peers.
+        """
+        tls = _listen_context(config.listen_tls)
+        old = self.runtime
+        new = self._build(config, snapshot)
+        self.runtime = new
+        self.counters.forget_decisions()
+        for side, pool in old.pools.items():
+            if new.pools.get(side) is not pool:
+                pool.retire()
+                self._retired.append(pool)
+        if old.access_log is not None and old.access_log is not new.access_log:
+            await asyncio.to_thread(old.access_log.close)
+            self._dropped_before += old.access_log.dropped
+        if tls is not None or old.config.proxy_protocol != config.proxy_protocol or self._tls is not None:
+            self._tls = tls
+            if self._acceptor is not None and not self.draining:
+                self._acceptor.stop()
+                await self._accept()
+
+    async def drain(self, timeout: float) -> int:
+        """Stop accepting and let what is in flight end; returns how many exchanges were cut off.
+
+        Each answer closes its connection; idle connections are ended after a moment in which they
+        may still bring a request. After `timeout` seconds whatever is left is cut.
+        """
+        self.draining = True
+        if self._acceptor is not None:
+            self._acceptor.stop()
+        if self._clients:
+            self._emptied = self.loop.create_future()
+            grace = min(_IDLE_GRACE, timeout / 2)
+            timers = [
+                self.loop.call_later(grace * part / 8, self._end_idle_clients, grace) for part in range(1, 17)
+            ]
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._emptied
+            except TimeoutError:
+                pass
+            finally:
+                for timer in timers:
+                    timer.cancel()
+        return sum(client.is_busy for client in self._clients)
+
+    async def close(self) -> None:
+        """Cut everything off and let go of everything but the listening sockets."""
+        if self._acceptor is not None:
+            self._acceptor.stop()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for client in list(self._clients):
+            client.cut()
+        for pool in [*self.runtime.pools.values(), *self._retired]:
+            pool.close()
+        if self.runtime.access_log is not None:
+            await asyncio.to_thread(self.runtime.access_log.close)
+
+    def reopen_log(self) -> None:
+        """Open the access log's file again, after it was rotated."""
+        if self.runtime.access_log is not None:
+            self.runtime.access_log.reopen()
+
+    def samples(self) -> list[Sample]:
+        """Everything this worker has counted, and its gauges at this moment."""
+        samples = self.counters.samples()
+        for pool in [*self.runtime.pools.values(), *self._retired]:
+            samples += pool.samples()
+        busy = sum(client.is_busy for client in self._clients)
+        samples.append(Sample(metrics.CLIENT_CONNECTIONS.name, (), len(self._clients)))
+        samples.append(Sample(metrics.REQUESTS_IN_FLIGHT.name, (), busy))
+        log = self.runtime.access_log
+        dropped = self._dropped_before + (log.dropped if log is not None else 0)
+        samples.append(Sample(metrics.ACCESS_LOG_DROPPED.name, (), dropped))
+        return samples
+
+    # What client connections say.
+
+    def admit(self, client: ClientConnection) -> bool:
+        """Take note of a new connection; False when there are too many."""
+        if len(self._clients) >= self.runtime.config.limits.connections:
+            self.count_closed("too_many_connections")
+            return False
+        self._clients.add(client)
+        return True
+
+    def forget(self, client: ClientConnection) -> None:
+        self._clients.discard(client)
+        if not self._clients and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def count_closed(self, reason: str) -> None:
+        self.counters.event(metrics.CLIENT_CONNECTIONS_CLOSED, reason)
+
+    def peer_address(self, peername: tuple[object, ...] | None) -> str:
+        """The client's address: the peer's, or what the PROXY protocol said of it."""
+        if not peername:
+            return ""
+        if self._acceptor is not None and self._acceptor.sources:
+            source = self._acceptor.sources.get(tuple(peername))
+            if source is not None:
+                return source
+        return str(peername[0])
+
+    # Details.
+
+    def _build(self, config: ProxyConfig, snapshot: Snapshot) -> Runtime:
+        """A runtime for `config` that keeps the pools and the log whose settings did not change."""
+        old = getattr(self, "runtime", None)
+        pools = {}
+        for side, target in config.targets.items():
+            kept = None if old is None else old.pools.get(side)
+            if kept is not None and kept.target == target:
+                pools[side] = kept
+            else:
+                pools[side] = Pool(side, target, self.counters)
+        if old is not None and old.config.access_log == config.access_log:
+            log = old.access_log
+        elif config.access_log.path is None:
+            log = None
+        else:
+            log = AccessLogWriter(config.access_log)
+        return Runtime(config, snapshot, pools, self.counters, log)
+
+    async def _accept(self) -> None:
+        config = self.runtime.config
+        self._acceptor = Acceptor(
+            self._sockets,
+            lambda: ClientConnection(self),
+            tls=self._tls,
+            proxy_protocol=config.proxy_protocol,
+            header_timeout=config.timeouts.header,
+            on_refused=self.count_closed,
+        )
+        await self._acceptor.start()
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for client in list(self._clients):
+            client.sweep(now)
+        for pool in self.runtime.pools.values():
+            pool.sweep(now)
+        self._retired = [pool for pool in self._retired if not pool.is_unused]
+        self._sweeper = self.loop.call_later(_sweep_interval(self.runtime.config.timeouts), self._sweep)
+
+    def _end_idle_clients(self, grace: float) -> None:
+        for client in list(self._clients):
+            client.leave_if_idle(grace)
+
+
+def _sweep_interval(timeouts: Timeouts) -> float:
+    """Often enough that a timeout is never late by more than a quarter of the shortest one."""
+    shortest = min(
+        timeouts.header, timeouts.body_idle, timeouts.keepalive, timeouts.response, timeouts.response_idle,
+        timeouts.write_idle, timeouts.tunnel_idle, timeouts.expect, math.inf,
+    )  # fmt: skip
+    return max(_SHORTEST_SWEEP, min(_LONGEST_SWEEP, shortest / 4))
+
+
+def _listen_context(tls: ListenTls | None) -> ssl.SSLContext | None:
+    if tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,127 @@
+"""The bench's machinery: who runs on which core, the backend, and load runs with the proxy's CPU beside.
+
+The program under test has the first core for itself; backend, load generator and this process have the
+others. On two cores that is one and one, so that what a proxy spends is not blurred by who else happened
+to run where it was. With one core nothing is pinned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from bench import contenders, processes
+from bench.load import Order, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class LoadFailedError(Exception):
+    """The load generator got an answer it must not get, or none; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """None means: wherever the system likes."""
+
+    proxy: frozenset[int] | None
+    rest: frozenset[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    legacy: int
+    new: int
+    process: subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One load run and the CPU seconds that the proxy's whole tree spent on it."""
+
+    outcome: Outcome
+    cpu_seconds: float
+
+    @property
+    def cpu_us_per_request(self) -> float:
+        return self.cpu_seconds / self.outcome.requests * 1e6
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.outcome.requests / self.outcome.seconds
+
+
+def split_cores() -> Cores:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        return Cores(None, None)
+    return Cores(frozenset(cores[:1]), frozenset(cores[1:]))
+
+
+@contextlib.contextmanager
+def backend(cores: frozenset[int] | None, module: str = "bench.backend") -> Iterator[Backend]:
+    process = processes.start([sys.executable, "-m", module], pipes=True, cores=cores)
+    try:
+        assert process.stdout is not None
+        ports = json.loads(process.stdout.readline())
+        yield Backend(ports["legacy"], ports["new"], process)
+    finally:
+        processes.end(process)
+
+
+def load(order: Order, pid: int | None, cores: frozenset[int] | None) -> Measured:
+    """Runs `order` in a process of its own; `pid` is the proxy's root process, None for a direct run."""
+    (measured,) = loads([order], pid, cores)
+    return measured
+
+
+def loads(orders: Sequence[Order], pid: int | None, cores: frozenset[int] | None) -> list[Measured]:
+    """Several load generators at once; each result carries the CPU that all of them caused."""
+    generators: list[subprocess.Popen[bytes]] = []
+    try:
+        for order in orders:
+            argv = [sys.executable, "-m", "bench.load", json.dumps(asdict(order))]
+            generators.append(processes.start(argv, pipes=True, log=subprocess.PIPE, cores=cores))
+        for generator in generators:
+            _line(generator)
+        before = processes.cpu_seconds(pid) if pid is not None else 0.0
+        for generator in generators:
+            assert generator.stdin is not None
+            generator.stdin.write(b"go\n")
+            generator.stdin.flush()
+        outcomes = [Outcome(**json.loads(_line(generator))) for generator in generators]
+        spent = processes.cpu_seconds(pid) - before if pid is not None else 0.0
+    finally:
+        for generator in generators:
+            processes.end(generator)
+    return [Measured(outcome, spent) for outcome in outcomes]
+
+
+def _line(generator: subprocess.Popen[bytes]) -> bytes:
+    assert generator.stdout is not None
+    assert generator.stderr is not None
+    line = generator.stdout.readline()
+    if not line:
+        raise LoadFailedError(
+            generator.stderr.read().decode(errors="replace").strip() or "the load generator ended"
+        )
+    return line
+
+
+@contextlib.contextmanager
+def all_running(
+    names: Sequence[str], target: Backend, cores: frozenset[int] | None
+) -> Iterator[dict[str, contenders.Running]]:
+    """All of `names` side by side in front of `target`, so that rounds can be interleaved."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(contenders.running(name, target.legacy, target.new, cores=cores))
+            for name in names
+        }

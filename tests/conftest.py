@@ -1,0 +1,34 @@
+"""Fixtures that every test may use. What belongs to one topic lives in `tests/support/`."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from crossfade.embedded.postgres import EmbeddedPostgres
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One real server for the whole run."""
+    folder = tmp_path_factory.mktemp("pg")
+    with EmbeddedPostgres(folder, durable=False) as server:
+        yield server
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The URL of a fresh, empty database of this test alone."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgres.url(name)
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

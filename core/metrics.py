@@ -47,9 +47,7 @@ ERRORS = Metric(
     "Answers that Crossfade gave itself and exchanges it broke off, by reason (RFC 9209 words where they exist).",
     ("side", "reason"),
 )
-CLIENT_CONNECTIONS = Metric(
-    "crossfade_client_connections", Kind.GAUGE, "Open client connections.", ()
-)
+CLIENT_CONNECTIONS = Metric("crossfade_client_connections", Kind.GAUGE, "Open client connections.", ())
 CLIENT_CONNECTIONS_CLOSED = Metric(
     "crossfade_client_connections_closed_total",
     Kind.COUNTER,
@@ -80,9 +78,7 @@ RETRIES = Metric(
     "Requests sent again because the target cannot have seen them, by reason.",
     ("side", "reason"),
 )
-REQUESTS_IN_FLIGHT = Metric(
-    "crossfade_requests_in_flight", Kind.GAUGE, "Requests being answered.", ()
-)
+REQUESTS_IN_FLIGHT = Metric("crossfade_requests_in_flight", Kind.GAUGE, "Requests being answered.", ())
 REQUESTS_WAITING = Metric(
     "crossfade_requests_waiting", Kind.GAUGE, "Requests waiting for a connection to a target.", ("side",)
 )
@@ -93,10 +89,16 @@ SENT_BYTES = Metric(
     "crossfade_response_body_bytes_total", Kind.COUNTER, "Answer body bytes relayed.", ("side",)
 )
 TUNNELS = Metric(
-    "crossfade_tunnels_total", Kind.COUNTER, "Connections that were upgraded (WebSocket and others).", ("side",)
+    "crossfade_tunnels_total",
+    Kind.COUNTER,
+    "Connections that were upgraded (WebSocket and others).",
+    ("side",),
 )
 ACCESS_LOG_DROPPED = Metric(
-    "crossfade_access_log_dropped_total", Kind.COUNTER, "Access log lines dropped because the queue was full.", ()
+    "crossfade_access_log_dropped_total",
+    Kind.COUNTER,
+    "Access log lines dropped because the queue was full.",
+    (),
 )
 WORKER_CPU_SECONDS = Metric(
     "crossfade_worker_cpu_seconds_total", Kind.COUNTER, "User and system time of the workers.", ()
@@ -109,7 +111,10 @@ WORKER_EXITS = Metric(
     "crossfade_worker_exits_total", Kind.COUNTER, "Workers that ended, by reason.", ("reason",)
 )
 CONFIG_GENERATION = Metric(
-    "crossfade_config_generation", Kind.GAUGE, "Generation of the configuration that each worker runs.", ("worker",)
+    "crossfade_config_generation",
+    Kind.GAUGE,
+    "Generation of the configuration that each worker runs.",
+    ("worker",),
 )
 RELOADS = Metric(
     "crossfade_reloads_total", Kind.COUNTER, "Reloads of the configuration, by outcome.", ("outcome",)

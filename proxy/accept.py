@@ -124,9 +124,9 @@ class Acceptor:
             seen = len(data)
 
     async def _readable(self, connection: socket.socket) -> None:
-        ready = self._loop.create_future()
-        self._loop.add_reader(connection.fileno(), lambda: ready.done() or ready.set_result(None))
+        ready = asyncio.Event()
+        self._loop.add_reader(connection.fileno(), ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             self._loop.remove_reader(connection.fileno())

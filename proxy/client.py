@@ -66,7 +66,7 @@ class ClientConnection(asyncio.Protocol):
     # What the event loop says.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
+        transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses
         self._transport = transport
         if not self._worker.admit(self):
             transport.abort()
@@ -75,7 +75,7 @@ class ClientConnection(asyncio.Protocol):
         address = transport.get_extra_info("peername")
         tls = transport.get_extra_info("ssl_object") is not None
         config = self._worker.runtime.config
-        self.peer = Peer(config.forwarding, self._worker.peer_address(transport, address), tls=tls)
+        self.peer = Peer(config.forwarding, self._worker.peer_address(address), tls=tls)
         self._idle_since = self._loop.time()
         self._set_deadline(config.timeouts.header, "header_timeout")
 
@@ -107,7 +107,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         return exchange.on_client_half_closed()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._worker.forget(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -287,9 +287,11 @@ class ClientConnection(asyncio.Protocol):
         tail = max(0, seen - 3)
         if buffer.find(b"\n\r\n", tail) < 0 and buffer.find(b"\n\n", tail) < 0:
             first_line_ends_here = b"\n" in data and buffer.find(b"\n", 2) >= seen
-            if len(buffer) <= limits.head_bytes and seen > 2 and not first_line_ends_here:
-                if len(buffer) <= limits.target_bytes or b"\n" in buffer:
-                    return
+            within_limits = len(buffer) <= limits.head_bytes and (
+                len(buffer) <= limits.target_bytes or b"\n" in buffer
+            )
+            if within_limits and seen > 2 and not first_line_ends_here:
+                return
         self._buffer = b""
         self._read_head(buffer)
 
@@ -332,10 +334,19 @@ class ClientConnection(asyncio.Protocol):
         if log is not None and log.wants(refusal.status):
             log.offer(
                 Entry(
-                    time=time.time(), client=self.peer.address, method=b"-", target=b"-",
-                    status=refusal.status, flag=NO_ROUTE, side="-", reason="-", error=refusal.reason,
-                    bytes_in=0, bytes_out=0, seconds=0.0,
-                )  # fmt: skip
+                    time=time.time(),
+                    client=self.peer.address,
+                    method=b"-",
+                    target=b"-",
+                    status=refusal.status,
+                    flag=NO_ROUTE,
+                    side="-",
+                    reason="-",
+                    error=refusal.reason,
+                    bytes_in=0,
+                    bytes_out=0,
+                    seconds=0.0,
+                )
             )
         self._end()
 
@@ -364,5 +375,3 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(Refusal(408, "header_timeout"))
         else:
             self._transport.close() if reason == "keepalive" else self._transport.abort()
-
-

@@ -73,7 +73,9 @@ class Exchange:
         self._close_client = False
         self._fresh = False
         self._interim_sent = False
-        self._body_stall = self._target_stall = self._idle_stall = None
+        self._body_stall: Stall | None = None
+        self._target_stall: Stall | None = None
+        self._idle_stall: Stall | None = None
 
     # The way of a request, in order.
 
@@ -298,12 +300,13 @@ class Exchange:
         self.error = reason
         self.status = status
         keep = (
-            self.request_body is None and self.head.keep_alive and not self.client.is_leaving and status >= 500
+            status >= 500
+            and self.request_body is None
+            and self.head.keep_alive
+            and not self.client.is_leaving
         )
         self.client.send(
-            own_answer(
-                status, reason, now=time.time(), head_only=self.head.method == b"HEAD", close=not keep
-            )
+            own_answer(status, reason, now=time.time(), head_only=self.head.method == b"HEAD", close=not keep)
         )
         self._settle()
         self.client.exchange_ended(keep=keep)
@@ -521,5 +524,3 @@ def _with_host(fields: bytes, host: bytes) -> bytes:
     return b"".join(
         (b"Host: " + host if line.lower().startswith(b"host:") else line) + b"\r\n" for line in lines
     )
-
-

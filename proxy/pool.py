@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections import deque
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core import metrics
 from core.http import Refusal
@@ -30,7 +30,7 @@ _KEEP_ALIVE_MARGIN = 1.0
 _ADDRESSES_FRESH = 5.0
 """Seconds for which resolved addresses are used without asking again."""
 
-_Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+_Address = tuple[socket.AddressFamily, Any]
 
 
 class Pool:
@@ -211,7 +211,7 @@ class Pool:
                 sock.setblocking(False)
                 await self._loop.sock_connect(sock, address)
                 _, connection = await self._loop.create_connection(
-                    lambda sock=sock: UpstreamConnection(self, sock),  # type: ignore[misc]
+                    lambda sock=sock: UpstreamConnection(self, sock),
                     sock=sock,
                     ssl=self._tls,
                     server_hostname=self._server_name(),

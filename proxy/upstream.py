@@ -52,7 +52,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.write_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
+        transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses
         self.transport = transport
         transport.set_write_buffer_limits(WRITE_BUFFER)
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 SECTIONS = ("cpu", "latency", "bulk", "idle", "startup", "scale")
 NEEDED_DESCRIPTORS = 12_000
+QUIET = 0.05
+"""Share of the machine that others may take before it is said aloud."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ def main() -> int:
     descriptors = processes.raise_file_limit()
     absent = contenders.missing()
     names = [name for name in contenders.NAMES if name not in absent]
-    print(_machine(cores))
+    facts = _facts()
+    print(_machine(facts, cores))
     for name, reason in absent.items():
         print(f"left out: {name}: {reason}")
     size = _size(options.rounds, options.quick)
@@ -77,12 +81,15 @@ def main() -> int:
             [scale.measure(max(1, size.rounds // 2), size.scale_requests)] if "crossfade" in names else []
         ),
     }
-    report: dict[str, Any] = {"machine": _facts(), "left_out": absent}
+    report: dict[str, Any] = {"machine": facts, "left_out": absent}
     verdicts: list[Verdict] = []
     failed = False
     for section in options.sections or SECTIONS:
         # This process runs beside the load generator; only the scaling runs place everybody themselves.
         os.sched_setaffinity(0, everywhere if section == "scale" or cores.rest is None else cores.rest)
+        taken = processes.foreign_load()
+        if taken > QUIET:
+            print(f"\nWARNING: others take {taken:.0%} of the machine; absolute numbers will not hold")
         try:
             results = sections[section]()
         except (rig.LoadFailedError, contenders.NotStartedError, OSError) as fault:
@@ -160,24 +167,19 @@ def _facts() -> dict[str, str]:
             said = subprocess.run(
                 [contenders.program(name), flag], capture_output=True, text=True, check=False
             )
-            versions[name] = next(
-                (line.strip() for line in (said.stdout + said.stderr).splitlines() if line.strip()), ""
-            )
+            found = re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr)
+            versions[name] = found[0] if found else "unknown version"
     return {
         "processor": model,
         "cores": str(len(os.sched_getaffinity(0))),
         "kernel": platform.release(),
-        "load_average": f"{os.getloadavg()[0]:.2f}",
+        "busy before": f"{processes.foreign_load():.0%}",
         **versions,
     }
 
 
-def _machine(cores: rig.Cores) -> str:
-    facts = _facts()
-    lines = ["  ".join(f"{key}: {value}" for key, value in list(facts.items())[:4])]
-    lines += [f"{key}: {value}" for key, value in list(facts.items())[4:]]
-    if float(facts["load_average"]) > 0.3:
-        lines.append("WARNING: this machine is not quiet; ratios may hold, absolute numbers do not.")
+def _machine(facts: dict[str, str], cores: rig.Cores) -> str:
+    lines = ["  ".join(f"{key}: {value}" for key, value in facts.items())]
     pinned = (
         "not pinned"
         if cores.proxy is None or cores.rest is None

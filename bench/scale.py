@@ -84,7 +84,7 @@ def measure(rounds: int, requests: int) -> Scale:
 
 
 def _rate(workers: int, others: int, cores: frozenset[int], requests: int) -> tuple[float, float]:
-    """Requests per second over `others` load generators and backends, and the busiest process's share of CPU."""
+    """Requests per second with `others` load generators and backends; the busier worker's share of CPU."""
     with contextlib.ExitStack() as stack:
         backends = [stack.enter_context(rig.backend(cores)) for _ in range(others)]
         proxy = stack.enter_context(

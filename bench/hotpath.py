@@ -1,0 +1,94 @@
+"""Nanoseconds of the pure functions that every request passes: `python -m bench.hotpath`.
+
+Parse the head, decide, build the head that goes on, parse the answer's head, build the one that goes
+back. Best of several repetitions: what the code costs, not what the machine was doing.
+"""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Callable
+
+from bench.table import table
+from bench.traffic import HOST, SMALL_ANSWER, requests
+from core.http import RequestHead, ResponseHead
+from flags.decide import decide
+from flags.model import Route, Side
+from flags.snapshot import Snapshot, compile_snapshot
+from proxy.config import Forwarding
+from proxy.forwarding import Peer
+from proxy.head import parse_request, parse_response, without
+
+ROUTES = (
+    Route("items.read", "/api/items/{id}", frozenset({"GET", "HEAD"}), side=Side.NEW),
+    Route("items.write", "/api/items/**", frozenset({"POST", "PUT", "PATCH", "DELETE"})),
+    Route("comments.read", "/api/posts/{id}/comments", frozenset({"GET", "HEAD"}), side=Side.NEW),
+    Route("accounts.read", "/api/accounts/**", frozenset({"GET", "HEAD"}), side=Side.NEW),
+    Route("transfers", "/api/wallets/{id}/transfers", frozenset({"POST"})),
+    Route("back-office", "/**", host="office.shop.example"),
+)
+REPEAT, NUMBER = 7, 20_000
+
+
+def main() -> None:
+    browser, *_ = requests("small")
+    post, *_ = requests("post")
+    short = f"GET /api/items/1 HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    forwarded = browser.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n")
+    snapshot = compile_snapshot(ROUTES, 1)
+    peer = Peer(Forwarding(), "127.0.0.1", tls=False)
+    head, brought, answer = _request(browser), _request(forwarded), _answer()
+    nowhere = _request(browser.replace(b"/api/items/100", b"/catalogue/100?sort=price"))
+    rows = [
+        _row("parse request, browser's", lambda: _request(browser)),
+        _row("parse request, Host only", lambda: _request(short)),
+        _row("parse request, POST", lambda: _request(post)),
+        _row("decide, first route", lambda: decide(snapshot, head)),
+        _row("decide, no route", lambda: decide(snapshot, nowhere)),
+        _row("build request head", lambda: _outgoing(head, peer)),
+        _row("build request head, X-Forwarded-For brought", lambda: _outgoing_forwarded(brought, peer)),
+        _row("parse answer", _answer),
+        _row("build answer head", lambda: answer.start + answer.fields + b"\r\n"),
+        _row("all of one exchange", lambda: _exchange(browser, snapshot, peer)),
+    ]
+    print(table(["", "ns"], rows))
+
+
+def _row(what: str, act: Callable[[], object]) -> list[str]:
+    best = min(timeit.repeat(act, number=NUMBER, repeat=REPEAT)) / NUMBER
+    return [what, f"{best * 1e9:,.0f}"]
+
+
+def _request(data: bytes) -> RequestHead:
+    head = parse_request(data, max_head=32_768, max_target=16_384, max_fields=200)
+    assert isinstance(head, RequestHead), head
+    return head
+
+
+def _answer() -> ResponseHead:
+    head = parse_response(SMALL_ANSWER, max_head=32_768)
+    assert isinstance(head, ResponseHead), head
+    return head
+
+
+def _outgoing(head: RequestHead, peer: Peer) -> bytes:
+    fields = head.fields if head.cuts is None else without(head.fields, head.cuts)
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.target, fields, peer.own_fields)
+
+
+def _outgoing_forwarded(head: RequestHead, peer: Peer) -> bytes:
+    cuts, own = peer.rewrite(head)
+    fields = without(head.fields, sorted([*(head.cuts or ()), *cuts]))
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.target, fields, own)
+
+
+def _exchange(data: bytes, snapshot: Snapshot, peer: Peer) -> bytes:
+    head = _request(data)
+    decide(snapshot, head)
+    _outgoing(head, peer)
+    answer = _answer()
+    return answer.start + answer.fields + b"\r\n"
+
+
+if __name__ == "__main__":
+    main()

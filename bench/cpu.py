@@ -55,7 +55,7 @@ class Cpu:
         ]
         title = f"CPU per request: {KINDS[self.kind]}, {CONNECTIONS} connections"
         title += f", {self.requests:,} requests a round"
-        return f"{title}\n" + table(["", "CPU us", "requests/s", "crossfade is x"], rows)
+        return f"{title}\n" + table(["", "CPU us", "requests/s", "crossfade/this"], rows)
 
 
 def measure(

@@ -25,6 +25,8 @@ from bench.table import table
 from bench.traffic import KINDS
 
 LINES = 30
+WAITING = ("wait (threading.py", "select (select")
+"""A helper thread that sleeps is no work, though py-spy counts some of them as running."""
 
 
 def main() -> int:
@@ -80,6 +82,8 @@ def _hottest(folded: str) -> str:
     anywhere: Counter[str] = Counter()
     for line in folded.splitlines():
         stack, _, count = line.rpartition(" ")
+        if stack.rpartition(";")[2].startswith(WAITING):
+            continue
         frames = [frame.rpartition(":")[0] + ")" if ":" in frame else frame for frame in stack.split(";")]
         on_top[frames[-1]] += int(count)
         for frame in set(frames):

@@ -35,7 +35,7 @@ def main(identity: str, parent: str, program: str, *arguments: str) -> None:
     os.setsid()
     # After the change of identity, which would clear it.
     _die_with(int(parent))
-    os.execv(program, [program, *arguments])
+    os.execv(program, [program, *arguments])  # noqa: S606
 
 
 def _become(identity: str) -> None:
@@ -46,7 +46,11 @@ def _become(identity: str) -> None:
         uid, gid = os.geteuid(), os.getegid()
         if libc.unshare(CLONE_NEWUSER):
             raise OSError(ctypes.get_errno(), "unshare")
-        for name, text in (("setgroups", "deny"), ("uid_map", f"65534 {uid} 1"), ("gid_map", f"65534 {gid} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"65534 {uid} 1"),
+            ("gid_map", f"65534 {gid} 1"),
+        ):
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(text)
         return

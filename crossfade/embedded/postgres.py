@@ -37,6 +37,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -99,22 +100,36 @@ class EmbeddedPostgres:
         if self._pid is not None:
             return
         if threading.current_thread() is not threading.main_thread():
-            raise EmbeddedPostgresError("start the embedded PostgreSQL from the main thread: it ends with its thread")
+            raise EmbeddedPostgresError(
+                "start the embedded PostgreSQL from the main thread: it ends with its thread"
+            )
         self._make_folder()
         lock = self._lock()
-        if lock is None:  # a server of an earlier program in this same process, before it replaced itself by exec
+        if (
+            lock is None
+        ):  # a server of an earlier program in this same process, before it replaced itself by exec
             self._pid = self._postmaster()
             return
         try:
-            self._start_locked(lock)
+            self._process = self._launch(lock)
         finally:
-            os.close(lock)
+            os.close(lock)  # the server has it too, and now holds it alone
+        self._pid = self._process.pid
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Roll back open transactions, write everything down, end. A no-op when it does not run."""
         if self._pid is None:
             return
-        for number, seconds in ((signal.SIGINT, FAST_STOP_TIMEOUT), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)):
+        for number, seconds in (
+            (signal.SIGINT, FAST_STOP_TIMEOUT),
+            (signal.SIGQUIT, 10.0),
+            (signal.SIGKILL, 10.0),
+        ):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, number)
             if (lock := _take(self.folder / "lock", seconds)) is not None:
@@ -152,7 +167,9 @@ class EmbeddedPostgres:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             owner = self.folder.stat().st_uid
             if os.geteuid() not in (0, owner):
-                raise EmbeddedPostgresError(f"{self.folder} belongs to user {_name(owner)}; run as {_name(owner)}")
+                raise EmbeddedPostgresError(
+                    f"{self.folder} belongs to user {_name(owner)}; run as {_name(owner)}"
+                )
             (self.folder / "lock").touch(mode=0o600)
         except OSError as error:
             raise EmbeddedPostgresError(f"cannot use {self.folder}: {error.strerror}") from None
@@ -168,13 +185,17 @@ class EmbeddedPostgres:
             return lock
         holder = self._postmaster()
         if holder is not None and _parent(holder) == os.getpid():
-            return None
+            # Its backends outlive a killed server by some milliseconds.
+            if (lock := _take(path, 0.3)) is not None:
+                return lock
+            if os.waitid(os.P_PID, holder, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
         if holder is not None and _parent(holder) == 1:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder, signal.SIGINT)
             if (lock := _take(path, FAST_STOP_TIMEOUT)) is not None:
                 return lock
-        elif (lock := _take(path, 3.0)) is not None:
+        elif (lock := _take(path, 1.0)) is not None:
             return lock
         who = f"process {holder}" if holder is not None else "another process"
         raise EmbeddedPostgresError(f"the PostgreSQL in {self.folder} is in use by {who}; stop it first")
@@ -186,51 +207,42 @@ class EmbeddedPostgres:
         except (OSError, ValueError):
             return None
 
-    def _start_locked(self, lock: int) -> None:
-        (self._data / "postmaster.pid").unlink(missing_ok=True)  # we hold the lock: it is stale
+    def _launch(self, lock: int) -> subprocess.Popen[bytes]:
+        (self._data / "postmaster.pid").unlink(missing_ok=True)  # stale, since we hold the lock
         binaries, identity = _binaries_and_identity()
-        # A user without rights may be unable to walk down to our folder. Root lends it the open
-        # folder instead of opening every parent to everybody.
-        folder = os.open(self.folder, os.O_RDONLY)
-        seen = f"/proc/self/fd/{folder}" if identity != "self" else str(self.folder)
-        try:
-            if not self._data.exists():
-                self._create_cluster(binaries, identity, seen, (lock, folder))
-            _give(self._data, identity)
-            sockets = self._socket_folder()
-            _make_private(sockets, identity)
-            _give(sockets, identity)
-            if sockets.parent == self.folder:
-                sockets = Path(seen, sockets.name)
-            settings = _SETTINGS | ({} if self._durable else _NOT_DURABLE)
-            settings["unix_socket_directories"] = str(sockets)
+        if not self._data.exists():
+            self._create_cluster(binaries, identity, lock)
+        sockets = self._socket_folder()
+        _make_private(sockets)
+        if self._log.exists():
+            self._log.replace(self._log.with_suffix(".log.1"))
+        with (
+            _lent(self._data, identity) as (data_file, data),
+            _lent(sockets, identity) as (sockets_file, sockets),
+            self._log.open("wb") as log,
+        ):
+            settings = (
+                _SETTINGS
+                | ({} if self._durable else _NOT_DURABLE)
+                | {"unix_socket_directories": str(sockets)}
+            )
             options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-            if self._log.exists():
-                self._log.replace(self._log.with_suffix(".log.1"))
-            with self._log.open("wb") as log:
-                self._process = _spawn(
-                    identity, [str(binaries / "postgres"), "-D", f"{seen}/data", *options], (lock, folder), log.fileno()
-                )
-        finally:
-            os.close(folder)
-        self._wait_until_ready(self._process)
-        self._pid = self._process.pid
+            command = [str(binaries / "postgres"), "-D", str(data), *options]
+            return _spawn(identity, command, (lock, data_file, sockets_file), log.fileno())
 
-    def _create_cluster(self, binaries: Path, identity: str, seen: str, files: tuple[int, ...]) -> None:
+    def _create_cluster(self, binaries: Path, identity: str, lock: int) -> None:
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)  # of a creation that was cut short
         new.mkdir(mode=0o700)
-        _give(new, identity)
         password = secrets.token_urlsafe(24)
-        command = [
-            str(binaries / "initdb"), "-D", f"{seen}/data.new", "-U", USER, "-A", "scram-sha-256",
-            "--pwfile=/dev/stdin", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8", "--no-instructions", *([] if self._durable else ["--no-sync"]),
-        ]  # fmt: skip
-        with tempfile.TemporaryFile() as said:
-            status = _spawn(identity, command, files, said.fileno(), password.encode()).wait()
-            said.seek(0)
-            if status:
+        with _lent(new, identity) as (file, seen), tempfile.TemporaryFile() as said:
+            command = [
+                str(binaries / "initdb"), "-D", str(seen), "-U", USER, "-A", "scram-sha-256",
+                "--pwfile=/dev/stdin", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8", "--no-instructions", *([] if self._durable else ["--no-sync"]),
+            ]  # fmt: skip
+            if _spawn(identity, command, (lock, file), said.fileno(), password.encode()).wait():
+                said.seek(0)
                 text = said.read().decode(errors="replace").strip()
                 raise EmbeddedPostgresError(f"initdb failed in {self.folder}: {_fault(text)}")
         _write_secret(self.folder / "password", password)
@@ -246,8 +258,6 @@ class EmbeddedPostgres:
                 if (self._data / "postmaster.pid").read_text().split("\n")[7].strip() == "ready":
                     return
             time.sleep(POLL)
-        process.kill()
-        process.wait()
         raise EmbeddedPostgresError(f"PostgreSQL was not ready after {START_TIMEOUT:.0f} s; see {self._log}")
 
     def _socket_folder(self) -> Path:
@@ -280,7 +290,9 @@ def _binaries_and_identity() -> tuple[Path, str]:
     binaries = _copy_for_everybody(package)
     if (said := _try(binaries, second)) is None:
         return binaries, second
-    raise EmbeddedPostgresError(f"root cannot run PostgreSQL as another user here: {said}; run as an ordinary user")
+    raise EmbeddedPostgresError(
+        f"root cannot run PostgreSQL as another user here: {said}; run as an ordinary user"
+    )
 
 
 def _try(binaries: Path, identity: str) -> str | None:
@@ -324,7 +336,7 @@ def _spawn(
         [sys.executable, "-I", "-S", launch.__file__, identity, str(os.getpid()), *command],
         stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=files, cwd="/", env=environment,
     )  # fmt: skip
-    assert process.stdin is not None  # noqa: S101 - PIPE above
+    assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
         pipe.write(secret)
     return process
@@ -346,15 +358,23 @@ def _take(path: Path, seconds: float) -> int | None:
             return file
 
 
-def _give(folder: Path, identity: str) -> None:
-    """Make a folder of ours, with all it holds, belong to the identity that the server runs as."""
-    uid = _uid(identity)
-    if os.geteuid() or folder.lstat().st_uid == uid:
-        return
-    for root, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            os.chown(Path(root, name), uid, -1, follow_symlinks=False)
-        os.chown(root, uid, -1, follow_symlinks=False)  # the top comes last: it tells that all is done
+@contextlib.contextmanager
+def _lent(folder: Path, identity: str) -> Iterator[tuple[int, Path]]:
+    """A private folder of ours as an open file and under the name that the server can use.
+
+    Root's other identities own the folder, but may be unable to walk down to it. They are handed the
+    open folder, rather than every parent being opened to everybody.
+    """
+    if os.geteuid() == 0 and folder.lstat().st_uid != (uid := _uid(identity)):
+        for root, _, files in os.walk(folder, topdown=False):
+            for name in files:
+                os.chown(Path(root, name), uid, -1, follow_symlinks=False)
+            os.chown(root, uid, -1, follow_symlinks=False)  # the top comes last: it tells that all is done
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield file, folder if identity == "self" else Path(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
 
 
 def _uid(identity: str) -> int:
@@ -362,13 +382,16 @@ def _uid(identity: str) -> int:
     return int(identity.partition(":")[0]) if ":" in identity else os.geteuid()
 
 
-def _make_private(folder: Path, identity: str) -> None:
+def _make_private(folder: Path) -> None:
+    """An empty folder of mode 0700, in a place where others may have been before us."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
-    ours = found.st_uid in (os.geteuid(), _uid(identity))
-    if not stat.S_ISDIR(found.st_mode) or not ours or found.st_mode & 0o077:
+    ours = {os.geteuid()} if os.geteuid() else {0, pwd.getpwnam("nobody").pw_uid}
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours or found.st_mode & 0o077:
         raise EmbeddedPostgresError(f"{folder} is not a private folder of ours (mode 0700): remove it")
+    for left_over in folder.iterdir():
+        left_over.unlink()
 
 
 def _write_secret(path: Path, text: str) -> None:

@@ -44,7 +44,9 @@ def folder(created: Path, tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def program(folder: Path, *, before: tuple[str, ...] = (), **options: object) -> Iterator[subprocess.Popen[str]]:
+def program(
+    folder: Path, *, before: tuple[str, ...] = (), **options: object
+) -> Iterator[subprocess.Popen[str]]:
     """`use_postgres.py` as a process, ended at the end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(  # type: ignore[call-overload]
@@ -116,7 +118,9 @@ def test_what_it_makes_is_private_and_what_it_found_is_untouched(tmp_path: Path)
     parent.mkdir(mode=0o711)
     users = Path("/etc/passwd").read_bytes()
     with EmbeddedPostgres(parent / "pg", durable=False):
-        modes = {name: stat.S_IMODE((parent / name).stat().st_mode) for name in ("pg", "pg/run", "pg/password")}
+        modes = {
+            name: stat.S_IMODE((parent / name).stat().st_mode) for name in ("pg", "pg/run", "pg/password")
+        }
     assert modes == {"pg": 0o700, "pg/run": 0o700, "pg/password": 0o600}
     assert stat.S_IMODE(parent.stat().st_mode) == 0o711
     assert Path("/etc/passwd").read_bytes() == users
@@ -146,7 +150,7 @@ def test_after_kill_9_of_the_server_it_starts_again_in_the_same_process(folder: 
     os.kill(pid, signal.SIGKILL)
     with EmbeddedPostgres(folder) as server:  # nobody has waited for the dead one yet
         assert note(server.url(), "later") == ["committed", "later"]
-    killed.stop()
+    killed.stop()  # a no-op, but for the waiting
 
 
 def test_a_postmaster_pid_that_names_a_living_stranger_is_no_obstacle(folder: Path) -> None:
@@ -253,7 +257,13 @@ def test_root_without_user_namespaces_runs_it_as_nobody_even_in_a_closed_folder(
 @on_linux
 def test_an_ordinary_user_needs_no_tricks() -> None:
     # The capability lets this user read our Python and our code, wherever root keeps them; no more.
-    user = ("setpriv", "--reuid=nobody", "--clear-groups", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    user = (
+        "setpriv",
+        "--reuid=nobody",
+        "--clear-groups",
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    )
     nobody = pwd.getpwnam("nobody").pw_uid
     with tempfile.TemporaryDirectory() as home:
         os.chown(home, nobody, -1)

@@ -50,7 +50,7 @@ class Size:
 def _size(rounds: int | None, quick: bool) -> Size:
     if quick:
         return Size(rounds or 2, 8_000, 2_000, 256 << 20, 1.0, (1_000,), 10_000)
-    return Size(rounds or 5, 60_000, 10_000, 1 << 30, 3.0, idle.STEPS, 40_000)
+    return Size(rounds or 5, 60_000, 10_000, 1 << 30, 3.0, idle.STEPS, 30_000)
 
 
 def main() -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CONNECTIONS = 32
 LIMITS = {"envoy": 0.65, "nginx": 2.0}
 """Crossfade's CPU per request as a share of theirs, for the small answer."""
+TIME_LIMIT: dict[Kind, float] = {"small": 70.0, "large": 30.0, "post": 30.0}
+"""Seconds after which no further round begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class Cpu:
             for name, values in self.cpu_us.items()
         ]
         title = f"CPU per request: {KINDS[self.kind]}, {CONNECTIONS} connections"
-        title += f", {self.requests:,} requests a round"
+        rounds = max(len(values) for values in self.cpu_us.values())
+        title += f", {rounds} rounds of {self.requests:,} requests each"
         return f"{title}\n" + table(["", "CPU us", "requests/s", "crossfade/this"], rows)
 
 
@@ -69,7 +72,7 @@ def measure(
 def _measure(proxies: dict[str, Running], cores: rig.Cores, kind: Kind, rounds: int, requests: int) -> Cpu:
     cpu_us: dict[str, list[float]] = {name: [] for name in proxies}
     rate: dict[str, list[float]] = {name: [] for name in proxies}
-    for _ in range(rounds):
+    for _ in rig.rounds(rounds, TIME_LIMIT[kind]):
         for name, proxy in proxies.items():
             measured = rig.load(Order(proxy.port, kind, CONNECTIONS, requests), proxy.pid, cores.rest)
             cpu_us[name].append(measured.cpu_us_per_request)

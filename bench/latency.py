@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DIRECT = "direct"
 RATE = 4_000.0
 """Requests per second of the open loop over 32 connections: busy, but nobody's limit."""
+TIME_LIMIT = 35.0
+"""Seconds after which no further round begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def measure(
     ):
         p50: dict[str, list[float]] = {name: [] for name in (DIRECT, *proxies)}
         p99: dict[str, list[float]] = {name: [] for name in (DIRECT, *proxies)}
-        for _ in range(rounds):
+        for _ in rig.rounds(rounds, TIME_LIMIT):
             for name in (DIRECT, *proxies):
                 port = direct_port if name == DIRECT else proxies[name].port
                 outcome = rig.load(Order(port, **order), None, cores.rest).outcome  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from bench.table import table
 from bench.traffic import KINDS
 
 LINES = 30
-WAITING = ("wait (threading.py", "select (select")
+WAITING = "Condition.wait (threading.py"
 """A helper thread that sleeps is no work, though py-spy counts some of them as running."""
 
 

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from bench import contenders, processes
@@ -63,6 +64,15 @@ def split_cores() -> Cores:
     if len(cores) < 2:
         return Cores(None, None)
     return Cores(frozenset(cores[:1]), frozenset(cores[1:]))
+
+
+def rounds(count: int, seconds: float) -> Iterator[int]:
+    """Numbers from 0 up to `count`, fewer (but at least one) when `seconds` are over on a slow machine."""
+    deadline = monotonic() + seconds
+    for number in range(count):
+        if number and monotonic() > deadline:
+            return
+        yield number
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ LIMIT = 1.8
 ENOUGH_CORES = 6
 CONNECTIONS = 32
 """Of each load generator."""
+TIME_LIMIT = 40.0
+"""Seconds after which no further round begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def measure(rounds: int, requests: int) -> Scale:
     cores = sorted(os.sched_getaffinity(0))
     everywhere, first = frozenset(cores), frozenset(cores[:1])
     found = Scale(len(cores), [], [], [], [], [])
-    for _ in range(rounds):
+    for _ in rig.rounds(rounds, TIME_LIMIT):
         found.shared_one.append(_rate(1, 2, everywhere, requests)[0])
         found.shared_two.append(_rate(2, 2, everywhere, requests)[0])
         if len(cores) >= 2:

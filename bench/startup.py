@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+TIME_LIMIT = 30.0
+"""Seconds after which no further round begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Startup:
     """Milliseconds, one value a round."""
@@ -28,7 +32,7 @@ class Startup:
 
 def measure(names: Sequence[str], backend: rig.Backend, rounds: int) -> Startup:
     found: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    for number in rig.rounds(rounds + 1, TIME_LIMIT):
         for name in names:
             with contenders.running(name, backend.legacy, backend.new) as proxy:
                 if number:

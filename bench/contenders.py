@@ -104,7 +104,8 @@ def running(
             began = monotonic()
             process = processes.start(argv, log=log, cores=cores)
             try:
-                _first_answer(process, port, log_path)
+                if not _has_answered(process, port):
+                    raise NotStartedError(f"{name} did not start: {_last_words(log_path)}")
                 yield Running(name, port, admin_port, process, monotonic() - began)
             finally:
                 processes.end(process)
@@ -123,17 +124,19 @@ def free_ports(count: int) -> list[int]:
 _PROBE = f"GET /api/items/1 HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
 
 
-def _first_answer(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+def _has_answered(process: subprocess.Popen[bytes], port: int) -> bool:
     deadline = monotonic() + STARTED_WITHIN
-    while monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    while monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
             probe.sendall(_PROBE)
             if probe.recv(65536).startswith(b"HTTP/1.1 200"):
-                return
+                return True
         sleep(0.002)
-    raise NotStartedError(log_path.read_text(errors="replace")[-2000:].strip() or "no word from it")
+    return False
+
+
+def _last_words(log_path: Path) -> str:
+    return log_path.read_text(errors="replace")[-2000:].strip() or "it said nothing"
 
 
 def _crossfade(site: Site) -> list[str | Path]:

@@ -65,7 +65,7 @@ def measure(
     proxies: dict[str, Running], cores: rig.Cores, kinds: Sequence[Kind], rounds: int, requests: int
 ) -> list[Cpu]:
     for proxy in proxies.values():  # code paths, pools and branch predictors of all, before anyone counts
-        rig.load(Order(proxy.port, requests=requests // 4), proxy.pid, cores.rest)
+        rig.load(Order(proxy.port, requests=requests // 4), proxy, cores.rest)
     return [_measure(proxies, cores, kind, rounds, requests) for kind in kinds]
 
 
@@ -74,7 +74,7 @@ def _measure(proxies: dict[str, Running], cores: rig.Cores, kind: Kind, rounds: 
     rate: dict[str, list[float]] = {name: [] for name in proxies}
     for _ in rig.rounds(rounds, TIME_LIMIT[kind]):
         for name, proxy in proxies.items():
-            measured = rig.load(Order(proxy.port, kind, CONNECTIONS, requests), proxy.pid, cores.rest)
+            measured = rig.load(Order(proxy.port, kind, CONNECTIONS, requests), proxy, cores.rest)
             cpu_us[name].append(measured.cpu_us_per_request)
             rate[name].append(measured.rate)
     return Cpu(kind, requests, cpu_us, rate)

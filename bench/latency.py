@@ -60,8 +60,9 @@ def measure(
         p99: dict[str, list[float]] = {name: [] for name in (DIRECT, *proxies)}
         for _ in rig.rounds(rounds, TIME_LIMIT):
             for name in (DIRECT, *proxies):
-                port = direct_port if name == DIRECT else proxies[name].port
-                outcome = rig.load(Order(port, **order), None, cores.rest).outcome  # type: ignore[arg-type]
+                proxy = proxies.get(name)
+                port = direct_port if proxy is None else proxy.port
+                outcome = rig.load(Order(port, **order), proxy, cores.rest).outcome  # type: ignore[arg-type]
                 p50[name].append(outcome.p50_us)
                 p99[name].append(outcome.p99_us)
         found.append(Latency(what, p50, p99))

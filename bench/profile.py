@@ -49,7 +49,7 @@ def main() -> int:
     ):
         before = processes.cpu_by_process(proxy.pid)
         warm = Order(proxy.port, options.kind, requests=10_000)
-        rig.load(warm, proxy.pid, cores.rest)
+        rig.load(warm, proxy, cores.rest)
         after = processes.cpu_by_process(proxy.pid)
         worker = max(after, key=lambda pid: after[pid] - before.get(pid, 0.0))
         # More requests than anybody answers in that time: the load ends when it is ended.

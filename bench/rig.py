@@ -86,42 +86,44 @@ def backend(cores: frozenset[int] | None, module: str = "bench.backend") -> Iter
         processes.end(process)
 
 
-def load(order: Order, pid: int | None, cores: frozenset[int] | None) -> Measured:
-    """Runs `order` in a process of its own; `pid` is the proxy's root process, None for a direct run."""
-    (measured,) = loads([order], pid, cores)
+def load(order: Order, proxy: contenders.Running | None, cores: frozenset[int] | None) -> Measured:
+    """Runs `order` in a process of its own; `proxy` None is a direct run. Raises LoadFailedError."""
+    (measured,) = loads([order], proxy, cores)
     return measured
 
 
-def loads(orders: Sequence[Order], pid: int | None, cores: frozenset[int] | None) -> list[Measured]:
+def loads(
+    orders: Sequence[Order], proxy: contenders.Running | None, cores: frozenset[int] | None
+) -> list[Measured]:
     """Several load generators at once; each result carries the CPU that all of them caused."""
+    name = "direct" if proxy is None else proxy.name
     generators: list[subprocess.Popen[bytes]] = []
     try:
         for order in orders:
             argv = [sys.executable, "-m", "bench.load", json.dumps(asdict(order))]
             generators.append(processes.start(argv, pipes=True, log=subprocess.PIPE, cores=cores))
         for generator in generators:
-            _line(generator)
-        before = processes.cpu_seconds(pid) if pid is not None else 0.0
+            _line(generator, name)
+        before = processes.cpu_seconds(proxy.pid) if proxy is not None else 0.0
         for generator in generators:
             assert generator.stdin is not None
             generator.stdin.write(b"go\n")
             generator.stdin.flush()
-        outcomes = [Outcome(**json.loads(_line(generator))) for generator in generators]
-        spent = processes.cpu_seconds(pid) - before if pid is not None else 0.0
+        outcomes = [Outcome(**json.loads(_line(generator, name))) for generator in generators]
+        spent = processes.cpu_seconds(proxy.pid) - before if proxy is not None else 0.0
     finally:
         for generator in generators:
             processes.end(generator)
     return [Measured(outcome, spent) for outcome in outcomes]
 
 
-def _line(generator: subprocess.Popen[bytes]) -> bytes:
+def _line(generator: subprocess.Popen[bytes], name: str) -> bytes:
     assert generator.stdout is not None
     assert generator.stderr is not None
     line = generator.stdout.readline()
     if not line:
-        raise LoadFailedError(
-            generator.stderr.read().decode(errors="replace").strip() or "the load generator ended"
-        )
+        said = generator.stderr.read().decode(errors="replace").strip() or "the load generator ended"
+        raise LoadFailedError(f"{name}: {said}")
     return line
 
 

@@ -96,7 +96,7 @@ def _rate(workers: int, others: int, cores: frozenset[int], requests: int) -> tu
         )
         before = processes.cpu_by_process(proxy.pid)
         order = Order(proxy.port, "small", CONNECTIONS, requests, warmup=2_000)
-        results = rig.loads([order] * others, proxy.pid, cores)
+        results = rig.loads([order] * others, proxy, cores)
         after = processes.cpu_by_process(proxy.pid)
     spent = sorted((after[pid] - before.get(pid, 0.0) for pid in after), reverse=True)
     busiest = spent[0] / max(sum(spent[:workers]), 1e-9)

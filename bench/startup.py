@@ -32,9 +32,11 @@ class Startup:
 
 def measure(names: Sequence[str], backend: rig.Backend, rounds: int) -> Startup:
     found: dict[str, list[float]] = {name: [] for name in names}
-    for number in rig.rounds(rounds + 1, TIME_LIMIT):
+    for name in names:
+        with contenders.running(name, backend.legacy, backend.new):
+            pass
+    for _ in rig.rounds(rounds, TIME_LIMIT):
         for name in names:
             with contenders.running(name, backend.legacy, backend.new) as proxy:
-                if number:
-                    found[name].append(proxy.start_seconds * 1e3)
+                found[name].append(proxy.start_seconds * 1e3)
     return Startup(found)

@@ -1,0 +1,99 @@
+"""`python -m examples.legacy --database URL --port N [--seed [FILE]]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from waitress import wasyncore
+from waitress.server import create_server
+
+from examples.legacy.app import build_app
+from examples.legacy.database import connect, create_schema
+from examples.legacy.seed import plant
+
+THREADS = 8
+"""Also the most connections to the database."""
+DRAIN_SECONDS = 3.0
+
+
+def main() -> int:
+    options = parse()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    try:
+        with connect(options.database) as db:
+            create_schema(db)
+            if options.seed:
+                plant(db, options.seed)
+    except psycopg.OperationalError as error:
+        print(f"legacy: cannot use the database: {str(error).strip()}", file=sys.stderr)
+        return 1
+    sockets: dict[int, Any] = {}
+    try:
+        server: Any = create_server(
+            build_app(options.database),
+            map=sockets,
+            host=options.host,
+            port=options.port,
+            threads=THREADS,
+            ident="legacy",
+            channel_timeout=75,
+            max_request_body_size=1024 * 1024,
+        )
+    except OSError as error:
+        print(f"legacy: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"listening on http://{options.host}:{server.effective_port}", flush=True)
+    serve_until_stopped(server, sockets)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m examples.legacy", description="The legacy monolith.")
+    parser.add_argument("--database", required=True, metavar="URL", help="postgresql://…")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
+    parser.add_argument(
+        "--seed",
+        type=Path,
+        nargs="?",
+        const=Path(__file__).parent.parent / "seed.json",
+        metavar="FILE",
+        help="fill an empty database with the sample data",
+    )
+    return parser.parse_args()
+
+
+def serve_until_stopped(server: Any, sockets: dict[int, Any]) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes the requests it has begun and returns."""
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        server.pull_trigger()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    while not stopping:
+        wasyncore.loop(timeout=1.0, use_poll=True, map=sockets, count=1)
+    server.del_channel()
+    server.socket.close()
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while any(busy(channel) for channel in server.active_channels.values()) and time.monotonic() < deadline:
+        wasyncore.loop(timeout=0.1, use_poll=True, map=sockets, count=1)
+    server.task_dispatcher.shutdown(timeout=1)
+
+
+def busy(channel: Any) -> bool:
+    return bool(channel.requests or channel.total_outbufs_len)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""Settings: `crossfade.yaml` read once, at the edge, into frozen values.
+
+`load` returns `Settings` or raises `SettingsError` with everything that is wrong, each with its line.
+`check` looks at the world besides: certificates, ports, targets. `to_wire` and `from_wire` hand
+settings to a worker. `diff_for_reload` names what a reload cannot change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from crossfade.settings_file import Document, Loc, Problem, read_document, spell
+from crossfade.settings_form import (
+    Address,
+    FileForm,
+    RouteForm,
+    SecretUrl,
+    Section,
+    TargetForm,
+    TargetTlsForm,
+    TargetUrl,
+)
+from crossfade.settings_routes import unreached
+from crossfade.settings_world import warnings_from_the_world
+from flags.model import Route, Side
+from proxy.config import (
+    AccessLog,
+    Forwarding,
+    Limits,
+    ListenTls,
+    ProxyConfig,
+    Target,
+    TargetTls,
+    Timeouts,
+)
+
+__all__ = [
+    "Address", "CheckReport", "Databases", "Problem", "SecretUrl", "Settings", "SettingsError",
+    "check", "diff_for_reload", "from_wire", "load", "to_wire",
+]  # fmt: skip
+
+MOST_WORKERS_BY_DEFAULT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """The two databases of the data half. Read by a later release; no effect yet."""
+
+    legacy: SecretUrl
+    new: SecretUrl
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that `crossfade.yaml` says. `repr` shows no password. Paths are absolute."""
+
+    listen: tuple[Address, ...]
+    admin: Address
+    workers: int
+    data_dir: Path
+    proxy: ProxyConfig
+    routes: tuple[Route, ...]
+    warnings: tuple[str, ...] = ()
+    """Lines about what is allowed but probably not meant, such as a route that is never reached."""
+    store: SecretUrl | None = None
+    """None: embedded. This and the following are read by a later release; no effect yet."""
+    bus: SecretUrl | None = None
+    code: Path | None = None
+    data: Databases | None = None
+
+
+class SettingsError(Exception):
+    """The file cannot be used. `problems` has everything that is wrong with it; `str`, a line for each."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `crossfade check` found. Problems forbid a start; warnings do not. One line each."""
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    settings: Settings | None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 2 if there are problems."""
+        return 2 if self.problems else 0
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Read, substitute and check `path`; raises `SettingsError` with all problems, in order of lines."""
+    return _settings_of(read_document(path, environ), path)
+
+
+def check(path: Path, environ: Mapping[str, str] = os.environ) -> CheckReport:
+    """`load`, and a look at the world. Opens files and sockets; takes a second for each silent target."""
+    document = read_document(path, environ)
+    try:
+        settings = _settings_of(document, path)
+    except SettingsError as error:
+        return CheckReport(error.problems, (), None)
+    world = warnings_from_the_world(settings, document)
+    return CheckReport((), (*settings.warnings, *world), settings)
+
+
+def diff_for_reload(old: Settings, new: Settings) -> list[str]:
+    """The changed keys that a reload leaves as they were: they need `crossfade restart`."""
+    fixed = {
+        "listen": (old.listen, new.listen),
+        "admin.listen": (old.admin, new.admin),
+        "data_dir": (old.data_dir, new.data_dir),
+    }
+    return [key for key, (before, after) in fixed.items() if before != after]
+
+
+def to_wire(settings: Settings) -> bytes:
+    """Settings as one JSON object, secrets included: for a private line from parent to child only."""
+    return _WIRE.dump_json(settings)
+
+
+def from_wire(wire: bytes) -> Settings:
+    """What `to_wire` was given; keys that a newer release has added are passed over."""
+    return _WIRE.validate_json(wire)
+
+
+_WIRE = TypeAdapter(Settings)
+
+
+def _settings_of(document: Document, path: Path) -> Settings:
+    problems = list(document.problems)
+    if document.readable:
+        try:
+            form = FileForm.model_validate(document.root.value)
+        except ValidationError as error:
+            problems += _problems_of(error, document)
+        else:
+            problems += _clashes(form, document)
+    if problems:
+        problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
+        raise SettingsError(tuple(problems))
+    directory = Path(os.path.abspath(path)).parent
+    routes = tuple(_route(route) for route in form.routes or ())
+    return Settings(
+        listen=tuple(form.listen),
+        admin=form.admin.listen,
+        workers=form.workers or min(MOST_WORKERS_BY_DEFAULT, _cpus()),
+        data_dir=directory / form.data_dir,
+        proxy=_proxy_config(form, directory),
+        routes=routes,
+        warnings=tuple(_route_warnings(routes, document)),
+        store=form.store,
+        bus=form.bus,
+        code=directory / form.code if form.code else None,
+        data=Databases(form.data.legacy.url, form.data.new.url) if form.data else None,
+    )
+
+
+def _problems_of(error: ValidationError, document: Document) -> Iterator[Problem]:
+    for wrong in error.errors(include_url=False, include_input=False):
+        loc: Loc = wrong["loc"]
+        context = wrong.get("ctx", {})
+        match wrong["type"]:
+            case "wrong":
+                at = (*loc, context["at"]) if "at" in context else loc
+                problem = document.problem(at, context["found"], context["right"])
+            case "extra_forbidden":
+                problem = document.unknown_key(loc, _meant(str(loc[-1]), _keys_at(loc[:-1])))
+            case "list_type":
+                problem = document.problem(loc, None, "expected a list")
+            case _:
+                problem = document.problem(loc, None, f"expected otherwise: {wrong['msg']}")
+        if problem is not None:
+            yield problem
+
+
+def _keys_at(loc: Loc) -> list[str]:
+    """The keys of the section at `loc`."""
+    section: type[Section] = FileForm
+    for part in loc:
+        if isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_in(annotation: object) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
+
+
+def _meant(key: str, keys: list[str]) -> str:
+    near = get_close_matches(key.lower(), keys, n=1)
+    return f'did you mean "{near[0]}"?' if near else f"expected one of {', '.join(keys)}"
+
+
+def _clashes(form: FileForm, document: Document) -> Iterator[Problem]:
+    """Addresses that two would listen on, and targets that are this proxy itself."""
+    taken: dict[Address, str] = {}
+    for i, address in enumerate([*form.listen, form.admin.listen]):
+        loc: Loc = ("listen", i) if i < len(form.listen) else ("admin", "listen")
+        other = next((name for listener, name in taken.items() if _same_socket(listener, address)), None)
+        if other:
+            problem = document.problem(loc, f'"{address}"', f"expected another address than that of {other}")
+            if problem is not None:
+                yield problem
+        taken[address] = spell(loc)
+    for side, url in (("legacy", form.targets.legacy.url), ("new", form.targets.new.url)):
+        if any(_reaches(url, listener) for listener in form.listen):
+            right = "expected another address than that of listen: requests would go in circles"
+            problem = document.problem(("targets", side, "url"), None, right)
+            if problem is not None:
+                yield problem
+
+
+def _reaches(url: TargetUrl, listener: Address) -> bool:
+    """Whether a connection to `url` surely ends at `listener`. Names and other machines are not looked up."""
+    host = "127.0.0.1" if url.host == "localhost" else url.host
+    here = host == listener.host or (host.startswith("127.") and listener.host == "0.0.0.0")  # noqa: S104
+    return url.port == listener.port and (here or (host == "::1" and listener.host == "::"))
+
+
+def _same_socket(one: Address, other: Address) -> bool:
+    same_family = (":" in one.host) == (":" in other.host)
+    any_host = {"0.0.0.0", "::"} & {one.host, other.host}  # noqa: S104 - a comparison, not a bind
+    return one.port == other.port and (one.host == other.host or (same_family and bool(any_host)))
+
+
+def _proxy_config(form: FileForm, directory: Path) -> ProxyConfig:
+    return ProxyConfig(
+        targets={
+            Side.LEGACY: _target(form.targets.legacy, directory),
+            Side.NEW: _target(form.targets.new, directory),
+        },
+        timeouts=Timeouts(**dict(form.timeouts)),
+        limits=Limits(**dict(form.limits)),
+        forwarding=Forwarding(
+            trusted=tuple(form.forwarding.trusted),
+            x_forwarded=form.forwarding.x_forwarded,
+            forwarded=form.forwarding.forwarded,
+            via=form.forwarding.via,
+        ),
+        listen_tls=ListenTls(
+            cert_file=str(directory / form.tls.cert),
+            key_file=str(directory / form.tls.key),
+        )
+        if form.tls is not None
+        else None,
+        proxy_protocol=form.proxy_protocol,
+        access_log=AccessLog(
+            path=form.access_log.path
+            if form.access_log.path in {None, "-"}
+            else str(directory / str(form.access_log.path)),
+            sample=form.access_log.sample,
+        ),
+    )
+
+
+def _target(form: TargetForm, directory: Path) -> Target:
+    tls = form.tls or TargetTlsForm()
+    return Target(
+        host=form.url.host,
+        port=form.url.port,
+        tls=TargetTls(
+            ca_file=str(directory / tls.ca) if tls.ca else None,
+            server_name=tls.server_name,
+            verify=tls.verify,
+        )
+        if form.url.tls
+        else None,
+        host_header=form.host,
+        **dict(form.pool),
+    )
+
+
+def _route(form: RouteForm) -> Route:
+    return Route(
+        flag=form.flag,
+        path=form.match.path,
+        methods=frozenset(form.match.methods or ()),
+        host=form.match.host,
+        side=form.target,
+    )
+
+
+def _route_warnings(routes: tuple[Route, ...], document: Document) -> Iterator[str]:
+    for i, j in unreached(routes):
+        yield (
+            f"{document.where(('routes', j))}: never reached; routes[{i}] (flag {routes[i].flag}) "
+            "comes first and matches all of its requests"
+        )
+    first: dict[str, int] = {}
+    for j, route in enumerate(routes):
+        i = first.setdefault(route.flag, j)
+        if routes[i].side is not route.side:
+            yield (
+                f"{document.where(('routes', j, 'target'))}: {route.side}, but routes[{i}] of the same flag "
+                f"{route.flag} has {routes[i].side}; one flag will mean one side"
+            )
+
+
+def _cpus() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,489 @@
+"""The form of `crossfade.yaml`: which keys exist, what each may hold, what it is when left out.
+
+Every scalar has one reader: it takes what the file says and returns a plain value, or says what
+would be right. Defaults of the data plane are not repeated here; they are those of `proxy/config.py`.
+A required key has the default None, which its reader refuses, so that a key left out and a key left
+empty get the same complaint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Annotated, Any, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from crossfade.settings_file import Substituted, mask
+from flags.match import InvalidRouteError, check_host, check_path
+from flags.model import Side
+from proxy.config import AccessLog, Forwarding, Limits, Target, TargetTls, Timeouts
+
+REQUIRED: Any = Field(default=None, validate_default=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address and a port to listen on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SecretUrl:
+    """A URL that may carry a password. `text` is the whole of it; `repr` and `str` hide the secrets."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return mask(self.text)
+
+    def __repr__(self) -> str:
+        return f"SecretUrl({str(self)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetUrl:
+    tls: bool
+    host: str
+    port: int
+
+
+class _WrongError(ValueError):
+    """What a reader raises: `right` says what would have been right, `found` what stands there."""
+
+    def __init__(self, right: str, found: str | None = None) -> None:
+        super().__init__(right)
+        self.right = right
+        self.found = found
+
+
+def _read_by(reader: Callable[[Any], Any]) -> BeforeValidator:
+    def read(value: Any) -> Any:
+        try:
+            return reader(value)
+        except _WrongError as wrong:
+            raise PydanticCustomError(
+                "wrong", "{right}", {"right": f"expected {wrong.right}", "found": wrong.found}
+            ) from None
+
+    return BeforeValidator(read)
+
+
+def _number(what: str, low: float, high: float, example: str, *, whole: bool) -> BeforeValidator:
+    right = f"{what} from {low} to {high}, such as {example}"
+
+    def read(value: Any) -> Any:
+        if isinstance(value, Substituted):
+            try:
+                value = int(value) if whole else float(value)
+            except ValueError:
+                raise _WrongError(right) from None
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise _WrongError(right)
+        if not low <= value <= high:  # NaN is not between anything
+            raise _WrongError(right)
+        return value if whole else float(value)
+
+    return _read_by(read)
+
+
+def _seconds(example: str) -> BeforeValidator:
+    return _number("a number of seconds", 0.001, 86400, example, whole=False)
+
+
+def _bytes(low: int, high: int, example: str) -> BeforeValidator:
+    return _number("a number of bytes", low, high, example, whole=True)
+
+
+def _whole(low: int, high: int, example: str) -> BeforeValidator:
+    return _number("a whole number", low, high, example, whole=True)
+
+
+def _truth(value: Any) -> bool:
+    if isinstance(value, Substituted) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if isinstance(value, bool):
+        return value
+    raise _WrongError("true or false")
+
+
+def _text(what: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise _WrongError(what)
+        return str(value)
+
+    return read
+
+
+def _matching(pattern: str, what: str) -> BeforeValidator:
+    compiled = re.compile(pattern)
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not compiled.fullmatch(value):
+            raise _WrongError(what)
+        return str(value)
+
+    return _read_by(read)
+
+
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+
+
+def _host_port(text: str, default_port: int | None) -> tuple[str, int] | None:
+    """`host:port` with IPv6 in brackets, taken apart; None when it is not that."""
+    parts = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]@]+))(?::([0-9]{1,5}))?", text)
+    if parts is None:
+        return None
+    v6, name, digits = parts.groups()
+    port = int(digits) if digits else default_port
+    if port is None or not 1 <= port <= 65535:
+        return None
+    try:
+        if v6:
+            return str(IPv6Address(v6)), port
+        if re.fullmatch(r"[0-9.]+", name):
+            return str(IPv4Address(name)), port
+    except AddressValueError:
+        return None
+    return (name, port) if len(name) <= 253 and _NAME.fullmatch(name) else None
+
+
+def _address(value: Any) -> Address:
+    right = "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
+    found = _host_port(value, None) if isinstance(value, str) else None
+    if found is None:
+        raise _WrongError(right)
+    host, port = found
+    if host == "localhost":
+        return Address("127.0.0.1", port)
+    if ":" not in host and not re.fullmatch(r"[0-9.]+", host):
+        raise _WrongError(right)
+    return Address(host, port)
+
+
+def _one_or_more(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _some_addresses(value: Any) -> Any:
+    if value == []:
+        raise _WrongError("at least one address")
+    return _one_or_more(value)
+
+
+def _some_methods(value: Any) -> Any:
+    if not isinstance(value, list) or not value:
+        raise _WrongError("a list such as [GET, HEAD], or no such key for any method")
+    return value
+
+
+def _empty_is_a_section(value: Any) -> Any:
+    """An empty `tls:` must not mean "no TLS": its required keys are missing."""
+    return {} if value is None else value
+
+
+def _target_url(value: Any) -> TargetUrl:
+    right = "http://host:port or https://host:port"
+    if not isinstance(value, str):
+        raise _WrongError(right)
+    scheme, colon, rest = value.partition("://")
+    if not colon or scheme.lower() not in {"http", "https"}:
+        raise _WrongError(right)
+    for sign, reason in (
+        ("?", "no query in it: requests bring their own"),
+        ("#", "no fragment in it: servers never see one"),
+        ("@", "no user or password in it: clients bring their own credentials"),
+    ):
+        if sign in rest:
+            raise _WrongError(f"{right}, with {reason}")
+    authority, slash, path = rest.partition("/")
+    if slash and path:
+        raise _WrongError(f"{right}, with no path in it: requests are passed on under their own")
+    tls = scheme.lower() == "https"
+    found = _host_port(authority, 443 if tls else 80)
+    if found is None:
+        raise _WrongError(right)
+    return TargetUrl(tls, *found)
+
+
+def _secret_url(schemes: tuple[str, ...], word: str | None, example: str) -> BeforeValidator:
+    """A reader of URLs with credentials, or of one word; what it refuses it shows only in outline."""
+    right = (f'"{word}" or ' if word else "") + f"a URL such as {example}"
+
+    def outline(value: Any) -> str | None:
+        if not isinstance(value, str) or isinstance(value, Substituted):
+            return None
+        scheme, colon, _ = value.partition("://")
+        known = re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,20}", scheme)
+        return f'"{scheme}://..." (the rest is not shown)' if colon and known else "a text that is not shown"
+
+    def read(value: Any) -> SecretUrl | None:
+        if word is not None and value == word:
+            return None
+        if not isinstance(value, str) or not value.isprintable() or " " in value:
+            raise _WrongError(right, outline(value))
+        try:
+            parts = urlsplit(value)
+            _ = parts.port, parse_qsl(parts.query, strict_parsing=bool(parts.query))
+        except ValueError:
+            raise _WrongError(right, outline(value)) from None
+        if parts.scheme not in schemes or "://" not in value or not (parts.netloc or parts.path.strip("/")):
+            raise _WrongError(right, outline(value))
+        return SecretUrl(str(value))
+
+    return _read_by(read)
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    right = "an IP address or network, such as 10.0.0.0/8"
+    if not isinstance(value, str):
+        raise _WrongError(right)
+    try:
+        return ip_network(value)
+    except ValueError:
+        pass
+    try:
+        near = ip_network(value, strict=False)
+    except ValueError:
+        raise _WrongError(right) from None
+    hint = "" if isinstance(value, Substituted) else f": {near} is the network of it"
+    raise _WrongError(f"an IP network without host bits{hint}")
+
+
+_USUAL_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+
+
+def _method(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}", value):
+        raise _WrongError("an HTTP method, such as GET")
+    if value == "CONNECT":
+        raise _WrongError("another method: CONNECT is always refused")
+    if value not in _USUAL_METHODS and value.upper() in _USUAL_METHODS:
+        raise _WrongError("methods in upper case: they are compared exactly")
+    return str(value)
+
+
+def _path_template(value: Any) -> str:
+    right = 'a path from "/" on, each segment plain text or one {name}, with "**" only as the last'
+    try:
+        if not isinstance(value, str):
+            raise _WrongError(right)
+        check_path(value)
+    except InvalidRouteError:
+        raise _WrongError(right) from None
+    return str(value)
+
+
+def _route_host(value: Any) -> str:
+    right = "a host name without port, such as api.example.com or *.example.com"
+    try:
+        if not isinstance(value, str):
+            raise _WrongError(right)
+        check_host(value)
+    except InvalidRouteError:
+        raise _WrongError(right) from None
+    return str(value).lower()
+
+
+def _side(value: Any) -> Side:
+    if isinstance(value, str) and value in list(Side):
+        return Side(value)
+    raise _WrongError(f"one of {', '.join(Side)}")
+
+
+def _log_path(value: Any) -> str | None:
+    if value is False or value is None:
+        return None
+    return _text('a file, "-" for standard output, or off')(value)
+
+
+def _python_file(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not re.search(r"[^/]\.py$", value):
+        raise _WrongError("a Python file, such as migration.py")
+    return str(value)
+
+
+TRUTH = _read_by(_truth)
+LISTEN = _read_by(_address)
+PATH = _read_by(_text("a path"))
+HOST_VALUE = _matching(
+    r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?", "a Host value"
+)
+HOST_NAME = _matching(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", "a host name")
+PSEUDONYM = _matching(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}", "a word for the Via field, such as crossfade")
+FLAG = _matching(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+    "a flag name of letters, digits, dots, dashes and underscores, such as items.read",
+)
+SECTION = BeforeValidator(_empty_is_a_section)
+STORE = _secret_url(("postgresql", "postgres"), "embedded", "postgresql://user:password@host/db")
+BUS = _secret_url(("redis", "rediss", "valkey", "valkeys"), "embedded", "redis://host:6379/0")
+DATABASE = _secret_url(
+    ("postgresql", "postgres", "mysql", "mariadb", "sqlite"), None, "postgresql://user:password@host/db"
+)
+
+
+class Section(BaseModel):
+    """A mapping with known keys only. An empty section (`timeouts:`) leaves everything at its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_empty(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            keys = ", ".join(cls.model_fields)
+            raise PydanticCustomError(
+                "wrong", "{right}", {"right": f"expected a mapping with keys of {keys}", "found": None}
+            )
+        return value
+
+
+_TIMEOUTS = Timeouts()
+_LIMITS = Limits()
+_FORWARDING = Forwarding()
+_ACCESS_LOG = AccessLog()
+_TARGET = Target("", 0)
+_TLS = TargetTls()
+
+
+class PoolForm(Section):
+    max_connections: Annotated[int, _whole(1, 65535, "256")] = _TARGET.max_connections
+    max_waiting: Annotated[int, _whole(0, 1000000, "1024")] = _TARGET.max_waiting
+    wait_timeout: Annotated[float, _seconds("5")] = _TARGET.wait_timeout
+    connect_timeout: Annotated[float, _seconds("3")] = _TARGET.connect_timeout
+    idle_timeout: Annotated[float, _seconds("15")] = _TARGET.idle_timeout
+
+
+class TargetTlsForm(Section):
+    ca: Annotated[str | None, PATH] = _TLS.ca_file
+    server_name: Annotated[str | None, HOST_NAME] = _TLS.server_name
+    verify: Annotated[bool, TRUTH] = _TLS.verify
+
+
+class TargetForm(Section):
+    url: Annotated[TargetUrl, _read_by(_target_url)] = REQUIRED
+    tls: Annotated[TargetTlsForm | None, SECTION] = None
+    host: Annotated[str | None, HOST_VALUE] = _TARGET.host_header
+    pool: PoolForm = PoolForm()
+
+    @model_validator(mode="after")
+    def _tls_needs_https(self) -> Self:
+        if self.tls is not None and not self.url.tls:
+            raise _wrong_at("url", "expected https://..., because tls is given beside it")
+        return self
+
+
+class TargetsForm(Section):
+    legacy: TargetForm = REQUIRED
+    new: TargetForm = REQUIRED
+
+
+class TimeoutsForm(Section):
+    header: Annotated[float, _seconds("10")] = _TIMEOUTS.header
+    body_idle: Annotated[float, _seconds("30")] = _TIMEOUTS.body_idle
+    keepalive: Annotated[float, _seconds("75")] = _TIMEOUTS.keepalive
+    response: Annotated[float, _seconds("60")] = _TIMEOUTS.response
+    response_idle: Annotated[float, _seconds("300")] = _TIMEOUTS.response_idle
+    write_idle: Annotated[float, _seconds("30")] = _TIMEOUTS.write_idle
+    tunnel_idle: Annotated[float, _seconds("3600")] = _TIMEOUTS.tunnel_idle
+    expect: Annotated[float, _seconds("1")] = _TIMEOUTS.expect
+    drain: Annotated[float, _seconds("30")] = _TIMEOUTS.drain
+
+
+class LimitsForm(Section):
+    head_bytes: Annotated[int, _bytes(1024, 1048576, "32768")] = _LIMITS.head_bytes
+    target_bytes: Annotated[int, _bytes(256, 1048576, "16384")] = _LIMITS.target_bytes
+    headers: Annotated[int, _whole(8, 10000, "200")] = _LIMITS.headers
+    body_bytes: Annotated[int, _bytes(0, 2**50, "10485760 (0: no limit of ours)")] = _LIMITS.body_bytes
+    connections: Annotated[int, _whole(1, 1000000, "10000")] = _LIMITS.connections
+    min_body_rate: Annotated[int, _bytes(0, 2**30, "128, a second")] = _LIMITS.min_body_rate
+
+    @model_validator(mode="after")
+    def _target_within_head(self) -> Self:
+        if self.target_bytes >= self.head_bytes:
+            raise _wrong_at("target_bytes", f"expected less than head_bytes, which is {self.head_bytes}")
+        return self
+
+
+class ForwardingForm(Section):
+    trusted: Annotated[
+        list[Annotated[IPv4Network | IPv6Network, _read_by(_network)]], BeforeValidator(_one_or_more)
+    ] = []
+    x_forwarded: Annotated[bool, TRUTH] = _FORWARDING.x_forwarded
+    forwarded: Annotated[bool, TRUTH] = _FORWARDING.forwarded
+    via: Annotated[str | None, PSEUDONYM] = _FORWARDING.via
+
+
+class ListenTlsForm(Section):
+    cert: Annotated[str, PATH] = REQUIRED
+    key: Annotated[str, PATH] = REQUIRED
+
+
+class AccessLogForm(Section):
+    path: Annotated[str | None, _read_by(_log_path)] = _ACCESS_LOG.path
+    sample: Annotated[float, _number("a share", 0, 1, "0.01", whole=False)] = _ACCESS_LOG.sample
+
+
+class AdminForm(Section):
+    listen: Annotated[Address, LISTEN] = Address("127.0.0.1", 8081)
+
+
+class MatchForm(Section):
+    methods: Annotated[list[Annotated[str, _read_by(_method)]] | None, _read_by(_some_methods)] = None
+    path: Annotated[str, _read_by(_path_template)] = REQUIRED
+    host: Annotated[str | None, _read_by(_route_host)] = None
+
+
+class RouteForm(Section):
+    flag: Annotated[str, FLAG] = REQUIRED
+    match: MatchForm = REQUIRED
+    target: Annotated[Side, _read_by(_side)] = Side.LEGACY
+
+
+class DatabaseForm(Section):
+    url: Annotated[SecretUrl, DATABASE] = REQUIRED
+
+
+class DataForm(Section):
+    legacy: DatabaseForm = REQUIRED
+    new: DatabaseForm = REQUIRED
+
+
+class FileForm(Section):
+    """The whole file."""
+
+    listen: Annotated[list[Annotated[Address, LISTEN]], _read_by(_some_addresses)] = [
+        Address("127.0.0.1", 8080)
+    ]
+    admin: AdminForm = AdminForm()
+    workers: Annotated[int | None, _whole(1, 256, "2")] = None
+    data_dir: Annotated[str, PATH] = ".crossfade"
+    targets: TargetsForm = REQUIRED
+    routes: list[RouteForm] | None = None
+    timeouts: TimeoutsForm = TimeoutsForm()
+    limits: LimitsForm = LimitsForm()
+    forwarding: ForwardingForm = ForwardingForm()
+    tls: Annotated[ListenTlsForm | None, SECTION] = None
+    proxy_protocol: Annotated[bool, TRUTH] = False
+    access_log: AccessLogForm = AccessLogForm()
+    store: Annotated[SecretUrl | None, STORE] = None
+    bus: Annotated[SecretUrl | None, BUS] = None
+    code: Annotated[str | None, _read_by(_python_file)] = None
+    data: Annotated[DataForm | None, SECTION] = None
+
+
+def _wrong_at(key: str, right: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong", "{right}", {"right": right, "found": None, "at": key})

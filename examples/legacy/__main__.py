@@ -45,6 +45,7 @@ def main() -> int:
             ident="legacy",
             channel_timeout=75,
             max_request_body_size=1024 * 1024,
+            clear_untrusted_proxy_headers=False,  # X-Forwarded-Proto is read, and only to be stricter
         )
     except OSError as error:
         print(f"legacy: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,6 +25,7 @@ from crossfade.settings_form import (
     TargetForm,
     TargetTlsForm,
     TargetUrl,
+    section_in,
 )
 from crossfade.settings_routes import unreached
 from crossfade.settings_world import warnings_from_the_world
@@ -192,14 +192,8 @@ def _keys_at(loc: Loc) -> list[str]:
     section: type[Section] = FileForm
     for part in loc:
         if isinstance(part, str):
-            section = _section_in(section.model_fields[part].annotation) or section
+            section = section_in(section.model_fields[part].annotation) or section
     return list(section.model_fields)
-
-
-def _section_in(annotation: object) -> type[Section] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
 
 
 def _meant(key: str, keys: list[str]) -> str:

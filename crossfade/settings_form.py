@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -139,14 +139,14 @@ def _matching(pattern: str, what: str) -> BeforeValidator:
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
 
-def _host_port(text: str, default_port: int | None) -> tuple[str, int] | None:
+def _host_port(text: str, default_port: int | None, lowest: int = 1) -> tuple[str, int] | None:
     """`host:port` with IPv6 in brackets, taken apart; None when it is not that."""
     parts = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]@]+))(?::([0-9]{1,5}))?", text)
     if parts is None:
         return None
     v6, name, digits = parts.groups()
     port = int(digits) if digits else default_port
-    if port is None or not 1 <= port <= 65535:
+    if port is None or not lowest <= port <= 65535:
         return None
     try:
         if v6:
@@ -160,7 +160,8 @@ def _host_port(text: str, default_port: int | None) -> tuple[str, int] | None:
 
 def _address(value: Any) -> Address:
     right = "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
-    found = _host_port(value, None) if isinstance(value, str) else None
+    # Port 0 lets the kernel choose a free one; `crossfade proxy status` names it.
+    found = _host_port(value, None, lowest=0) if isinstance(value, str) else None
     if found is None:
         raise _WrongError(right)
     host, port = found
@@ -317,7 +318,8 @@ TRUTH = _read_by(_truth)
 LISTEN = _read_by(_address)
 PATH = _read_by(_text("a path"))
 HOST_VALUE = _matching(
-    r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?", "a Host value"
+    r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?",
+    "a Host value, such as api.example.com",
 )
 HOST_NAME = _matching(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", "a host name")
 PSEUDONYM = _matching(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}", "a word for the Via field, such as crossfade")
@@ -483,6 +485,13 @@ class FileForm(Section):
     bus: Annotated[SecretUrl | None, BUS] = None
     code: Annotated[str | None, _read_by(_python_file)] = None
     data: Annotated[DataForm | None, SECTION] = None
+
+
+def section_in(annotation: object) -> type[Section] | None:
+    """The section that a field of this type holds, alone or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(section_in, get_args(annotation))), None)
 
 
 def _wrong_at(key: str, right: str) -> PydanticCustomError:

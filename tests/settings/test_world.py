@@ -1,0 +1,171 @@
+"""`check` looks at certificates, folders, ports and targets, and says a line for each doubt."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from crossfade.settings import check
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Somebody who listens, as a target or in our place."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a certificate, its key, and another key."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("other").private_key_pem.write_to_path(tmp_path / "other.pem")
+    return tmp_path
+
+
+def port_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return port_of(sock)
+
+
+class World:
+    """A configuration whose targets answer and whose ports are free, unless a line says otherwise."""
+
+    def __init__(self, folder: Path, listener: socket.socket) -> None:
+        self.path = folder / "crossfade.yaml"
+        self.url = f"http://127.0.0.1:{port_of(listener)}"
+
+    def warnings(self, more: str = "", *, new: str | None = None) -> list[str]:
+        """Warnings about the file with `more` as its lines from 6 on, without the file's name."""
+        self.path.write_text(
+            f"listen: 127.0.0.1:{free_port()}\n"
+            f"admin: {{listen: 127.0.0.1:{free_port()}}}\n"
+            "targets:\n"
+            f'  legacy: {{url: "{self.url}"}}\n'
+            f"  new: {new or '{url: ' + self.url + '}'}\n" + more
+        )
+        report = check(self.path, {})
+        assert (report.problems, report.exit_code) == ((), 0)
+        assert report.settings is not None
+        return [warning.removeprefix(str(self.path)) for warning in report.warnings]
+
+
+@pytest.fixture
+def world(folder: Path, listener: socket.socket) -> World:
+    return World(folder, listener)
+
+
+def test_a_world_in_order_gives_no_warning(world: World, folder: Path) -> None:
+    (folder / "logs").mkdir()
+    assert world.warnings("tls: {cert: cert.pem, key: key.pem}\naccess_log: {path: logs/a.log}\n") == []
+    assert not (folder / ".crossfade").exists()
+
+
+def test_problems_come_before_any_look_at_the_world(folder: Path) -> None:
+    path = folder / "crossfade.yaml"
+    path.write_text("workers: 0\n")
+    report = check(path, {})
+    assert (len(report.problems), report.warnings, report.settings, report.exit_code) == (3, (), None, 2)
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "warning"),
+    [
+        ("none.pem", "key.pem", ":6: tls.cert: cannot read {}/none.pem: No such file or directory"),
+        ("cert.pem", "none.pem", ":6: tls.key: cannot read {}/none.pem: No such file or directory"),
+        ("cert.pem", "other.pem", ":6: tls.key: {0}/other.pem is not the key of {0}/cert.pem"),
+        (
+            "key.pem",
+            "key.pem",
+            ":6: tls.cert: {0}/key.pem and {0}/key.pem are no certificate and key in PEM form",
+        ),
+        (".", "key.pem", ":6: tls.cert: cannot read {}: Is a directory"),
+    ],
+)
+def test_certificates_that_cannot_serve(
+    world: World, folder: Path, cert: str, key: str, warning: str
+) -> None:
+    assert world.warnings(f"tls: {{cert: {cert}, key: {key}}}\n") == [warning.format(folder)]
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_a_password(world: World, folder: Path) -> None:
+    command = ["openssl", "pkey", "-aes128", "-passout", "pass:x", "-in", "key.pem", "-out", "locked.pem"]
+    subprocess.run(command, cwd=folder, check=True)
+    assert world.warnings("tls: {cert: cert.pem, key: locked.pem}\n") == [
+        f":6: tls.key: {folder}/locked.pem is encrypted; expected a key without a password"
+    ]
+
+
+def test_authorities_of_a_target_that_cannot_be_read(world: World, folder: Path) -> None:
+    https = world.url.replace("http:", "https:")
+    assert world.warnings(new=f"{{url: {https}, tls: {{ca: ca.pem}}}}") == []
+    assert world.warnings(new=f"{{url: {https}, tls: {{ca: key.pem}}}}") == [
+        f":5: targets.new.tls.ca: {folder}/key.pem holds no certificates in PEM form"
+    ]
+    assert world.warnings(new=f"{{url: {https}, tls: {{ca: none.pem}}}}") == [
+        f":5: targets.new.tls.ca: cannot read {folder}/none.pem: No such file or directory"
+    ]
+
+
+def test_folders_that_take_no_file(world: World, folder: Path) -> None:
+    assert world.warnings("data_dir: key.pem/state\naccess_log: {path: logs/a.log}\n") == [
+        f":6: data_dir: cannot write in {folder}/key.pem: Not a directory",
+        f":7: access_log.path: cannot write in {folder}/logs: No such file or directory",
+    ]
+
+
+def test_a_folder_of_somebody_else(world: World) -> None:
+    if os.geteuid() == 0:
+        # Root may write anywhere that takes files at all; the kernel's own tree does not.
+        assert world.warnings("data_dir: /proc/crossfade\n") == [
+            ":6: data_dir: cannot write in /proc: No such file or directory"
+        ]
+    else:
+        assert world.warnings("data_dir: /etc/crossfade\n") == [
+            ":6: data_dir: cannot write in /etc: Permission denied"
+        ]
+
+
+def test_a_port_in_use(world: World, listener: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        path = world.path
+        path.write_text(
+            f"listen: [127.0.0.1:{free_port()}, 127.0.0.1:{port_of(taken)}]\n"
+            f"admin: {{listen: 127.0.0.1:{free_port()}}}\n"
+            f"targets: {{legacy: {{url: '{world.url}'}}, new: {{url: '{world.url}'}}}}\n"
+        )
+        assert check(path, {}).warnings == (
+            f"{path}:1: listen[1]: cannot listen on 127.0.0.1:{port_of(taken)}: Address already in use "
+            "(expected if Crossfade runs already)",
+        )
+
+
+def test_a_target_that_is_not_there(world: World) -> None:
+    port = free_port()
+    assert world.warnings(new=f"{{url: 'http://127.0.0.1:{port}'}}") == [
+        f":5: targets.new.url: cannot connect to 127.0.0.1 port {port}: Connection refused"
+    ]
+
+
+def test_a_target_that_is_silent(world: World) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        with socket.create_connection(deaf.getsockname()):  # the queue is full now
+            assert world.warnings(new=f"{{url: 'http://127.0.0.1:{port_of(deaf)}'}}") == [
+                f":5: targets.new.url: no answer from 127.0.0.1 port {port_of(deaf)} within 1 s"
+            ]

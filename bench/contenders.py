@@ -92,9 +92,19 @@ def _program(name: str) -> str | None:
 
 @contextlib.contextmanager
 def running(
-    name: str, legacy: int, new: int, *, workers: int = 1, cores: Iterable[int] | None = None
+    name: str,
+    legacy: int,
+    new: int,
+    *,
+    workers: int = 1,
+    cores: Iterable[int] | None = None,
+    settled: bool = True,
 ) -> Iterator[Running]:
-    """Starts the contender `name` in front of the two backend ports, and ends it."""
+    """Starts the contender `name` in front of the two backend ports, and ends it.
+
+    `settled` waits, after the first answer, until its other processes have come to rest too, so that
+    nobody's late imports are taken for the price of a request or of a connection.
+    """
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
         port, admin_port = free_ports(2)
         site = Site(Path(folder), port, admin_port, legacy, new, workers)
@@ -106,7 +116,10 @@ def running(
             try:
                 if not _has_answered(process, port):
                     raise NotStartedError(f"{name} did not start: {_last_words(log_path)}")
-                yield Running(name, port, admin_port, process, monotonic() - began)
+                start_seconds = monotonic() - began
+                if settled:
+                    processes.settle(process.pid)
+                yield Running(name, port, admin_port, process, start_seconds)
             finally:
                 processes.end(process)
 

@@ -29,6 +29,8 @@ class Cpu:
     kind: Kind
     requests: int
     cpu_us: dict[str, list[float]]
+    busiest_us: dict[str, list[float]]
+    """The same of the busiest process alone: the worker, if all is well."""
     rate: dict[str, list[float]]
 
     def verdicts(self) -> list[Verdict]:
@@ -50,6 +52,7 @@ class Cpu:
             [
                 name,
                 spread(values),
+                f"{median(self.busiest_us[name]):.1f}",
                 spread(self.rate[name], 0),
                 f"{self.ratio(name):.2f}" if "crossfade" in self.cpu_us else "-",
             ]
@@ -58,7 +61,7 @@ class Cpu:
         title = f"CPU per request: {KINDS[self.kind]}, {CONNECTIONS} connections"
         rounds = max(len(values) for values in self.cpu_us.values())
         title += f", {rounds} rounds of {self.requests:,} requests each"
-        return f"{title}\n" + table(["", "CPU us", "requests/s", "crossfade/this"], rows)
+        return f"{title}\n" + table(["", "CPU us", "busiest process", "requests/s", "crossfade/this"], rows)
 
 
 def measure(
@@ -71,10 +74,12 @@ def measure(
 
 def _measure(proxies: dict[str, Running], cores: rig.Cores, kind: Kind, rounds: int, requests: int) -> Cpu:
     cpu_us: dict[str, list[float]] = {name: [] for name in proxies}
+    busiest_us: dict[str, list[float]] = {name: [] for name in proxies}
     rate: dict[str, list[float]] = {name: [] for name in proxies}
     for _ in rig.rounds(rounds, TIME_LIMIT[kind]):
         for name, proxy in proxies.items():
             measured = rig.load(Order(proxy.port, kind, CONNECTIONS, requests), proxy, cores.rest)
             cpu_us[name].append(measured.cpu_us_per_request)
+            busiest_us[name].append(measured.busiest_us_per_request)
             rate[name].append(measured.rate)
-    return Cpu(kind, requests, cpu_us, rate)
+    return Cpu(kind, requests, cpu_us, busiest_us, rate)

@@ -1,7 +1,8 @@
 """Nanoseconds of the pure functions that every request passes: `python -m bench.hotpath`.
 
-Parse the head, decide, build the head that goes on, parse the answer's head, build the one that goes
-back. Best of several repetitions: what the code costs, not what the machine was doing.
+Parse the head, decide, build the head that goes on (as `proxy/pipeline.py` does for an ordinary request),
+parse the answer's head, which goes back as it came. Best of several repetitions: what the code costs, not
+what the machine was doing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main() -> None:
     forwarded = browser.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n")
     snapshot = compile_snapshot(ROUTES, 1)
     peer = Peer(Forwarding(), "127.0.0.1", tls=False)
-    head, brought, answer = _request(browser), _request(forwarded), _answer()
+    head, brought = _request(browser), _request(forwarded)
     nowhere = _request(browser.replace(b"/api/items/100", b"/catalogue/100?sort=price"))
     rows = [
         _row("parse request, browser's", lambda: _request(browser)),
@@ -46,9 +47,8 @@ def main() -> None:
         _row("decide, first route", lambda: decide(snapshot, head)),
         _row("decide, no route", lambda: decide(snapshot, nowhere)),
         _row("build request head", lambda: _outgoing(head, peer)),
-        _row("build request head, X-Forwarded-For brought", lambda: _outgoing_forwarded(brought, peer)),
+        _row("build request head, X-Forwarded-For brought", lambda: _outgoing(brought, peer)),
         _row("parse answer", _answer),
-        _row("build answer head", lambda: answer.start + answer.fields + b"\r\n"),
         _row("all of one exchange", lambda: _exchange(browser, snapshot, peer)),
     ]
     print(table(["", "ns"], rows))
@@ -72,22 +72,21 @@ def _answer() -> ResponseHead:
 
 
 def _outgoing(head: RequestHead, peer: Peer) -> bytes:
-    fields = head.fields if head.cuts is None else without(head.fields, head.cuts)
-    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.target, fields, peer.own_fields)
-
-
-def _outgoing_forwarded(head: RequestHead, peer: Peer) -> bytes:
-    cuts, own = peer.rewrite(head)
-    fields = without(head.fields, sorted([*(head.cuts or ()), *cuts]))
-    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.target, fields, own)
+    raw, cuts = head.raw, head.cuts
+    if head.forwarded is None:
+        own = peer.own_fields
+    else:
+        spans, own = peer.rewrite(head)
+        if spans:
+            cuts = sorted([*(cuts or ()), *spans])
+    return (raw[:-2] if cuts is None else without(raw, cuts, len(raw) - 2)) + own + b"\r\n"
 
 
 def _exchange(data: bytes, snapshot: Snapshot, peer: Peer) -> bytes:
     head = _request(data)
     decide(snapshot, head)
     _outgoing(head, peer)
-    answer = _answer()
-    return answer.start + answer.fields + b"\r\n"
+    return _answer().raw
 
 
 if __name__ == "__main__":

@@ -96,13 +96,16 @@ def _core_time() -> list[int]:
 @dataclass(frozen=True, slots=True)
 class _Stat:
     parent: int
-    cpu_ticks: int
+    own_ticks: int
+    buried_ticks: int
+    """Of children that have ended and been waited for."""
 
 
 def _stat(pid: int) -> _Stat:
     # The name in brackets may hold spaces and brackets itself; the fields begin after the last one.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return _Stat(parent=int(fields[1]), cpu_ticks=sum(int(field) for field in fields[11:15]))
+    user, system, buried_user, buried_system = (int(field) for field in fields[11:15])
+    return _Stat(int(fields[1]), user + system, buried_user + buried_system)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -110,13 +113,30 @@ def cpu_seconds(pid: int) -> float:
     total = 0
     for member in descendants(pid):
         with contextlib.suppress(OSError):
-            total += _stat(member).cpu_ticks
+            stat = _stat(member)
+            total += stat.own_ticks + stat.buried_ticks
     return total / _TICKS
 
 
+def settle(pid: int, patience: float = 4.0) -> None:
+    """Waits until the tree has hardly worked for a quarter of a second: what starts late has started."""
+    deadline = monotonic() + patience
+    before = cpu_seconds(pid)
+    while monotonic() < deadline:
+        sleep(0.25)
+        after = cpu_seconds(pid)
+        if after - before <= 0.02:
+            return
+        before = after
+
+
 def cpu_by_process(pid: int) -> dict[int, float]:
-    """The same per process, without the buried ones' attribution being summed."""
-    return {member: _stat(member).cpu_ticks / _TICKS for member in descendants(pid)}
+    """User and system time of each living process of the tree, without that of children it has buried."""
+    found: dict[int, float] = {}
+    for member in descendants(pid):
+        with contextlib.suppress(OSError):
+            found[member] = _stat(member).own_ticks / _TICKS
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,19 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One load run and the CPU seconds that the proxy's whole tree spent on it."""
+    """One load run and the CPU seconds that the proxy's whole tree spent on it, and its busiest process."""
 
     outcome: Outcome
     cpu_seconds: float
+    busiest_seconds: float
 
     @property
     def cpu_us_per_request(self) -> float:
         return self.cpu_seconds / self.outcome.requests * 1e6
+
+    @property
+    def busiest_us_per_request(self) -> float:
+        return self.busiest_seconds / self.outcome.requests * 1e6
 
     @property
     def rate(self) -> float:
@@ -104,17 +109,32 @@ def loads(
             generators.append(processes.start(argv, pipes=True, log=subprocess.PIPE, cores=cores))
         for generator in generators:
             _line(generator, name)
-        before = processes.cpu_seconds(proxy.pid) if proxy is not None else 0.0
+        before = _Spent.by(proxy)
         for generator in generators:
             assert generator.stdin is not None
             generator.stdin.write(b"go\n")
             generator.stdin.flush()
         outcomes = [Outcome(**json.loads(_line(generator, name))) for generator in generators]
-        spent = processes.cpu_seconds(proxy.pid) - before if proxy is not None else 0.0
+        after = _Spent.by(proxy)
     finally:
         for generator in generators:
             processes.end(generator)
-    return [Measured(outcome, spent) for outcome in outcomes]
+    busiest = max((seconds - before.each.get(pid, 0.0) for pid, seconds in after.each.items()), default=0.0)
+    return [Measured(outcome, after.total - before.total, busiest) for outcome in outcomes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """CPU seconds of a tree so far. The processes alone do not add up to the total when one has ended."""
+
+    total: float
+    each: dict[int, float]
+
+    @classmethod
+    def by(cls, proxy: contenders.Running | None) -> _Spent:
+        if proxy is None:
+            return cls(0.0, {})
+        return cls(processes.cpu_seconds(proxy.pid), processes.cpu_by_process(proxy.pid))
 
 
 def _line(generator: subprocess.Popen[bytes], name: str) -> bytes:

@@ -1,0 +1,42 @@
+"""The log of the supervisor: readable lines on a terminal, JSON lines anywhere else, always on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+class Log:
+    """An event in plain words, facts as keywords; `process` stands in each line.
+
+    Opened at the first line, because structlog costs more than all the rest of a start.
+    """
+
+    def __init__(self, process: str) -> None:
+        self._process = process
+        self._logger: Any = None
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._open().info(event, **facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._open().warning(event, **facts)
+
+    def error(self, event: str, **facts: Any) -> None:
+        self._open().error(event, **facts)
+
+    def _open(self) -> Any:
+        if self._logger is None:
+            import structlog  # noqa: PLC0415
+
+            terminal = sys.stderr.isatty()
+            logger = structlog.wrap_logger(
+                structlog.WriteLogger(sys.stderr),
+                processors=[
+                    structlog.processors.add_log_level,
+                    structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
+                    structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+                ],
+            )
+            self._logger = logger.bind(process=self._process)
+        return self._logger

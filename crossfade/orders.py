@@ -1,0 +1,60 @@
+"""What the supervisor tells its workers to run: the generation, and the settings as a packed text.
+
+Packed settings are a pickle, so that a worker needs neither YAML nor pydantic. It travels on the
+private line from parent to child only. Since it may wait in the memory of a restarted program for
+a worker of newer code, it carries the layout of the values in it and is refused by any other code.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flags.model import Route
+from proxy import config
+from proxy.config import ProxyConfig
+
+
+class OtherLayoutError(Exception):
+    """The settings were packed by another version of this program."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Orders:
+    generation: int
+    drain: float
+    """Seconds that requests in flight may go on after a worker was told to stop."""
+    packed: str
+
+    def unpack(self) -> tuple[ProxyConfig, tuple[Route, ...]]:
+        """Raises OtherLayoutError."""
+        layout, values = pickle.loads(base64.b64decode(self.packed))  # noqa: S301  (from our own parent)
+        if layout != _layout():
+            raise OtherLayoutError("the configuration was read by another version of crossfade; reload it")
+        proxy, routes = pickle.loads(values)  # noqa: S301
+        return proxy, routes
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"generation": self.generation, "drain": self.drain, "packed": self.packed}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Orders:
+        return cls(wire["generation"], wire["drain"], wire["packed"])
+
+
+def orders(generation: int, proxy: ProxyConfig, routes: Sequence[Route]) -> Orders:
+    values = pickle.dumps((proxy, tuple(routes)))
+    packed = base64.b64encode(pickle.dumps((_layout(), values))).decode()
+    return Orders(generation, proxy.timeouts.drain, packed)
+
+
+def _layout() -> tuple[tuple[str, ...], ...]:
+    classes = [Route, *(each for each in vars(config).values() if isinstance(each, type))]
+    return tuple(
+        (each.__name__, *(field.name for field in dataclasses.fields(each)))
+        for each in classes
+        if dataclasses.is_dataclass(each)
+    )

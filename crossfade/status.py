@@ -1,0 +1,52 @@
+"""What a running instance says about itself, to the command line and to the admin API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One worker process. Times are seconds, sizes are bytes."""
+
+    worker: int
+    """Its place; a replaced worker's successor has the same one."""
+    pid: int
+    state: str
+    """starting, ready or draining; `waiting` is a place whose worker will be started again soon."""
+    generation: int
+    """Of the configuration that it runs."""
+    age_seconds: float
+    start_seconds: float
+    """From the start of the process until it accepted."""
+    connections: int
+    in_flight: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyStatus:
+    """One instance: the supervisor and its children."""
+
+    version: str
+    pid: int
+    state: str
+    """starting, serving, reloading, restarting or draining."""
+    ready: bool
+    not_ready: list[str]
+    """Why not, empty when ready."""
+    generation: int
+    config: str
+    listen: list[str]
+    admin: str
+    started_at: str
+    """When the program was first started, ISO 8601."""
+    uptime_seconds: float
+    start_seconds: float
+    """How long the first or the last start took until all workers accepted."""
+    restarts: int
+    control_pid: int
+    """The process of the admin API, 0 while there is none."""
+    worker_exits: dict[str, int]
+    """Workers that have ended, by reason."""
+    workers: list[WorkerStatus]

@@ -1,0 +1,180 @@
+"""The process around one proxy worker: `python -m crossfade.worker_process LINE PARENT`.
+
+It does what its supervisor says on the line (start, configure, drain, samples, reopen) and pushes
+its samples each second. Told to end by anybody else (SIGTERM), or left alone by a supervisor that
+died, it drains and ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import ssl
+import sys
+from typing import Any
+
+import uvloop
+
+from crossfade import exposition
+from crossfade.channel import Channel, Message
+from crossfade.orders import Orders, OtherLayoutError
+from crossfade.processes import die_with_parent
+from flags.snapshot import compile_snapshot
+from proxy.worker import Worker
+
+SAMPLES_EVERY = 1.0
+"""Seconds; what was counted since the last push is lost when this process is killed."""
+
+
+def main() -> int:
+    line, parent = int(sys.argv[1]), int(sys.argv[2])
+    # A terminal's Ctrl-C and hang-up are the supervisor's business.
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)
+    die_with_parent(parent)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Shell().live(socket.socket(fileno=line)))
+    return 0
+
+
+class _Shell:
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._sockets: list[socket.socket] = []
+        self._drain_timeout = 0.0
+        self._draining: asyncio.Task[int] | None = None
+        self._over = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._bug: BaseException | None = None
+
+    async def live(self, line: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._channel = Channel(self._obey)
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._run(self._end_by_myself()))
+        self._run(self._channel.open(line))
+        self._run(self._push_samples())
+        self._run(self._notice_orphanhood())
+        await self._over.wait()
+        self._send_samples()
+        if self._worker is not None:
+            await self._worker.close()
+        self._channel.close()
+        await self._channel.closed
+        if self._bug is not None:
+            # The supervisor counts a crash, and the traceback is on stderr.
+            raise self._bug
+
+    def _obey(self, message: Message) -> None:
+        match message["do"]:
+            case "start":
+                self._run(self._start(message))
+            case "configure":
+                self._run(self._configure(message))
+            case "drain":
+                self._run(self._leave(message))
+            case "samples":
+                self._channel.answer(message, {"samples": self._samples()})
+            case "reopen":
+                if self._worker is not None:
+                    self._worker.reopen_log()
+
+    async def _start(self, message: Message) -> None:
+        try:
+            orders = Orders.from_wire(message["orders"])
+            proxy, routes = orders.unpack()
+            self._drain_timeout = orders.drain
+            self._sockets = [socket.socket(fileno=fd) for fd in message["sockets"]]
+            worker = Worker(proxy, compile_snapshot(routes, orders.generation))
+            await worker.start(self._sockets)
+        except (OSError, ssl.SSLError, OtherLayoutError) as error:
+            self._channel.answer(message, {"error": _words(error)})
+            self._over.set()
+            return
+        self._worker = worker
+        # What exists now lives as long as the process: no collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
+        self._channel.answer(message, {"ready": True})
+
+    async def _configure(self, message: Message) -> None:
+        assert self._worker is not None, "a worker is configured only after it was started"
+        try:
+            orders = Orders.from_wire(message["orders"])
+            proxy, routes = orders.unpack()
+            await self._worker.reconfigure(proxy, compile_snapshot(routes, orders.generation))
+        except (OSError, ssl.SSLError, OtherLayoutError) as error:
+            self._channel.answer(message, {"error": _words(error)})
+            return
+        self._drain_timeout = orders.drain
+        self._channel.answer(message, {"done": True})
+
+    async def _leave(self, message: Message) -> None:
+        cut = await self._drain(message["timeout"])
+        self._channel.answer(message, {"cut": cut})
+        self._over.set()
+
+    async def _end_by_myself(self) -> None:
+        await self._drain(self._drain_timeout)
+        self._over.set()
+
+    async def _notice_orphanhood(self) -> None:
+        await self._channel.closed
+        if self._over.is_set():
+            return
+        # The queues of these sockets have no other owner any more; refuse what would only hang in them.
+        draining = self._run(self._end_by_myself())
+        await asyncio.sleep(0)
+        for sock in self._sockets:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                # Another orphan was faster.
+                continue
+        await draining
+
+    async def _drain(self, timeout: float) -> int:
+        """Drain once, however often it is asked for."""
+        if self._worker is None:
+            return 0
+        if self._draining is None:
+            self._draining = self._run(self._worker.drain(timeout))
+            await asyncio.sleep(0)
+            self._channel.send({"deaf": True})
+        return await asyncio.shield(self._draining)
+
+    async def _push_samples(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLES_EVERY)
+            # A supervisor that does not read shall not fill our memory.
+            if self._channel.flushed:
+                self._send_samples()
+
+    def _send_samples(self) -> None:
+        self._channel.send({"samples": self._samples()})
+
+    def _samples(self) -> list[Any]:
+        return exposition.to_wire(self._worker.samples()) if self._worker is not None else []
+
+    def _run(self, story: Any) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(story)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._bug = task.exception()
+            self._over.set()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

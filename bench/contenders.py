@@ -114,9 +114,11 @@ def running(
             began = monotonic()
             process = processes.start(argv, log=log, cores=cores)
             try:
-                if not _has_answered(process, port):
+                if not _has_answered(process, port, "/api/items/1"):
                     raise NotStartedError(f"{name} did not start: {_last_words(log_path)}")
                 start_seconds = monotonic() - began
+                if settled and name == "crossfade" and not _has_answered(process, admin_port, "/readyz"):
+                    raise NotStartedError(f"{name} did not become ready: {_last_words(log_path)}")
                 if settled:
                     processes.settle(process.pid)
                 yield Running(name, port, admin_port, process, start_seconds)
@@ -134,14 +136,13 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-_PROBE = f"GET /api/items/1 HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
-
-
-def _has_answered(process: subprocess.Popen[bytes], port: int) -> bool:
+def _has_answered(process: subprocess.Popen[bytes], port: int, target: str) -> bool:
+    """Asks until the answer is 200; False when `process` has ended or the time is over."""
+    text = f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
     deadline = monotonic() + STARTED_WITHIN
     while monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
-            probe.sendall(_PROBE)
+            probe.sendall(text)
             if probe.recv(65536).startswith(b"HTTP/1.1 200"):
                 return True
         sleep(0.002)
@@ -149,7 +150,7 @@ def _has_answered(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _last_words(log_path: Path) -> str:
-    return log_path.read_text(errors="replace")[-2000:].strip() or "it said nothing"
+    return log_path.read_text(errors="replace")[-1000:].strip() or "it said nothing"
 
 
 def _crossfade(site: Site) -> list[str | Path]:

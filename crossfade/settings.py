@@ -230,7 +230,8 @@ def _reaches(url: TargetUrl, listener: Address) -> bool:
 def _same_socket(one: Address, other: Address) -> bool:
     same_family = (":" in one.host) == (":" in other.host)
     any_host = {"0.0.0.0", "::"} & {one.host, other.host}  # noqa: S104 - a comparison, not a bind
-    return one.port == other.port and (one.host == other.host or (same_family and bool(any_host)))
+    # Two times port 0 are two ports.
+    return one.port == other.port != 0 and (one.host == other.host or (same_family and bool(any_host)))
 
 
 def _proxy_config(form: FileForm, directory: Path) -> ProxyConfig:

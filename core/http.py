@@ -4,8 +4,10 @@ Bytes stay bytes: a transparent proxy that decodes a field has already lost some
 the raw field section as it arrived, every line ended by CRLF; nothing is ever put into a dict,
 because order, case and repetition belong to the message.
 
-The two heads are built once per message on the hot path, so they are slotted and not frozen; after
-the parser has returned one, nobody writes to it.
+A head keeps its bytes (`raw`) and says where its fields begin; what this hop must understand has
+been read from them, and what it must not pass on is remembered as spans of `raw` (`cuts`). The two
+heads are made once per message on the hot path, so they are slotted and not frozen; after the parser
+has returned one, nobody writes to it.
 """
 
 from __future__ import annotations
@@ -21,53 +23,92 @@ SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that may be sent again when the target cannot have seen them (RFC 9110, 9.2.1)."""
 
 
-@dataclass(slots=True)
 class RequestHead:
     """One request without its body.
 
-    `path` is the target up to its query; `host` is the Host field's value, empty when there is
-    none (HTTP/1.0). `cuts` are the spans of `fields` that belong to this hop only and are not
-    forwarded, in order.
+    `path` is the target up to its query; `host` is the Host field's value in lower case, empty when
+    there is none (HTTP/1.0); `size` is what the head took up of the received bytes; `target` is the
+    target in origin form where it differs from what was sent (absolute form). `forwarded` holds
+    X-Forwarded-* and Forwarded as the client sent them: name in lower case, value, span. A `plain`
+    request is HTTP/1.1 in origin form, has no body and asks for nothing that needs a second look; it
+    is sent on as it came, but for its cuts.
     """
 
-    method: bytes
-    target: bytes
-    path: bytes
-    minor: int
-    fields: bytes
-    size: int
-    host: bytes = b""
-    content_length: int = UNKNOWN_LENGTH
-    chunked: bool = False
-    keep_alive: bool = True
-    upgrade: bool = False
-    expect_continue: bool = False
-    te_trailers: bool = False
-    cuts: list[tuple[int, int]] | None = None
-    forwarded: list[tuple[bytes, bytes, int, int]] | None = None
-    """X-Forwarded-* and Forwarded as the client sent them: name in lower case, value, span."""
+    __slots__ = (
+        "chunked", "content_length", "cuts", "expect_continue", "fields_start", "forwarded", "has_body",
+        "host", "keep_alive", "method", "minor", "path", "plain", "raw", "size", "target", "te_trailers", "upgrade",
+    )  # fmt: skip
+
+    def __init__(self, raw: bytes, method: bytes, path: bytes, minor: int, start: int, size: int) -> None:
+        self.raw = raw
+        self.method = method
+        self.path = path
+        self.minor = minor
+        self.fields_start = start
+        self.size = size
+        self.plain = False
+        self.target: bytes | None = None
+        self.host = b""
+        self.content_length = UNKNOWN_LENGTH
+        self.chunked = False
+        self.has_body = False
+        self.keep_alive = minor == 1
+        self.upgrade = False
+        self.expect_continue = False
+        self.te_trailers = False
+        self.cuts: list[tuple[int, int]] | None = None
+        self.forwarded: list[tuple[bytes, bytes, int, int]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method!r} {self.sent_target!r} {self.fields!r}>"
 
     @property
-    def has_body(self) -> bool:
-        return self.chunked or self.content_length > 0
+    def fields(self) -> bytes:
+        """The field section, every line ended by CRLF."""
+        return self.raw[self.fields_start : -2]
+
+    @property
+    def sent_target(self) -> bytes:
+        """The request target that is sent on."""
+        if self.target is not None:
+            return self.target
+        return self.raw[len(self.method) + 1 : self.fields_start - 11]
 
 
-@dataclass(slots=True)
 class ResponseHead:
-    """One answer without its body. `start` is the status line with its CRLF, as it will be sent on."""
+    """One answer without its body. `raw` is the head as it is sent on, but for its `cuts`.
 
-    status: int
-    start: bytes
-    minor: int
-    fields: bytes
-    size: int
-    content_length: int = UNKNOWN_LENGTH
-    chunked: bool = False
-    keep_alive: bool = True
-    upgrade: bool = False
-    keep_alive_timeout: float | None = None
-    """Seconds for which the target promises to keep the connection (`Keep-Alive: timeout=5`)."""
-    cuts: list[tuple[int, int]] | None = None
+    `keep_alive_timeout` is the number of seconds for which the target promises to keep the
+    connection (`Keep-Alive: timeout=5`). A `plain` answer is HTTP/1.1, has a length, and its
+    connection goes on.
+    """
+
+    __slots__ = (
+        "chunked", "content_length", "cuts", "fields_start", "keep_alive", "keep_alive_timeout", "minor",
+        "plain", "raw", "size", "status", "upgrade",
+    )  # fmt: skip
+
+    def __init__(self, raw: bytes, status: int, minor: int, start: int, size: int) -> None:
+        self.raw = raw
+        self.status = status
+        self.minor = minor
+        self.fields_start = start
+        self.size = size
+        self.plain = False
+        self.content_length = UNKNOWN_LENGTH
+        self.chunked = False
+        self.keep_alive = minor == 1
+        self.upgrade = False
+        self.keep_alive_timeout: float | None = None
+        self.cuts: list[tuple[int, int]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status} {self.fields!r}>"
+
+    @property
+    def fields(self) -> bytes:
+        """The field section, every line ended by CRLF."""
+        return self.raw[self.fields_start : -2]
 
 
 @dataclass(frozen=True, slots=True)

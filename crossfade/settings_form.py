@@ -408,7 +408,7 @@ class TimeoutsForm(Section):
 class LimitsForm(Section):
     head_bytes: Annotated[int, _bytes(1024, 1048576, "32768")] = _LIMITS.head_bytes
     target_bytes: Annotated[int, _bytes(256, 1048576, "16384")] = _LIMITS.target_bytes
-    headers: Annotated[int, _whole(8, 10000, "200")] = _LIMITS.headers
+    headers: Annotated[int, _whole(8, 10000, "250")] = _LIMITS.headers
     body_bytes: Annotated[int, _bytes(0, 2**50, "10485760 (0: no limit of ours)")] = _LIMITS.body_bytes
     connections: Annotated[int, _whole(1, 1000000, "10000")] = _LIMITS.connections
     min_body_rate: Annotated[int, _bytes(0, 2**30, "128, a second")] = _LIMITS.min_body_rate

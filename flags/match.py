@@ -56,8 +56,8 @@ def check_host(host: str) -> None:
 class _Node:
     literals: dict[bytes, _Node] = field(default_factory=dict)
     parameter: _Node | None = None
-    ends: tuple[_Instance, ...] = ()
-    rests: tuple[_Instance, ...] = ()
+    ends: tuple[_Instance, ...] | None = None
+    rests: tuple[_Instance, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,30 +89,26 @@ class Matcher:
         if b"%" in path or b"/." in path:
             path = equivalent_path(path)
         segments = path.split(b"/")
-        length = len(segments)
-        best: _Instance | None = None
-        node: _Node | None = self._root
-        depth = 1  # segments[0] is what stands before the first slash: nothing
-        later: list[tuple[_Node, int]] = []
-        while node is not None:
-            if node.rests:
+        del segments[0]  # what stands before the first slash: nothing
+        best = None
+        node = self._root
+        for depth, segment in enumerate(segments):
+            if node.rests is not None:
                 best = _first(node.rests, best, method, host)
-            following: _Node | None = None
-            if depth == length:
-                if node.ends:
-                    best = _first(node.ends, best, method, host)
-            else:
-                segment = segments[depth]
-                depth += 1
-                following = node.literals.get(segment)
-                if node.parameter is not None and segment:
-                    if following is None:
-                        following = node.parameter
-                    else:
-                        later.append((node.parameter, depth))
-            if following is None and later:
-                following, depth = later.pop()
-            node = following
+            child = node.literals.get(segment)
+            if child is None:
+                child = node.parameter
+                if child is None or not segment:
+                    break
+            elif node.parameter is not None and segment:
+                # Two ways lead on: the literal one is walked to its end here, the other one below.
+                best = _walk(node.parameter, segments, depth + 1, best, method, host)
+            node = child
+        else:
+            if node.rests is not None:
+                best = _first(node.rests, best, method, host)
+            if node.ends is not None:
+                best = _first(node.ends, best, method, host)
         return None if best is None else best.order
 
     def _insert(self, order: int, route: Route) -> None:
@@ -138,9 +134,26 @@ class Matcher:
             else:
                 node = node.literals.setdefault(segment, _Node())
         if open_ended:
-            node.rests += (instance,)
+            node.rests = (*(node.rests or ()), instance)
         else:
-            node.ends += (instance,)
+            node.ends = (*(node.ends or ()), instance)
+
+
+def _walk(
+    node: _Node, segments: list[bytes], depth: int, best: _Instance | None, method: bytes, host: bytes
+) -> _Instance | None:
+    """The first admitting instance below `node`, `best` included, whichever way leads to it."""
+    if node.rests is not None:
+        best = _first(node.rests, best, method, host)
+    if depth == len(segments):
+        return best if node.ends is None else _first(node.ends, best, method, host)
+    segment = segments[depth]
+    literal = node.literals.get(segment)
+    if literal is not None:
+        best = _walk(literal, segments, depth + 1, best, method, host)
+    if node.parameter is not None and segment:
+        best = _walk(node.parameter, segments, depth + 1, best, method, host)
+    return best
 
 
 def _first(

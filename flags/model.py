@@ -19,6 +19,9 @@ class Side(StrEnum):
     LEGACY = "legacy"
     NEW = "new"
 
+    __hash__ = str.__hash__
+    """An enum's own hash is a Python function, and sides are looked up for each request."""
+
 
 class Reason(StrEnum):
     """Why a request went where it went."""

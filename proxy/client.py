@@ -40,8 +40,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_deadline", "_deadline_reason", "_eof_sent", "_exchange", "_idle_since", "_lingering",
-        "_loop", "_sent", "_stall", "_transport", "_worker", "half_closed", "peer", "reading_paused",
-        "write_paused",
+        "_loop", "_sent", "_stall", "_transport", "_worker", "half_closed", "is_leaving", "peer",
+        "reading_paused", "write_paused",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -60,6 +60,8 @@ class ClientConnection(asyncio.Protocol):
         self._sent = 0
         self._stall: Stall | None = None
         self.half_closed = False
+        self.is_leaving = worker.draining
+        """The answer under way is the last on this connection."""
         self.reading_paused = False
         self.write_paused = False
 
@@ -98,6 +100,8 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.half_closed = True
+        if not self._buffer:
+            self.is_leaving = True
         exchange = self._exchange
         if exchange is None:
             return False
@@ -126,11 +130,6 @@ class ClientConnection(asyncio.Protocol):
             exchange.upstream.go_on_reading()
 
     # What the exchange says.
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether the answer under way is the last on this connection."""
-        return self._worker.draining or (self.half_closed and not self._buffer)
 
     def now(self) -> float:
         """The event loop's time in seconds."""
@@ -203,8 +202,9 @@ class ClientConnection(asyncio.Protocol):
         if not keep:
             self._end()
             return
-        self._idle_since = self._loop.time()
-        self._set_deadline(self._worker.runtime.config.timeouts.keepalive, "keepalive")
+        now = self._idle_since = self._loop.time()
+        self._deadline = now + self._worker.runtime.config.timeouts.keepalive
+        self._deadline_reason = "keepalive"
         if self._buffer:
             # Not at once: a long pipeline would be a long recursion.
             self._loop.call_soon(self._go_on)
@@ -220,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
                 time=time.time(),
                 client=self.peer.address,
                 method=exchange.head.method,
-                target=exchange.head.target,
+                target=exchange.head.sent_target,
                 status=exchange.status,
                 flag=exchange.decision.flag,
                 side=exchange.decision.side.value,
@@ -263,6 +263,10 @@ class ClientConnection(asyncio.Protocol):
     def cut(self) -> None:
         """End the connection at once, whatever it is doing."""
         self._transport.abort()
+
+    def leave(self) -> None:
+        """Let the next answer be the last."""
+        self.is_leaving = True
 
     def leave_if_idle(self, idle_for: float) -> None:
         """While draining: end the connection if it has had no request for `idle_for` seconds."""
@@ -319,6 +323,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if len(data) > head.size:
             self._buffer = data[head.size :]
+        elif self.half_closed:
+            self.is_leaving = True
         self._deadline = math.inf
         self._deadline_reason = ""
         exchange = self._exchange = Exchange(self, head, runtime)

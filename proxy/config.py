@@ -73,7 +73,7 @@ class Limits:
     """A request or response head: start line and all fields."""
     target_bytes: int = 16_384
     """The request target within the head (414 beyond it)."""
-    headers: int = 200
+    headers: int = 250
     body_bytes: int = 0
     """A request body; 0 leaves it to the backend."""
     connections: int = 10_000

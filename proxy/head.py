@@ -7,12 +7,15 @@ not match is refused, and only then looked at again to say why. All repetitions 
 (`*+`, `++`), so a hostile head costs linear time.
 
 A head that passes is split at no field: what this hop must understand is found by name, and what it
-must not pass on is remembered as spans (`cuts`).
+must not pass on is remembered as spans (`cuts`). This is the hottest code of the house; the plain
+case runs straight through, and everything unusual is a function of its own.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 
 from core.http import Refusal, RequestHead, ResponseHead
 
@@ -21,23 +24,55 @@ _VALUE = rb"[\t\x20-\x7e\x80-\xff]"
 _FIELDS = rb"((?:" + TOKEN + rb"++:" + _VALUE + rb"*+\r\n)*+)\r\n"
 
 _REQUEST = re.compile(
-    rb"(?:\r\n)?(" + TOKEN + rb"++) ([\x21\x22\x24-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" + _FIELDS
+    rb"(" + TOKEN + rb"++) (/[\x21\x22\x24-\x3e\x40-\x7e\x80-\xff]*+)(?:\?[\x21\x22\x24-\x7e\x80-\xff]*+)?"
+    rb" HTTP/1\.([01])\r\n" + _FIELDS
 )
-_RESPONSE = re.compile(rb"(HTTP/1\.([01]) ([1-9][0-9]{2})(?: " + _VALUE + rb"*+)?)\r\n" + _FIELDS)
+_OTHER_TARGET = re.compile(
+    rb"(" + TOKEN + rb"++) ([\x21\x22\x24-\x2e\x30-\x7e\x80-\xff][\x21\x22\x24-\x7e\x80-\xff]*+)"
+    rb" HTTP/1\.([01])\r\n" + _FIELDS
+)
+_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: " + _VALUE + rb"*+)?\r\n" + _FIELDS)
 
-# Found by "\n" and the first letter before the alternatives are tried: that is what makes the
-# search cheap on fields that are none of our business.
+# The plain case, which is nearly all traffic, in one expression each: besides fields that are none of
+# our business, a plain request has one Host and perhaps `Connection: keep-alive`, a plain answer has
+# one Content-Length and perhaps the same. The first letter decides whether a name has to be looked at.
+_KEEP_ALIVE = rb"(?:([Cc]onnection: [Kk]eep-[Aa]live\r\n)%b)?+"
+_REQUEST_OTHERS = (
+    rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDGIJLMNOQRSVWYZabdgijlmnoqrsvwyz]"
+    rb"|(?!(?i:connection|content-length|host|transfer-encoding|te|expect|upgrade|keep-alive|forwarded"
+    rb"|proxy-connection|proxy-authorization|x-forwarded-[a-z]+|http2-settings):)[CHTEUKPXFchteukpxf])"
+    + TOKEN + rb"*+:" + _VALUE + rb"*+\r\n)*+"
+)  # fmt: skip
+_PLAIN_REQUEST = re.compile(
+    rb"(?!TRACE |CONNECT )(" + TOKEN + rb"++) (/[\x21\x22\x24-\x3e\x40-\x7e\x80-\xff]*+)"
+    rb"(?:\?[\x21\x22\x24-\x7e\x80-\xff]*+)? HTTP/1\.1\r\n()"
+    + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS
+    + rb"[Hh]ost: ([0-9A-Za-z.\-]++(?::[0-9]*+)?)\r\n"
+    + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS + rb"\r\n"
+)  # fmt: skip
+_RESPONSE_OTHERS = (
+    rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDE-JL-OQRSV-Zabde-jl-oqrsv-z]"
+    rb"|(?!(?i:connection|content-length|transfer-encoding|keep-alive|upgrade|proxy-connection):)[CTKUPctkup])"
+    + TOKEN + rb"*+:" + _VALUE + rb"*+\r\n)*+"
+)  # fmt: skip
+_PLAIN_RESPONSE = re.compile(
+    rb"HTTP/1\.1 (?!204|304)([2345][0-9]{2})(?: " + _VALUE + rb"*+)?\r\n()"
+    + _RESPONSE_OTHERS + _KEEP_ALIVE % _RESPONSE_OTHERS
+    + rb"[Cc]ontent-[Ll]ength: ([0-9]{1,18})\r\n"
+    + _RESPONSE_OTHERS + _KEEP_ALIVE % _RESPONSE_OTHERS + rb"\r\n"
+)  # fmt: skip
+
+# Looked for in a lower-case copy of the head: ignoring case in the expression costs more. "\n" and the
+# first letter are tried before the names, which makes the fields that are none of our business cheap.
 _REQUEST_SPECIAL = re.compile(
-    rb"\n(?=[chteukpxfCHTEUKPXF])"
+    rb"\n(?=[chteukpxf])"
     rb"(connection|content-length|host|transfer-encoding|te|expect|upgrade|keep-alive"
     rb"|proxy-connection|proxy-authorization|x-forwarded-[a-z]+|forwarded|http2-settings)"
-    rb":([^\r]*)\r",
-    re.IGNORECASE,
+    rb":[ \t]*+([^\r]*)\r"
 )
 _RESPONSE_SPECIAL = re.compile(
-    rb"\n(?=[ctkupCTKUP])"
-    rb"(connection|content-length|transfer-encoding|keep-alive|upgrade|proxy-connection):([^\r]*)\r",
-    re.IGNORECASE,
+    rb"\n(?=[ctkup])"
+    rb"(connection|content-length|transfer-encoding|keep-alive|upgrade|proxy-connection):[ \t]*+([^\r]*)\r"
 )
 
 _HOST = re.compile(
@@ -45,15 +80,18 @@ _HOST = re.compile(
     rb"|\[[0-9A-Fa-f:.]++\](?::[0-9]*+)?"
 )
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*+)([/?].*+)?", re.DOTALL)
-_DIGITS = re.compile(rb"[0-9]{1,18}")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"++) ([^ ]++) HTTP/([0-9])\.([0-9])")
 _FIELD_LINE = re.compile(TOKEN + rb"++:" + _VALUE + rb"*+")
 _FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
-_TIMEOUT = re.compile(rb"timeout=([0-9]{1,9})", re.IGNORECASE)
+_TIMEOUT = re.compile(rb"timeout=([0-9]{1,9})")
 
+_LONGEST_LENGTH = 18
+"""Digits of a Content-Length: what fits into 63 bits."""
 _ESSENTIAL = frozenset({b"host", b"content-length", b"transfer-encoding", b"trailer", b"content-type"})
 """Fields that a Connection field cannot declare to be of this hop only."""
-_OF_THIS_HOP = frozenset({b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"proxy-connection"})
+_OF_THIS_HOP = frozenset(
+    {b"", b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings", b"proxy-connection"}
+)
 """What Connection nominates and this module handles by name anyway."""
 
 
@@ -62,123 +100,168 @@ def parse_request(
 ) -> RequestHead | Refusal | None:
     """The head at the start of `data`, a refusal, or None while the head is incomplete.
 
-    One empty line before the request line is tolerated (RFC 9112, 2.2). `size` of the result is the
-    number of bytes that the head takes up in `data`.
+    One empty line before the request line is tolerated (RFC 9112, 2.2); it counts in `size`.
     """
+    match = _PLAIN_REQUEST.match(data)
+    if match is None:
+        return _parse_any_request(data, max_head, max_target, max_fields)
+    size = match.end()
+    if size > max_target or (size >> 2) > max_fields:  # a field takes four bytes at least
+        return _parse_any_request(data, max_head, max_target, max_fields)
+    method, path, before, host, after = match.group(1, 2, 4, 5, 6)
+    head = RequestHead(data if len(data) == size else data[:size], method, path, 1, match.start(3), size)
+    head.host = host
+    head.plain = True
+    if before is None:
+        if after is not None:
+            head.cuts = [match.span(6)]
+    elif after is None:
+        head.cuts = [match.span(4)]
+    else:
+        head.cuts = [match.span(4), match.span(6)]
+    return head
+
+
+def _parse_any_request(
+    data: bytes, max_head: int, max_target: int, max_fields: int
+) -> RequestHead | Refusal | None:
+    """The same for every request."""
     match = _REQUEST.match(data)
     if match is None:
-        return _explain_request(data, max_head, max_target)
-    method, target, minor, fields = match.groups()
+        return _parse_other_request(data, max_head, max_target, max_fields)
+    method, path, minor = match.group(1, 2, 3)
+    start = match.start(4)
     size = match.end()
+    if size > max_target and start - len(method) - 12 > max_target:
+        return Refusal(414, "target_too_long")
     if size > max_head:
         return Refusal(431, "head_too_large")
-    if len(target) > max_target:
-        return Refusal(414, "target_too_long")
-    if fields.count(b"\n") > max_fields:
-        return Refusal(431, "too_many_fields")
-    query = target.find(b"?")
-    head = RequestHead(
-        method, target, target if query < 0 else target[:query], 1 if minor == b"1" else 0, fields, size
-    )
-    refusal = _read_request_fields(head, data, match.start(4) - 1, size - 2)
-    if refusal is not None:
-        return refusal
-    first = target[0]
-    if first == 0x2F:  # "/"
-        return head
-    return _other_target_form(head)
+    head = RequestHead(data[:size], method, path, 1 if minor == b"1" else 0, start, size)
+    return _read_request_fields(head, max_fields) or head
 
 
-def _read_request_fields(head: RequestHead, data: bytes, start: int, end: int) -> Refusal | None:
-    """Fill `head` from the fields that this hop must understand; `start` is the "\n" before them."""
-    hosts = 0
-    cuts: list[tuple[int, int]] = []
-    nominated: list[bytes] = []
-    upgrade_asked = upgrade_offered = h2c = False
-    upgrade_spans: list[tuple[int, int]] = []
+def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
+    """Fill `head` from the fields that this hop must understand."""
+    low = head.raw.lower()
     http_1_0 = head.minor == 0
-    if http_1_0:
-        head.keep_alive = False
-    base = start + 1
-    for found in _REQUEST_SPECIAL.finditer(data, start, end):
-        name, value = found.groups()
-        name = name.lower()
-        value = value.strip(b" \t")
-        span = (found.start() + 1 - base, found.end() + 1 - base)
+    hosts = 0
+    offer: bytes | None = None
+    upgrade_asked = False
+    ends_here: list[bytes] = []
+    for name, value in _REQUEST_SPECIAL.findall(low, head.fields_start - 1):
+        value = value.rstrip(b" \t")
         if name == b"host":
             hosts += 1
             head.host = value
         elif name == b"connection":
-            cuts.append(span)
-            for option in value.lower().split(b","):
+            ends_here.append(name)
+            if value == b"keep-alive":
+                if http_1_0 and len(ends_here) == 1:
+                    head.keep_alive = True
+                continue
+            for option in value.split(b","):
                 option = option.strip(b" \t")
                 if option == b"close":
                     head.keep_alive = False
-                    nominated.append(option)
+                    ends_here.append(option)
                 elif option == b"keep-alive":
-                    if http_1_0 and b"close" not in nominated:
+                    if http_1_0 and b"close" not in ends_here:
                         head.keep_alive = True
                 elif option == b"upgrade":
                     upgrade_asked = True
                 elif option in _ESSENTIAL:
                     return Refusal(400, "bad_connection")
-                elif option and option not in _OF_THIS_HOP:
-                    nominated.append(option)
+                elif option not in _OF_THIS_HOP:
+                    ends_here.append(option)
         elif name == b"content-length":
-            if head.content_length >= 0 or not _DIGITS.fullmatch(value):
+            if head.content_length >= 0 or not (value.isdigit() and len(value) <= _LONGEST_LENGTH):
                 return Refusal(400, "bad_content_length")
             head.content_length = int(value)
+            head.has_body = head.content_length > 0
         elif name == b"transfer-encoding":
             if http_1_0:
                 return Refusal(400, "transfer_encoding_in_http_1_0")
             if head.chunked or not value:
                 return Refusal(400, "bad_transfer_encoding")
-            if value.lower() != b"chunked":
+            if value != b"chunked":
                 return Refusal(501, "unknown_transfer_coding")
-            head.chunked = True
+            head.chunked = head.has_body = True
         elif name == b"expect":
             if not http_1_0:
-                if value.lower() != b"100-continue":
+                if value != b"100-continue":
                     return Refusal(417, "unknown_expectation")
                 head.expect_continue = True
         elif name == b"te":
-            cuts.append(span)
-            head.te_trailers = any(
-                coding.strip(b" \t") == b"trailers" for coding in value.lower().split(b",")
-            )
+            ends_here.append(name)
+            head.te_trailers = any(coding.strip(b" \t") == b"trailers" for coding in value.split(b","))
         elif name == b"upgrade":
-            upgrade_spans.append(span)
-            upgrade_offered = True
-            h2c = h2c or any(p.strip(b" \t").startswith((b"h2c", b"h2")) for p in value.lower().split(b","))
+            offer = value if offer is None else offer + b"," + value
         elif name.startswith((b"x-forwarded-", b"forwarded")):
-            if head.forwarded is None:
-                head.forwarded = []
-            head.forwarded.append((name, value, *span))
+            head.forwarded = []
         else:  # keep-alive, proxy-connection, proxy-authorization, http2-settings
-            cuts.append(span)
-    if head.chunked and head.content_length >= 0:
-        return Refusal(400, "content_length_and_transfer_encoding")
+            ends_here.append(name)
     if hosts != 1 and (hosts or not http_1_0):
         return Refusal(400, "bad_host")
-    if not _HOST.fullmatch(head.host):
+    if not _is_host(head.host):
         return Refusal(400, "bad_host")
-    head.upgrade = upgrade_asked and upgrade_offered and not h2c and not http_1_0
-    if not head.upgrade:
-        cuts += upgrade_spans
-    if nominated:
-        cuts += _nominated_spans(head.fields, nominated)
-    if cuts:
-        head.cuts = _in_order(cuts)
+    if head.chunked and head.content_length >= 0:
+        return Refusal(400, "content_length_and_transfer_encoding")
+    if low.count(b"\n", head.fields_start) > max_fields + 1:
+        return Refusal(431, "too_many_fields")
+    if offer is not None:
+        head.upgrade = upgrade_asked and not http_1_0 and not _is_h2c(offer)
+        if not head.upgrade:
+            ends_here.append(b"upgrade")
+    if head.forwarded is not None:
+        head.forwarded = [
+            (low[start:colon], head.raw[colon + 1 : end].strip(b" \t\r\n"), start, end)
+            for start, colon, end in _field_spans(low, head.fields_start)
+            if low[start:colon].startswith((b"x-forwarded-", b"forwarded"))
+        ]
+    if ends_here:
+        head.cuts = _cuts(low, head.fields_start, ends_here)
     return None
 
 
-def _other_target_form(head: RequestHead) -> RequestHead | Refusal:
+@lru_cache(maxsize=1024)
+def _is_host(value: bytes) -> bool:
+    """Whether `value` is a host with or without a port (RFC 9110, 7.2). Services have few hosts."""
+    return _HOST.fullmatch(value) is not None
+
+
+def _is_h2c(offer: bytes) -> bool:
+    return any(protocol.strip(b" \t").startswith(b"h2") for protocol in offer.split(b","))
+
+
+def _parse_other_request(
+    data: bytes, max_head: int, max_target: int, max_fields: int
+) -> RequestHead | Refusal | None:
+    """What does not begin like a plain request: an empty line, another form of target, or a fault."""
+    if data.startswith(b"\r\n"):
+        head = parse_request(data[2:], max_head=max_head, max_target=max_target, max_fields=max_fields)
+        if isinstance(head, RequestHead):
+            head.size += 2
+        return head
+    match = _OTHER_TARGET.match(data)
+    if match is None:
+        return _explain_request(data, max_head, max_target)
+    method, target, minor = match.group(1, 2, 3)
+    size = match.end()
+    if len(target) > max_target:
+        return Refusal(414, "target_too_long")
+    if size > max_head:
+        return Refusal(431, "head_too_large")
+    head = RequestHead(data[:size], method, target, 1 if minor == b"1" else 0, match.start(4), size)
+    return _read_request_fields(head, max_fields) or _other_target_form(head, target)
+
+
+def _other_target_form(head: RequestHead, target: bytes) -> RequestHead | Refusal:
     """Absolute form becomes origin form, `OPTIONS *` stays; everything else is refused."""
     if head.method == b"CONNECT":
         return Refusal(405, "connect_refused")
-    if head.target == b"*":
+    if target == b"*":
         return head if head.method == b"OPTIONS" else Refusal(400, "bad_target")
-    absolute = _ABSOLUTE.fullmatch(head.target)
+    absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
         return Refusal(400, "bad_target")
     authority, rest = absolute.groups(b"")
@@ -186,47 +269,48 @@ def _other_target_form(head: RequestHead) -> RequestHead | Refusal:
     # that two parties would route differently, so it is refused instead of repaired.
     if not authority or authority.lower() != head.host.lower():
         return Refusal(400, "target_and_host_differ")
-    head.target = rest if rest.startswith(b"/") else b"/" + rest
     if head.method == b"OPTIONS" and not rest:
         head.target = b"*"
+    else:
+        head.target = rest if rest.startswith(b"/") else b"/" + rest
     head.path = head.target.partition(b"?")[0]
     return head
 
 
-def _nominated_spans(fields: bytes, names: list[bytes]) -> list[tuple[int, int]]:
-    """Spans of the fields that Connection declared to be of this hop only (RFC 9110, 7.6.1)."""
-    spans = []
-    start = 0
-    while start < len(fields):
-        end = fields.index(b"\n", start) + 1
-        if fields[start : fields.index(b":", start)].lower() in names:
-            spans.append((start, end))
+def _field_spans(raw: bytes, start: int) -> Iterator[tuple[int, int, int]]:
+    """Start, colon and end of each field line of a checked head."""
+    last = len(raw) - 2
+    while start < last:
+        end = raw.index(b"\n", start) + 1
+        yield start, raw.index(b":", start), end
         start = end
-    return spans
 
 
-def _in_order(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    return cuts if len(cuts) == 1 else sorted(set(cuts))
+def _cuts(low: bytes, start: int, names: list[bytes]) -> list[tuple[int, int]] | None:
+    """Spans of the fields called `names` (RFC 9110, 7.6.1) in a head in lower case."""
+    if len(names) == 1:
+        # By far the commonest: one field, usually `Connection: keep-alive`.
+        at = low.index(b"\n" + names[0] + b":", start - 1) + 1
+        return [(at, low.index(b"\n", at) + 1)]
+    return [(at, end) for at, colon, end in _field_spans(low, start) if low[at:colon] in names] or None
 
 
-def without(fields: bytes, cuts: list[tuple[int, int]]) -> bytes:
-    """`fields` without the spans `cuts`, which are ordered and do not overlap."""
+def without(raw: bytes, cuts: list[tuple[int, int]], end: int) -> bytes:
+    """`raw` up to `end`, without the spans `cuts`, which are ordered and do not overlap."""
     if len(cuts) == 1:
-        start, end = cuts[0]
-        return fields[:start] + fields[end:]
+        first, last = cuts[0]
+        return raw[:first] + raw[last:end]
     kept = []
     at = 0
-    for start, end in cuts:
-        kept.append(fields[at:start])
-        at = end
-    kept.append(fields[at:])
+    for first, last in cuts:
+        kept.append(raw[at:first])
+        at = last
+    kept.append(raw[at:end])
     return b"".join(kept)
 
 
 def _explain_request(data: bytes, max_head: int, max_target: int) -> Refusal | None:
     """Why `data` is no request head, or None when it may still become one."""
-    if data.startswith(b"\r\n"):
-        data = data[2:]
     if not data or data == b"\r":
         return None
     if not re.match(TOKEN, data):
@@ -268,55 +352,77 @@ def _bad_fields(section: bytes) -> str | None:
 
 
 def parse_response(data: bytes, *, max_head: int) -> ResponseHead | Refusal | None:
-    """The head of an answer at the start of `data`, a refusal (always 502), or None while incomplete.
+    """The head of an answer at the start of `data`, a refusal (always 502), or None while incomplete."""
+    match = _PLAIN_RESPONSE.match(data)
+    if match is None or match.end() > max_head:
+        return _parse_any_response(data, max_head)
+    status, before, length, after = match.group(1, 3, 4, 5)
+    size = match.end()
+    head = ResponseHead(data if len(data) == size else data[:size], int(status), 1, match.start(2), size)
+    head.content_length = int(length)
+    head.plain = True
+    if before is None:
+        if after is not None:
+            head.cuts = [match.span(5)]
+    elif after is None:
+        head.cuts = [match.span(3)]
+    else:
+        head.cuts = [match.span(3), match.span(5)]
+    return head
 
-    A folded field, which old servers still send, is unfolded into a blank (RFC 9112, 5.2).
-    """
+
+def _parse_any_response(data: bytes, max_head: int) -> ResponseHead | Refusal | None:
+    """The same for every answer."""
     match = _RESPONSE.match(data)
     if match is None:
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            return _explain_response(data, max_head)
-        unfolded = _FOLD.sub(b" ", data[: end + 2]) + b"\r\n"
-        match = _RESPONSE.fullmatch(unfolded)
-        if match is None:
-            section = unfolded.partition(b"\r\n")[2]
-            return Refusal(502, _bad_fields(section[:-4]) or "bad_status_line")
-        data, size = unfolded, end + 4
-    else:
-        size = match.end()
+        return _parse_folded_response(data, max_head)
+    minor, status = match.group(1, 2)
+    size = match.end()
     if size > max_head:
         return Refusal(502, "head_too_large")
-    line, minor, status, fields = match.groups()
-    head = ResponseHead(int(status), line + b"\r\n", 1 if minor == b"1" else 0, fields, size)
-    return _read_response_fields(head, data, match.start(4) - 1, match.end() - 2) or head
+    head = ResponseHead(data[:size], int(status), 1 if minor == b"1" else 0, match.start(3), size)
+    return _read_response_fields(head) or head
 
 
-def _read_response_fields(head: ResponseHead, data: bytes, start: int, end: int) -> Refusal | None:
-    cuts: list[tuple[int, int]] = []
-    nominated: list[bytes] = []
-    upgrade_spans: list[tuple[int, int]] = []
+def _parse_folded_response(data: bytes, max_head: int) -> ResponseHead | Refusal | None:
+    """A folded field, which old servers still send, is unfolded into a blank (RFC 9112, 5.2)."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return _explain_response(data, max_head)
+    if end + 4 > max_head:
+        return Refusal(502, "head_too_large")
+    unfolded = _FOLD.sub(b" ", data[: end + 2]) + b"\r\n"
+    match = _RESPONSE.fullmatch(unfolded)
+    if match is None:
+        return Refusal(502, _bad_fields(unfolded.partition(b"\r\n")[2][:-4]) or "bad_status_line")
+    head = ResponseHead(unfolded, int(match[2]), 1 if match[1] == b"1" else 0, match.start(3), end + 4)
+    return _read_response_fields(head) or head
+
+
+def _read_response_fields(head: ResponseHead) -> Refusal | None:
+    """Fill `head` from the fields that this hop must understand."""
+    low = head.raw.lower()
     if head.minor == 0:
-        head.keep_alive = False
-        head.start = b"HTTP/1.1" + head.start[8:]
-    base = start + 1
-    closes = False
-    for found in _RESPONSE_SPECIAL.finditer(data, start, end):
-        name, value = found.groups()
-        name = name.lower()
-        value = value.strip(b" \t")
-        span = (found.start() + 1 - base, found.end() + 1 - base)
+        head.raw = b"HTTP/1.1" + head.raw[8:]
+    ends_here: list[bytes] = []
+    closes = repeated_length = False
+    for name, value in _RESPONSE_SPECIAL.findall(low, head.fields_start - 1):
+        value = value.rstrip(b" \t")
         if name == b"content-length":
-            if not _DIGITS.fullmatch(value):
+            if not (value.isdigit() and len(value) <= _LONGEST_LENGTH):
                 return Refusal(502, "bad_content_length")
+            length = int(value)
             if head.content_length >= 0:
-                if head.content_length != int(value):
+                if head.content_length != length:
                     return Refusal(502, "bad_content_length")
-                cuts.append(span)
-            head.content_length = int(value)
+                repeated_length = True
+            head.content_length = length
         elif name == b"connection":
-            cuts.append(span)
-            for option in value.lower().split(b","):
+            ends_here.append(name)
+            if value == b"keep-alive":
+                head.keep_alive = True
+                continue
+            for option in value.split(b","):
                 option = option.strip(b" \t")
                 if option == b"close":
                     closes = True
@@ -324,18 +430,19 @@ def _read_response_fields(head: ResponseHead, data: bytes, start: int, end: int)
                     head.keep_alive = True
                 elif option == b"upgrade":
                     head.upgrade = True
-                elif option and option not in _ESSENTIAL and option not in _OF_THIS_HOP:
-                    nominated.append(option)
+                elif option not in _ESSENTIAL and option not in _OF_THIS_HOP:
+                    ends_here.append(option)
         elif name == b"transfer-encoding":
             if head.minor == 0 or head.chunked:
                 return Refusal(502, "bad_transfer_encoding")
-            if value.lower() != b"chunked":
+            if value != b"chunked":
                 return Refusal(502, "unknown_transfer_coding")
             head.chunked = True
         elif name == b"upgrade":
-            upgrade_spans.append(span)
+            if head.status not in (101, 426):
+                ends_here.append(name)
         else:  # keep-alive, proxy-connection
-            cuts.append(span)
+            ends_here.append(name)
             promised = _TIMEOUT.search(value)
             if promised is not None and name == b"keep-alive":
                 head.keep_alive_timeout = float(promised[1])
@@ -343,12 +450,15 @@ def _read_response_fields(head: ResponseHead, data: bytes, start: int, end: int)
         return Refusal(502, "content_length_and_transfer_encoding")
     if closes:
         head.keep_alive = False
-    if upgrade_spans and head.status not in (101, 426):
-        cuts += upgrade_spans
-    if nominated:
-        cuts += _nominated_spans(head.fields, nominated)
-    if cuts:
-        head.cuts = _in_order(cuts)
+    if ends_here:
+        head.cuts = _cuts(low, head.fields_start, ends_here)
+    if repeated_length:
+        spans = [
+            (at, end)
+            for at, colon, end in _field_spans(low, head.fields_start)
+            if low[at:colon] == b"content-length"
+        ]
+        head.cuts = sorted([*(head.cuts or ()), *spans[1:]])
     return None
 
 

@@ -43,59 +43,67 @@ _CORK = 16 * 1024
 
 
 class Exchange:
-    """One request, from its complete head to the last byte of its answer."""
+    """One request, from its complete head to the last byte of its answer.
+
+    `received` and `sent` count payload bytes that were relayed; `error` says in one word why the
+    exchange did not end as it should have; `request_body` is the part of the request that is still
+    to come, None once it has been sent whole; at loop time `deadline`, `on_deadline` is called.
+    """
 
     __slots__ = (
-        "_answer", "_answer_body", "_body_stall", "_chunk_answer", "_close_client", "_fresh", "_idle_stall",
-        "_interim_sent", "_pool", "_runtime", "_started", "_target_stall", "client", "deadline", "decision",
-        "error", "head", "max_head", "received", "request_body", "sent", "status", "tunnelled", "upstream",
+        "_answer", "_answer_body", "_body_stall", "_chunk_answer", "_close_client", "_idle_stall",
+        "_interim_sent", "_pool", "_repeated", "_started", "_target_stall", "client", "deadline", "decision",
+        "error", "head", "received", "request_body", "runtime", "sent", "status", "tunnelled", "upstream",
     )  # fmt: skip
+
+    decision: Decision
+    _pool: Pool
 
     def __init__(self, client: ClientConnection, head: RequestHead, runtime: Runtime) -> None:
         self._started = time.perf_counter()
-        self._runtime = runtime
+        self.runtime = runtime
         self.client = client
         self.head = head
-        self.max_head = runtime.config.limits.head_bytes
         self.upstream: UpstreamConnection | None = None
         self.request_body: Body | None = None
-        """The part of the request that is still to come; None once it has been sent whole."""
         self.received = 0
         self.sent = 0
         self.status = 0
         self.error: str | None = None
         self.tunnelled = False
         self.deadline = math.inf
-        """Loop time at which `on_deadline` is called."""
         self._answer: ResponseHead | None = None
         self._answer_body: Body | None = None
         self._chunk_answer = False
         self._close_client = False
-        self._fresh = False
+        self._repeated = False
         self._interim_sent = False
         self._body_stall: Stall | None = None
-        self._target_stall: Stall | None = None
         self._idle_stall: Stall | None = None
+        self._target_stall: Stall | None = None
 
     # The way of a request, in order.
 
     def start(self) -> None:
         """Decide who answers, and forward as soon as there is a connection."""
         head = self.head
-        self.decision: Decision = decide(self._runtime.snapshot, head)
-        self._pool: Pool = self._runtime.pools[self.decision.side]
-        if head.chunked:
-            self.request_body = ChunkedBody(self.max_head)
-        elif head.content_length > 0:
-            self.request_body = LengthBody(head.content_length)
-            limit = self._runtime.config.limits.body_bytes
+        runtime = self.runtime
+        decision = self.decision = decide(runtime.snapshot, head)
+        pool = self._pool = runtime.pools[decision.side]
+        if head.has_body:
+            limit = runtime.config.limits.body_bytes
             if limit and head.content_length > limit:
                 self.fail(413, "body_too_large")
                 return
-        if head.method == b"TRACE":
+            self.request_body = (
+                ChunkedBody(self.runtime.config.limits.head_bytes)
+                if head.chunked
+                else LengthBody(head.content_length)
+            )
+        elif not head.plain and head.method == b"TRACE":
             self.fail(405, "trace_refused")
             return
-        connection = self._pool.take()
+        connection = pool.take()
         if connection is not None:
             self.forward(connection)
         else:
@@ -105,19 +113,18 @@ class Exchange:
         """Send the request head, and what has arrived of its body, over `connection`."""
         self.upstream = connection
         connection.exchange = self
-        self.deadline = math.inf
-        request = self._outgoing_head()
         if self.request_body is None:
-            connection.send(request)
+            connection.send(self._outgoing_head())
             self._request_sent()
             return
+        self.deadline = math.inf
         rest = self.client.take_buffer()
         if rest:
-            self.on_request_body(rest, request)
+            self.on_request_body(rest, self._outgoing_head())
         else:
-            connection.send(request)
+            connection.send(self._outgoing_head())
             if self.head.expect_continue:
-                self.deadline = self.client.now() + self._runtime.config.timeouts.expect
+                self.deadline = self.client.now() + self.runtime.config.timeouts.expect
         if self.request_body is not None:
             self._body_stall = Stall(self.client.now(), 0)
         self.client.balance_reading()
@@ -134,7 +141,7 @@ class Exchange:
             self.fail(400, problem.reason)
             return
         self.received += len(payload)
-        limit = self._runtime.config.limits.body_bytes
+        limit = self.runtime.config.limits.body_bytes
         if limit and self.received > limit:
             self.fail(413, "body_too_large")
             return
@@ -162,33 +169,50 @@ class Exchange:
                 return  # ours was faster than the target's
             self._interim_sent = True
         if self.head.minor and self.status == 0:
-            self.client.send(head.start + _fields(head) + b"\r\n")
+            self.client.send(_outgoing(head))
 
     def on_answer(self, head: ResponseHead, data: bytes) -> None:
         """Relay an answer's head; `data` holds it and what came after it."""
-        status = head.status
-        if status == 101:
-            self._switch_protocols(head, data)
-            return
-        self._answer = head
-        self.status = status
-        self.deadline = math.inf
         request = self.head
+        if (
+            head.plain
+            and head.content_length == len(data) - head.size
+            and request.minor
+            and request.keep_alive
+            and self.request_body is None
+            and request.method != b"HEAD"
+            and not self.client.is_leaving
+            and self.runtime.via is None
+        ):
+            # The plain case: the whole answer is in hand, and both connections go on.
+            self._answer = head
+            self.status = head.status
+            self.sent = head.content_length
+            self.client.send(data if head.cuts is None else without(data, head.cuts, len(data)))
+            self._answered()
+        elif head.status == 101:
+            self._switch_protocols(head, data)
+        else:
+            self._begin_answer(head, data)
+
+    def _begin_answer(self, head: ResponseHead, data: bytes) -> None:
+        """Relay the head of an answer whose body is still to come, or has no plain end."""
+        request = self.head
+        self._answer = head
+        self.status = head.status
+        self.deadline = math.inf
         body: Body | None
-        if status in (204, 304) or request.method == b"HEAD":
+        if head.status in (204, 304) or request.method == b"HEAD":
             body = None
         elif head.chunked:
-            body = ChunkedBody(self.max_head)
+            body = ChunkedBody(self.runtime.config.limits.head_bytes)
         elif head.content_length >= 0:
             body = LengthBody(head.content_length) if head.content_length else None
         else:
             body = UntilCloseBody()
-        if isinstance(body, UntilCloseBody):
             head.keep_alive = False
-            close = True
-        else:
-            close = not request.keep_alive or self.client.is_leaving
-        if body is not None and head.chunked:
+        close = isinstance(body, UntilCloseBody) or not request.keep_alive or self.client.is_leaving
+        if isinstance(body, ChunkedBody):
             if request.minor:
                 self._chunk_answer = True
             else:
@@ -196,44 +220,19 @@ class Exchange:
         if self.request_body is not None:
             close = True  # an answer before the end of the request: the rest is not waited for
         self._close_client = close
-        if (
-            head.cuts is None
-            and not close
-            and request.minor
-            and head.minor
-            and not self._chunk_answer
-            and self._runtime.config.forwarding.via is None
-        ):
-            if body is None:
-                if len(data) == head.size:
-                    self.client.send(data)
-                else:
-                    self.client.send(data[: head.size])
-                    head.keep_alive = False  # bytes behind the end of the answer
-                self._answered()
-                return
-            missing = head.size + head.content_length - len(data)
-            if missing == 0:
-                self.sent = head.content_length
-                self.client.send(data)
-                self._answered()
-                return
-            start = data[: head.size]
-        else:
-            start = self._outgoing_answer_head(head, body, close)
+        start = self._outgoing_answer_head(head, body, close)
         if body is None:
             self.client.send(start)
             if len(data) > head.size:
-                head.keep_alive = False
+                head.keep_alive = False  # bytes behind the end of the answer
             self._answered()
             return
         self._answer_body = body
+        self._idle_stall = Stall(self.client.now(), 0)
         if len(data) > head.size:
             self.on_answer_body(data, head.size, start)
         else:
             self.client.send(start)
-        if self._answer_body is not None:
-            self._idle_stall = Stall(self.client.now(), 0)
 
     def on_answer_body(self, data: bytes, start: int, before: bytes = b"") -> None:
         """Relay answer bytes from `start` on; `before` is what has to precede them on the wire."""
@@ -280,16 +279,17 @@ class Exchange:
         """The whole answer has been handed to the client's connection."""
         answer = self._answer
         upstream = self.upstream
+        client = self.client
         assert answer is not None
         assert upstream is not None
         self.upstream = None
         complete = self.request_body is None
-        if answer.keep_alive and complete and not self.client.half_closed:
+        if answer.keep_alive and complete and not client.half_closed:
             self._pool.release(upstream, answer.keep_alive_timeout)
         else:
             upstream.close()
         self._settle()
-        self.client.exchange_ended(keep=complete and not self._close_client)
+        client.exchange_ended(keep=complete and not self._close_client)
 
     def fail(self, status: int, reason: str) -> None:
         """End the exchange for a reason of ours: answer, or break off what has begun."""
@@ -349,8 +349,8 @@ class Exchange:
         if self._answer is not None:
             self._break_off("http_response_incomplete")
         elif upstream is not None and upstream.reused and not upstream.heard and self._may_repeat():
-            self._runtime.counters.event(metrics.RETRIES, self.decision.side.value, "stale_connection")
-            self._fresh = True
+            self.runtime.counters.event(metrics.RETRIES, self.decision.side.value, "stale_connection")
+            self._repeated = True
             self._let_go_of_target()
             self._wait_for_connection()
         elif upstream is not None and upstream.heard:
@@ -379,7 +379,7 @@ class Exchange:
         upstream = self.upstream
         if upstream is None:
             return
-        timeouts = self._runtime.config.timeouts
+        timeouts = self.runtime.config.timeouts
         waiting = upstream.transport.get_write_buffer_size()
         if waiting:
             if self._target_stall is None:
@@ -404,7 +404,7 @@ class Exchange:
             if self.client.reading_paused or self.deadline != math.inf:
                 self._body_stall = Stall(now, self.received)  # we hold the body up, not the client
             elif self._body_stall.lasts(
-                now, self.received, timeouts.body_idle, self._runtime.config.limits.min_body_rate
+                now, self.received, timeouts.body_idle, self.runtime.config.limits.min_body_rate
             ):
                 self.fail(408, "request_body_timeout")
 
@@ -420,12 +420,12 @@ class Exchange:
 
     def _request_sent(self) -> None:
         if self._answer is None:
-            self.deadline = self.client.now() + self._runtime.config.timeouts.response
+            self.deadline = self.client.now() + self.runtime.config.timeouts.response
         if self.client.half_closed:
             self.on_client_half_closed()
 
     def _may_repeat(self) -> bool:
-        return not self._fresh and self.head.method in SAFE_METHODS and not self.head.has_body
+        return not self._repeated and self.head.method in SAFE_METHODS and not self.head.has_body
 
     def _let_go_of_target(self) -> None:
         upstream, self.upstream = self.upstream, None
@@ -445,31 +445,43 @@ class Exchange:
             spans, own = peer.rewrite(head)
             if spans:
                 cuts = sorted([*(cuts or ()), *spans])
-        fields = head.fields if cuts is None else without(head.fields, cuts)
+        if self._pool.target.host_header is not None or (not head.plain and self._is_rewritten(head)):
+            return self._unusual_outgoing_head(cuts or [], own)
+        raw = head.raw
+        return (raw[:-2] if cuts is None else without(raw, cuts, len(raw) - 2)) + own + b"\r\n"
+
+    def _is_rewritten(self, head: RequestHead) -> bool:
+        """Whether more has to change than cuts and our own fields."""
+        return head.upgrade or head.te_trailers or not head.minor or head.target is not None
+
+    def _unusual_outgoing_head(self, cuts: list[tuple[int, int]], own: bytes) -> bytes:
+        """The same for a request whose line or fields are not sent on as they came."""
+        head = self.head
+        raw = head.raw
+        fields = without(raw, [(0, head.fields_start), *cuts], len(raw) - 2)
         if head.upgrade:
             own += b"Connection: upgrade\r\n"
         if head.te_trailers:
             own += b"TE: trailers\r\nConnection: TE\r\n"
         host_header = self._pool.target.host_header
-        if head.minor == 0 and not field_values(fields, b"host"):
+        if not head.minor and not field_values(fields, b"host"):
             fields = b"Host: " + self._pool.authority + b"\r\n" + fields
         elif host_header is not None:
             fields = _with_host(fields, host_header.encode())
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.target, fields, own)
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.sent_target, fields, own)
 
     def _outgoing_answer_head(self, head: ResponseHead, body: Body | None, close: bool) -> bytes:
-        fields = _fields(head)
-        if body is not None and head.chunked and not self._chunk_answer:
-            fields = _without_transfer_encoding(fields)
         extra = b""
-        via = self._runtime.config.forwarding.via
-        if via is not None:
-            extra = b"Via: 1.1 " + via.encode() + b"\r\n"
+        if self.runtime.via is not None:
+            extra = b"Via: 1.1 " + self.runtime.via + b"\r\n"
         if close:
             extra += b"Connection: close\r\n"
         elif self.head.minor == 0:
             extra += b"Connection: keep-alive\r\n"
-        return head.start + fields + extra + b"\r\n"
+        start = _outgoing(head)
+        if isinstance(body, ChunkedBody) and not self._chunk_answer:
+            start = _without_transfer_encoding(start)
+        return start[:-2] + extra + b"\r\n" if extra else start
 
     def _switch_protocols(self, head: ResponseHead, data: bytes) -> None:
         if not (self.head.upgrade and head.upgrade and self.request_body is None):
@@ -480,8 +492,8 @@ class Exchange:
         self.tunnelled = True
         self.deadline = math.inf
         self._idle_stall = Stall(self.client.now(), 0)
-        self._runtime.counters.event(metrics.TUNNELS, self.decision.side.value)
-        self.client.send(head.start + _fields(head) + b"Connection: upgrade\r\n\r\n" + data[head.size :])
+        self.runtime.counters.event(metrics.TUNNELS, self.decision.side.value)
+        self.client.send(_outgoing(head)[:-2] + b"Connection: upgrade\r\n\r\n" + data[head.size :])
         early = self.client.take_buffer()
         if early:
             self.on_tunnel_bytes(early)
@@ -501,26 +513,25 @@ class Exchange:
         """Count the exchange; it is over."""
         seconds = time.perf_counter() - self._started
         decision = self.decision
-        counters = self._runtime.counters
+        counters = self.runtime.counters
         counters.tally(decision).count(self.status, seconds, self.received, self.sent)
         if self.error is not None:
             counters.event(metrics.ERRORS, decision.side.value, self.error)
-        log = self._runtime.access_log
+        log = self.runtime.access_log
         if log is not None and log.wants(self.status):
             self.client.log_exchange(log, self, seconds)
 
 
-def _fields(head: ResponseHead) -> bytes:
-    return head.fields if head.cuts is None else without(head.fields, head.cuts)
+def _outgoing(head: ResponseHead) -> bytes:
+    """An answer's head as the client gets it, without what ends at this hop."""
+    return head.raw if head.cuts is None else without(head.raw, head.cuts, len(head.raw))
 
 
-def _without_transfer_encoding(fields: bytes) -> bytes:
-    lines = fields.split(b"\r\n")[:-1]
-    return b"".join(line + b"\r\n" for line in lines if not line.lower().startswith(b"transfer-encoding:"))
+def _without_transfer_encoding(start: bytes) -> bytes:
+    lines = start.split(b"\r\n")
+    return b"\r\n".join(line for line in lines if not line.lower().startswith(b"transfer-encoding:"))
 
 
 def _with_host(fields: bytes, host: bytes) -> bytes:
-    lines = fields.split(b"\r\n")[:-1]
-    return b"".join(
-        (b"Host: " + host if line.lower().startswith(b"host:") else line) + b"\r\n" for line in lines
-    )
+    lines = fields.split(b"\r\n")
+    return b"\r\n".join(b"Host: " + host if line.lower().startswith(b"host:") else line for line in lines)

@@ -25,3 +25,5 @@ class Runtime:
     pools: dict[Side, Pool]
     counters: Counters
     access_log: AccessLogWriter | None
+    via: bytes | None
+    """Our pseudonym in the Via field of answers."""

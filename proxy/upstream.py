@@ -58,7 +58,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def is_fit(self, now: float) -> bool:
         """Whether the connection may carry another request: alive, and silent as it should be."""
-        return now < self.expires and not self.transport.is_closing() and not self._poll.poll(0)
+        return now < self.expires and not self._poll.poll(0)
 
     def send(self, data: bytes) -> None:
         self.sent += len(data)
@@ -100,7 +100,7 @@ class UpstreamConnection(asyncio.Protocol):
             data = self._buffer + data
             self._buffer = b""
         while True:
-            head = parse_response(data, max_head=exchange.max_head)
+            head = parse_response(data, max_head=exchange.runtime.config.limits.head_bytes)
             if head is None:
                 self._buffer = data
                 return

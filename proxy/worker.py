@@ -93,6 +93,8 @@ class Worker:
         self.draining = True
         if self._acceptor is not None:
             self._acceptor.stop()
+        for client in self._clients:
+            client.leave()
         if self._clients:
             self._emptied = self.loop.create_future()
             grace = min(_IDLE_GRACE, timeout / 2)
@@ -186,7 +188,8 @@ class Worker:
             log = None
         else:
             log = AccessLogWriter(config.access_log)
-        return Runtime(config, snapshot, pools, self.counters, log)
+        via = config.forwarding.via
+        return Runtime(config, snapshot, pools, self.counters, log, None if via is None else via.encode())
 
     async def _accept(self) -> None:
         config = self.runtime.config

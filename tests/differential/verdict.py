@@ -14,6 +14,7 @@ from tests.differential.wire import (
     SENTINEL_TARGET,
     Answer,
     Body,
+    Do,
     Fields,
     Outcome,
     Seen,
@@ -84,6 +85,7 @@ def client_faults(case: Case, outcome: Outcome) -> Iterator[str]:
     answers = list(outcome.answers)
     if case.sentinel and answers.pop().body.data != b"answer to GET " + SENTINEL_TARGET:
         yield "the sentinel got the answer of another"
+    yield from unannounced_end(case, outcome)
     if case.answer is None:
         requests = read_requests(case.backend)
         for request, answer in zip(requests, answers, strict=False):
@@ -100,6 +102,16 @@ def client_faults(case: Case, outcome: Outcome) -> Iterator[str]:
         own = answers[len(wanted) :]
     for answer in own:
         yield from own_answer_faults(case, answer)
+
+
+def unannounced_end(case: Case, outcome: Outcome) -> Iterator[str]:
+    """A proxy that ends the connection behind a whole answer says so in it (RFC 9112, 9.6)."""
+    last = outcome.answers[-1] if outcome.answers else None
+    by_client = Do.HALF_CLOSE in case.steps or Do.RESET in case.steps
+    if not last or not last.body.complete or last.body.framing == "tunnel" or by_client:
+        return
+    if named(last.fields, b"connection") != [b"close"]:
+        yield "the connection ended without Connection: close"
 
 
 def answer_faults(want: Answer, got: Answer) -> Iterator[str]:

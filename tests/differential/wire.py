@@ -50,6 +50,8 @@ class Do(Enum):
     """Backend: wait for the whole request body."""
     AFTER_CLIENT = auto()
     """Backend: wait until the client's connection of this case has ended."""
+    SEEN = auto()
+    """Client: wait until the backend has seen the head of a request."""
     PEER_EOF = auto()
     """Backend: wait until the proxy has ended its direction."""
     DRIP = auto()
@@ -296,14 +298,14 @@ async def talk(port: int, steps: tuple[Step, ...], deadline: float, backend: Bac
         backend.client = ear
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(deadline):
-            await play(ear, steps)
+            await play(ear, steps, backend)
             await ear.ended.wait()
     heard = Heard(bytes(ear.raw), ear.ending)
     ear.transport.abort()
     return heard
 
 
-async def play(ear: Ear, steps: tuple[Step, ...]) -> None:
+async def play(ear: Ear, steps: tuple[Step, ...], backend: Backend | None) -> None:
     drip = False
     for step in steps:
         if ear.transport.is_closing():
@@ -319,6 +321,9 @@ async def play(ear: Ear, steps: tuple[Step, ...]) -> None:
                 ear.transport.write(step)
             case Until(mark):
                 await ear.until(mark)
+            case Do.SEEN:
+                assert backend
+                await backend.saw.wait()
             case Do.HALF_CLOSE:
                 ear.transport.write_eof()
             case Do.RESET:
@@ -339,6 +344,7 @@ class Backend:
         self.script: tuple[Step, ...] = ()
         self.client_ended = asyncio.Event()
         self.client: Ear | None = None
+        self.saw = asyncio.Event()
         self.record: list[Seen] = []
         self.stray: list[bytes] = []
         self.port = 0
@@ -364,7 +370,8 @@ class Backend:
 
     def begin(self, script: tuple[Step, ...]) -> None:
         """A new case: forget what was recorded, play `script` from now on."""
-        self.script, self.client_ended, self.record, self.stray = script, asyncio.Event(), [], []
+        self.script, self.record, self.stray = script, [], []
+        self.client_ended, self.saw = asyncio.Event(), asyncio.Event()
 
     def end(self) -> tuple[list[Seen], list[bytes]]:
         """What the case showed: the requests in order, and bytes that are no request."""
@@ -405,6 +412,7 @@ class Dialogue(Ear):
             while seen := await self.next_request():
                 self.current = seen
                 self.backend.record.append(seen)
+                self.backend.saw.set()
                 stays = await self.answer(seen)
                 if not seen.body.complete:
                     self.raw.clear()  # the part of the body that came stands in the record

@@ -28,7 +28,7 @@ REQUIRED: Any = Field(default=None, validate_default=True)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An IP address and a port to listen on."""
+    """An IP address and a port to listen on; 0 lets the system choose the port."""
 
     host: str
     port: int

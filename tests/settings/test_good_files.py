@@ -172,6 +172,12 @@ def test_a_dollar_sign_can_be_written(tmp_path: Path) -> None:
     assert load(written(tmp_path, TARGETS + 'data_dir: "/$${A}$/$b"\n'), {}).data_dir == Path("/${A}$/$b")
 
 
+def test_the_system_may_choose_the_ports(tmp_path: Path) -> None:
+    text = TARGETS + "listen: [127.0.0.1:0, 127.0.0.1:0]\nadmin: {listen: 127.0.0.1:0}\n"
+    settings = load(written(tmp_path, text), {})
+    assert {*settings.listen, settings.admin} == {Address("127.0.0.1", 0)}
+
+
 def test_the_log_can_be_switched_off(tmp_path: Path) -> None:
     assert load(written(tmp_path, TARGETS + "access_log: {path: off}\n"), {}).proxy.access_log.path is None
     assert load(written(tmp_path, TARGETS + 'access_log: {path: "-"}\n'), {}).proxy.access_log.path == "-"

@@ -49,7 +49,7 @@ zzz: 1
             ':8: timeouts.heder: found an unknown key; did you mean "header"?',
             ':9: limits.head_bytes: found "32k"; '
             "expected a number of bytes from 1024 to 1048576, such as 32768",
-            ":9: limits.headers: found 2.5; expected a whole number from 8 to 10000, such as 200",
+            ":9: limits.headers: found 2.5; expected a whole number from 8 to 10000, such as 250",
             f":10: zzz: found an unknown key; expected one of {TOP}",
         ],
     ),
@@ -179,7 +179,7 @@ proxy_protocol: v2
         TARGETS + "workers: 1:30\nlimits: {headers: 0100}\ntimeouts: {header: 2024-01-01}\n",
         [
             ':4: workers: found "1:30"; expected a whole number from 1 to 256, such as 2',
-            ':5: limits.headers: found "0100"; expected a whole number from 8 to 10000, such as 200',
+            ':5: limits.headers: found "0100"; expected a whole number from 8 to 10000, such as 250',
             ':6: timeouts.header: found "2024-01-01"; '
             "expected a number of seconds from 0.001 to 86400, such as 10",
         ],

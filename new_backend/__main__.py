@@ -33,7 +33,7 @@ def main() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(options.database, options.host, options.port))
     except exc.OperationalError as error:
-        return fail(f"cannot use the database: {str(error.orig).strip()}")
+        return fail(f"cannot use the database: {' '.join(str(error.orig).split())}")
     except exc.ProgrammingError as error:
         return fail(f"the database is not ready: {str(error.orig).splitlines()[0]}; run with --migrate")
 

@@ -108,7 +108,9 @@ def kind(schema: dict[str, Any]) -> str:
     words = escape(schema.get("type", "anything"))
     if "items" in schema:
         words += f" of {kind(schema['items'])}"
-    limits = [f"{name} {code(str(schema[name]))}" for name in LIMITS if schema.get(name) not in {None, ""}]
+    limits = [
+        f"{name} {code(str(schema[name]))}" for name in LIMITS if schema.get(name) not in (None, "", [])
+    ]
     return words + (f" ({', '.join(limits)})" if limits else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -32,26 +33,26 @@ def main() -> int:
             if options.seed:
                 plant(db, options.seed)
     except psycopg.OperationalError as error:
-        print(f"legacy: cannot use the database: {str(error).strip()}", file=sys.stderr)
+        print(f"legacy: cannot use the database: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    sockets: dict[int, Any] = {}
     try:
-        server: Any = create_server(
-            build_app(options.database),
-            map=sockets,
-            host=options.host,
-            port=options.port,
-            threads=THREADS,
-            ident="legacy",
-            channel_timeout=75,
-            max_request_body_size=1024 * 1024,
-            clear_untrusted_proxy_headers=False,  # X-Forwarded-Proto is read, and only to be stricter
-        )
+        listener = socket.create_server((options.host, options.port), backlog=1024)
     except OSError as error:
         print(f"legacy: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
         return 1
+    channels: dict[int, Any] = {}
+    server: Any = create_server(
+        build_app(options.database),
+        map=channels,
+        sockets=[listener],
+        threads=THREADS,
+        ident="legacy",
+        channel_timeout=75,
+        max_request_body_size=1024 * 1024,
+        clear_untrusted_proxy_headers=False,  # X-Forwarded-Proto is read, and only to be stricter
+    )
     print(f"listening on http://{options.host}:{server.effective_port}", flush=True)
-    serve_until_stopped(server, sockets)
+    serve_until_stopped(server, channels)
     return 0
 
 
@@ -71,7 +72,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def serve_until_stopped(server: Any, sockets: dict[int, Any]) -> None:
+def serve_until_stopped(server: Any, channels: dict[int, Any]) -> None:
     """Serves until SIGTERM or SIGINT, then finishes the requests it has begun and returns."""
     stopping = False
 
@@ -83,12 +84,12 @@ def serve_until_stopped(server: Any, sockets: dict[int, Any]) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     while not stopping:
-        wasyncore.loop(timeout=1.0, use_poll=True, map=sockets, count=1)
+        wasyncore.loop(timeout=1.0, use_poll=True, map=channels, count=1)
     server.del_channel()
     server.socket.close()
     deadline = time.monotonic() + DRAIN_SECONDS
     while any(busy(channel) for channel in server.active_channels.values()) and time.monotonic() < deadline:
-        wasyncore.loop(timeout=0.1, use_poll=True, map=sockets, count=1)
+        wasyncore.loop(timeout=0.1, use_poll=True, map=channels, count=1)
     server.task_dispatcher.shutdown(timeout=1)
 
 

@@ -36,7 +36,8 @@ class RequestHead:
 
     __slots__ = (
         "chunked", "content_length", "cuts", "expect_continue", "fields_start", "forwarded", "has_body",
-        "host", "keep_alive", "method", "minor", "path", "plain", "raw", "size", "target", "te_trailers", "upgrade",
+        "host", "keep_alive", "method", "minor", "path", "plain", "raw", "size", "target", "te_trailers",
+        "upgrade",
     )  # fmt: skip
 
     def __init__(self, raw: bytes, method: bytes, path: bytes, minor: int, start: int, size: int) -> None:

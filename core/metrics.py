@@ -44,7 +44,7 @@ REQUEST_SECONDS = Metric(
 ERRORS = Metric(
     "crossfade_errors_total",
     Kind.COUNTER,
-    "Answers that Crossfade gave itself and exchanges it broke off, by reason (RFC 9209 words where they exist).",
+    "Answers that Crossfade gave itself and exchanges it broke off, by reason (RFC 9209 words).",
     ("side", "reason"),
 )
 CLIENT_CONNECTIONS = Metric("crossfade_client_connections", Kind.GAUGE, "Open client connections.", ())

@@ -15,8 +15,9 @@ from proxy.head import TOKEN
 
 LAST_CHUNK = b"0\r\n\r\n"
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
-_SIZE_PREFIX = re.compile(rb"[0-9A-Fa-f]{0,16}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?")
+# Blanks behind a size are wrong, but old servers pad with them; the size is written anew anyway.
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_SIZE_PREFIX = re.compile(rb"(?:[0-9A-Fa-f]{1,15}[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*+)?\r?)?")
 _SIZE_LINE_LIMIT = 4096
 _TRAILER_SECTION = re.compile(rb"(?:" + TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)++")
 _FORBIDDEN_TRAILER = re.compile(
@@ -121,6 +122,8 @@ class ChunkedBody:
                 if line is None:
                     self._check_unfinished_size(data, at)
                     break
+                if line.end() - at > _SIZE_LINE_LIMIT:
+                    raise BadFramingError("bad_chunk")
                 at = line.end()
                 self._left = int(line[1], 16)
                 self._step = "data" if self._left else "trailers"

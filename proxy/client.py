@@ -319,7 +319,7 @@ class ClientConnection(asyncio.Protocol):
                 self._set_deadline(runtime.config.timeouts.header, "header_timeout")
             return
         if isinstance(head, Refusal):
-            self._refuse(head)
+            self._refuse(head, data)
             return
         if len(data) > head.size:
             self._buffer = data[head.size :]
@@ -330,12 +330,15 @@ class ClientConnection(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, head, runtime)
         exchange.start()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, data: bytes) -> None:
         """Answer a request that could not even be read; nothing behind it can be trusted."""
         self._buffer = b""
         runtime = self._worker.runtime
         runtime.counters.event(metrics.ERRORS, "-", refusal.reason)
-        self.send(own_answer(refusal.status, refusal.reason, now=time.time(), head_only=False, close=True))
+        head_only = data.removeprefix(b"\r\n").startswith(b"HEAD ")
+        self.send(
+            own_answer(refusal.status, refusal.reason, now=time.time(), head_only=head_only, close=True)
+        )
         log = runtime.access_log
         if log is not None and log.wants(refusal.status):
             log.offer(
@@ -378,6 +381,6 @@ class ClientConnection(asyncio.Protocol):
         reason = self._deadline_reason
         self._worker.count_closed(reason)
         if reason == "header_timeout" and self._buffer:
-            self._refuse(Refusal(408, "header_timeout"))
+            self._refuse(Refusal(408, "header_timeout"), self._buffer)
         else:
             self._transport.close() if reason == "keepalive" else self._transport.abort()

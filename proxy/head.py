@@ -39,8 +39,9 @@ _RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: " + _VALUE + rb"*+)?
 _KEEP_ALIVE = rb"(?:([Cc]onnection: [Kk]eep-[Aa]live\r\n)%b)?+"
 _REQUEST_OTHERS = (
     rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDGIJLMNOQRSVWYZabdgijlmnoqrsvwyz]"
-    rb"|(?!(?i:connection|content-length|host|transfer-encoding|te|expect|upgrade|keep-alive|forwarded"
-    rb"|proxy-connection|proxy-authorization|x-forwarded-[a-z]+|http2-settings):)[CHTEUKPXFchteukpxf])"
+    rb"|[Cc](?!(?i:onnection|ontent-length):)|[Uu](?!(?i:pgrade):)|[Hh](?!(?i:ost|ttp2-settings):)"
+    rb"|[Tt](?!(?i:e|ransfer-encoding):)|[Xx](?!(?i:-forwarded-))|[Ee](?!(?i:xpect):)"
+    rb"|[Kk](?!(?i:eep-alive):)|[Pp](?!(?i:roxy-))|[Ff](?!(?i:orwarded):))"
     + TOKEN + rb"*+:" + _VALUE + rb"*+\r\n)*+"
 )  # fmt: skip
 _PLAIN_REQUEST = re.compile(
@@ -52,13 +53,14 @@ _PLAIN_REQUEST = re.compile(
 )  # fmt: skip
 _RESPONSE_OTHERS = (
     rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDE-JL-OQRSV-Zabde-jl-oqrsv-z]"
-    rb"|(?!(?i:connection|content-length|transfer-encoding|keep-alive|upgrade|proxy-connection):)[CTKUPctkup])"
+    rb"|[Cc](?!(?i:onnection|ontent-length):)|[Tt](?!(?i:ransfer-encoding):)|[Kk](?!(?i:eep-alive):)"
+    rb"|[Uu](?!(?i:pgrade):)|[Pp](?!(?i:roxy-connection):))"
     + TOKEN + rb"*+:" + _VALUE + rb"*+\r\n)*+"
 )  # fmt: skip
 _PLAIN_RESPONSE = re.compile(
     rb"HTTP/1\.1 (?!204|304)([2345][0-9]{2})(?: " + _VALUE + rb"*+)?\r\n()"
     + _RESPONSE_OTHERS + _KEEP_ALIVE % _RESPONSE_OTHERS
-    + rb"[Cc]ontent-[Ll]ength: ([0-9]{1,18})\r\n"
+    + rb"[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,17})\r\n"
     + _RESPONSE_OTHERS + _KEEP_ALIVE % _RESPONSE_OTHERS + rb"\r\n"
 )  # fmt: skip
 
@@ -82,7 +84,7 @@ _HOST = re.compile(
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*+)([/?].*+)?", re.DOTALL)
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"++) ([^ ]++) HTTP/([0-9])\.([0-9])")
 _FIELD_LINE = re.compile(TOKEN + rb"++:" + _VALUE + rb"*+")
-_FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
+_FOLD = re.compile(rb"(?<![ \t])[ \t]*+\r\n[ \t]++")
 _TIMEOUT = re.compile(rb"timeout=([0-9]{1,9})")
 
 _LONGEST_LENGTH = 18
@@ -106,7 +108,7 @@ def parse_request(
     if match is None:
         return _parse_any_request(data, max_head, max_target, max_fields)
     size = match.end()
-    if size > max_target or (size >> 2) > max_fields:  # a field takes four bytes at least
+    if size > max_target or size > max_head or (size >> 2) > max_fields:  # a field takes four bytes at least
         return _parse_any_request(data, max_head, max_target, max_fields)
     method, path, before, host, after = match.group(1, 2, 4, 5, 6)
     head = RequestHead(data if len(data) == size else data[:size], method, path, 1, match.start(3), size)
@@ -146,7 +148,7 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
     http_1_0 = head.minor == 0
     hosts = 0
     offer: bytes | None = None
-    upgrade_asked = False
+    upgrade_asked = closes = False
     ends_here: list[bytes] = []
     for name, value in _REQUEST_SPECIAL.findall(low, head.fields_start - 1):
         value = value.rstrip(b" \t")
@@ -163,9 +165,9 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
                 option = option.strip(b" \t")
                 if option == b"close":
                     head.keep_alive = False
-                    ends_here.append(option)
+                    closes = True
                 elif option == b"keep-alive":
-                    if http_1_0 and b"close" not in ends_here:
+                    if http_1_0 and not closes:
                         head.keep_alive = True
                 elif option == b"upgrade":
                     upgrade_asked = True
@@ -187,14 +189,18 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
                 return Refusal(501, "unknown_transfer_coding")
             head.chunked = head.has_body = True
         elif name == b"expect":
-            if not http_1_0:
-                if value != b"100-continue":
-                    return Refusal(417, "unknown_expectation")
+            if http_1_0:
+                ends_here.append(name)  # an HTTP/1.0 client cannot expect anything (RFC 9110, 10.1.1)
+            elif value != b"100-continue":
+                return Refusal(417, "unknown_expectation")
+            else:
                 head.expect_continue = True
         elif name == b"te":
             ends_here.append(name)
             head.te_trailers = any(coding.strip(b" \t") == b"trailers" for coding in value.split(b","))
         elif name == b"upgrade":
+            if offer is not None:
+                ends_here.append(b"")  # more than one field to look for, should it end here
             offer = value if offer is None else offer + b"," + value
         elif name.startswith((b"x-forwarded-", b"forwarded")):
             head.forwarded = []
@@ -212,6 +218,8 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
         head.upgrade = upgrade_asked and not http_1_0 and not _is_h2c(offer)
         if not head.upgrade:
             ends_here.append(b"upgrade")
+    if head.has_body:
+        low = _restate_framing(head, low)
     if head.forwarded is not None:
         head.forwarded = [
             (low[start:colon], head.raw[colon + 1 : end].strip(b" \t\r\n"), start, end)
@@ -237,7 +245,7 @@ def _parse_other_request(
     data: bytes, max_head: int, max_target: int, max_fields: int
 ) -> RequestHead | Refusal | None:
     """What does not begin like a plain request: an empty line, another form of target, or a fault."""
-    if data.startswith(b"\r\n"):
+    if data.startswith(b"\r\n") and not data.startswith(b"\r\n", 2):
         head = parse_request(data[2:], max_head=max_head, max_target=max_target, max_fields=max_fields)
         if isinstance(head, RequestHead):
             head.size += 2
@@ -267,14 +275,35 @@ def _other_target_form(head: RequestHead, target: bytes) -> RequestHead | Refusa
     authority, rest = absolute.groups(b"")
     # The authority of the target overrides Host (RFC 9112, 3.2.2). Two different ones are a request
     # that two parties would route differently, so it is refused instead of repaired.
-    if not authority or authority.lower() != head.host.lower():
+    if not authority or authority.lower() != (head.host or authority.lower()):
         return Refusal(400, "target_and_host_differ")
+    if not _is_host(authority.lower()):
+        return Refusal(400, "bad_target")
+    head.host = authority.lower()  # HTTP/1.0 may have sent no Host beside it
     if head.method == b"OPTIONS" and not rest:
         head.target = b"*"
     else:
         head.target = rest if rest.startswith(b"/") else b"/" + rest
     head.path = head.target.partition(b"?")[0]
     return head
+
+
+def _restate_framing(head: RequestHead | ResponseHead, low: bytes) -> bytes:
+    """Spell the field that frames the body plainly; returns the head in lower case as it is then.
+
+    `CHUNKED`, `003` or a tab are understood here, but the next parser may see another body in them.
+    """
+    if head.chunked:
+        name, plain = b"transfer-encoding", b"chunked"
+    else:
+        name, plain = b"content-length", b"%d" % head.content_length
+    at = low.index(b"\n" + name + b":", head.fields_start - 1) + 1
+    colon = at + len(name)
+    end = low.index(b"\r", colon)
+    if head.raw[colon:end] in (b": " + plain, b":" + plain):
+        return low
+    head.raw = head.raw[:colon] + b": " + plain + head.raw[end:]
+    return head.raw.lower()
 
 
 def _field_spans(raw: bytes, start: int) -> Iterator[tuple[int, int, int]]:
@@ -292,7 +321,8 @@ def _cuts(low: bytes, start: int, names: list[bytes]) -> list[tuple[int, int]] |
         # By far the commonest: one field, usually `Connection: keep-alive`.
         at = low.index(b"\n" + names[0] + b":", start - 1) + 1
         return [(at, low.index(b"\n", at) + 1)]
-    return [(at, end) for at, colon, end in _field_spans(low, start) if low[at:colon] in names] or None
+    wanted = frozenset(names)  # a client may nominate thousands
+    return [(at, end) for at, colon, end in _field_spans(low, start) if low[at:colon] in wanted] or None
 
 
 def without(raw: bytes, cuts: list[tuple[int, int]], end: int) -> bytes:
@@ -450,6 +480,8 @@ def _read_response_fields(head: ResponseHead) -> Refusal | None:
         return Refusal(502, "content_length_and_transfer_encoding")
     if closes:
         head.keep_alive = False
+    if head.chunked or head.content_length >= 0:
+        low = _restate_framing(head, low)
     if ends_here:
         head.cuts = _cuts(low, head.fields_start, ends_here)
     if repeated_length:

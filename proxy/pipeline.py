@@ -244,10 +244,12 @@ class Exchange:
         assert body is not None
         try:
             payload, end = body.feed(data, start)
-        except BadFramingError:
+        except BadFramingError as problem:
             if before:
-                self.client.send(before)
-            self._break_off("http_protocol_error")
+                self._answer = None  # nothing of it has been sent yet
+                self.fail(502, problem.reason)
+            else:
+                self._break_off(problem.reason)
             return
         self.sent += len(payload)
         if self._chunk_answer:
@@ -465,7 +467,7 @@ class Exchange:
             own += b"TE: trailers\r\nConnection: TE\r\n"
         host_header = self._pool.target.host_header
         if not head.minor and not field_values(fields, b"host"):
-            fields = b"Host: " + self._pool.authority + b"\r\n" + fields
+            fields = b"Host: " + (head.host or self._pool.authority) + b"\r\n" + fields
         elif host_header is not None:
             fields = _with_host(fields, host_header.encode())
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.sent_target, fields, own)
@@ -474,6 +476,8 @@ class Exchange:
         extra = b""
         if self.runtime.via is not None:
             extra = b"Via: 1.1 " + self.runtime.via + b"\r\n"
+        if head.status == 426 and head.upgrade:
+            extra += b"Connection: upgrade\r\n"
         if close:
             extra += b"Connection: close\r\n"
         elif self.head.minor == 0:

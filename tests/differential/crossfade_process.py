@@ -20,7 +20,7 @@ from proxy.worker import Worker
 from tests.differential.proxies import LIMIT_BODY
 
 TIMEOUTS = Timeouts(
-    header=1.0,
+    header=2.0,
     body_idle=1.0,
     keepalive=1.0,
     response=1.0,

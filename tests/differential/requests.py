@@ -428,8 +428,6 @@ CHUNKS = (
             ("size empty", b"\r\nabc\r\n0\r\n\r\n", "RFC 9112 §7.1"),
             ("size ;", b";\r\nabc\r\n0\r\n\r\n", "RFC 9112 §7.1"),
             ("size after space", b" 3\r\nabc\r\n0\r\n\r\n", "RFC 9112 §7.1"),
-            ("size before space", b"3 \r\nabc\r\n0\r\n\r\n", "RFC 9112 §7.1"),
-            ("size before tab", b"3\t\r\nabc\r\n0\r\n\r\n", "RFC 9112 §7.1"),
             ("size of 17 digits", b"00000000000000003\r\nabc\r\n0\r\n\r\n", "RFC 9112 §7.1"),
             ("size of 2^64 + 3", b"10000000000000003\r\nabc\r\n0\r\n\r\n", "RFC 9112 §7.1"),
             ("size in fullwidth digits", "\uff13\r\nabc\r\n0\r\n\r\n".encode(), "CVE-2025-69224"),
@@ -451,7 +449,7 @@ CHUNKS = (
             ("body ends in CR X", b"3\r\nabc\r\n0\r\n\rX", "RFC 9112 §7.1"),
         )
     ),
-    Case("chunk size of 2^64 - 1", "RFC 9112 §7.1", (HUGE_CHUNK,), b"", (408,), partial=True),
+    Case("chunk size of 2^64 - 1", "RFC 9112 §7.1", (HUGE_CHUNK,), b"", (400,), partial=True),
 )
 
 TRAILERS = (

@@ -150,7 +150,7 @@ class ChunkedBody:
         if end < 0:
             if len(data) - at > self._max_trailers:
                 raise BadFramingError("trailers_too_large")
-            if b"\n\n" in data[at:] or data[at : at + 1] == b"\n":
+            if data.find(b"\n\n", at) >= 0 or data.find(b"\n\r\n", at) >= 0 or data[at : at + 1] == b"\n":
                 raise BadFramingError("bad_trailer")
             return None
         section = data[at : end + 2]

@@ -158,7 +158,7 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
         elif name == b"connection":
             ends_here.append(name)
             if value == b"keep-alive":
-                if http_1_0 and len(ends_here) == 1:
+                if http_1_0 and not closes:
                     head.keep_alive = True
                 continue
             for option in value.split(b","):

@@ -19,7 +19,10 @@ SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 LONGEST = 536
 """Bytes: 16 of fixed header and 520 for addresses and extensions; more than v1 can take (107)."""
 
-_V1 = re.compile(rb"PROXY (?:UNKNOWN[^\r\n]{0,92}|(TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) ([0-9]{1,5}) ([0-9]{1,5}))\r\n")
+_V1 = re.compile(
+    rb"PROXY (?:UNKNOWN[^\r\n]{0,92}"
+    rb"|(TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) ([0-9]{1,5}) ([0-9]{1,5}))\r\n"
+)
 _V1_LONGEST = 107
 _FIXED = struct.Struct("!12sBBH")
 

@@ -1,14 +1,17 @@
 """Become a server that PostgreSQL's programs agree to run as, then exec one of them.
 
-Run as a script by `postgres.py`, never imported: `python launch.py IDENTITY PARENT PROGRAM ARG…`.
+Run as a script, `python launch.py IDENTITY PARENT PROGRAM ARG…`; `command` makes that line.
 PostgreSQL refuses to run as root, so for root there are two identities:
 
 * `namespace`: a user namespace in which root of outside is an ordinary user. Nothing on disk changes
   hands. Some containers forbid it.
 * `UID:GID`: an existing user without rights.
 
-An ordinary user runs as `self`. This is a program of its own and not a `preexec_fn`, because Python
-code between fork and exec can deadlock in a process with threads.
+An ordinary user runs as `self`. What is started so leads a session of its own and is interrupted
+(SIGINT) when the thread that started it ends; the demo starts its other programs so too.
+
+This is a program and not a `preexec_fn`, because Python code between fork and exec can deadlock in a
+process with threads.
 """
 
 from __future__ import annotations
@@ -22,6 +25,11 @@ CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 REFUSED = 77
 """Exit code: this machine does not grant the identity."""
+
+
+def command(identity: str, program: str, *arguments: str) -> list[str]:
+    """The command line that starts `program` as that identity, tied to the life of this process."""
+    return [sys.executable, "-I", "-S", __file__, identity, str(os.getpid()), program, *arguments]
 
 
 def main(identity: str, parent: str, program: str, *arguments: str) -> None:

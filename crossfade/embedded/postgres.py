@@ -261,11 +261,10 @@ class EmbeddedPostgres:
         raise EmbeddedPostgresError(f"PostgreSQL was not ready after {START_TIMEOUT:.0f} s; see {self._log}")
 
     def _socket_folder(self) -> Path:
-        folder = self.folder / "run"
-        if len(os.fsencode(folder)) <= LONGEST_SOCKET_FOLDER:
-            return folder
-        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
-        return Path(tempfile.gettempdir(), f"crossfade-{os.geteuid()}-{name}")
+        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
+        elsewhere = f"crossfade-{os.geteuid()}-{digest}"
+        places = (self.folder / "run", Path(tempfile.gettempdir(), elsewhere), Path("/tmp", elsewhere))  # noqa: S108
+        return next(place for place in places if len(os.fsencode(place)) <= LONGEST_SOCKET_FOLDER)
 
 
 def _binaries_and_identity() -> tuple[Path, str]:
@@ -333,7 +332,7 @@ def _spawn(
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LD_"))}
     environment |= {"LC_ALL": "C", "TZ": "UTC"}
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-I", "-S", launch.__file__, identity, str(os.getpid()), *command],
+        launch.command(identity, *command),
         stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=files, cwd="/", env=environment,
     )  # fmt: skip
     assert process.stdin is not None

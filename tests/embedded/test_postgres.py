@@ -131,7 +131,7 @@ def test_a_folder_with_a_long_name_gets_a_short_private_socket_folder(created: P
     with EmbeddedPostgres(folder) as server:
         note(server.url(), "reached")
         sockets = Path(server.url().partition("?host=")[2])
-        assert sockets.is_relative_to(tempfile.gettempdir())
+        assert sockets.parent in (Path(tempfile.gettempdir()), Path("/tmp"))
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     sockets.rmdir()
 

@@ -22,6 +22,7 @@ from flags.model import Route
 _PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _LITERAL = re.compile(r"[^\s{}*?#]*")
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]")
 
@@ -86,7 +87,7 @@ class Matcher:
 
     def match(self, method: bytes, host: bytes, path: bytes) -> int | None:
         """Index of the first matching route. `host` may carry a port; `path` carries no query."""
-        if b"%" in path or b"/." in path:
+        if b"%" in path or b"/." in path or not path.isascii():
             path = equivalent_path(path)
         segments = path.split(b"/")
         del segments[0]  # what stands before the first slash: nothing
@@ -172,8 +173,13 @@ def _first(
 
 
 def equivalent_path(path: bytes) -> bytes:
-    """`path` with needless escapes undone and dot segments removed (RFC 3986, 6.2.2 and 5.2.4)."""
+    """`path` with needless escapes undone and dot segments removed (RFC 3986, 6.2.2 and 5.2.4).
+
+    Bytes beyond ASCII are escaped: clients send `/caf%C3%A9`, people write `/café`.
+    """
     path = _ESCAPED.sub(_unescape, path)
+    if not path.isascii():
+        path = _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], path)
     if b"/." not in path:
         return path
     kept: list[bytes] = []

@@ -7,7 +7,7 @@ import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from new_backend import passwords
@@ -42,6 +42,11 @@ PUBLIC = (
     accounts.c.created_at,
 )
 PRIVATE = (*PUBLIC, accounts.c.email)
+OPEN_SESSION = (
+    select(accounts.c.id, accounts.c.role)
+    .join(sessions, sessions.c.account_id == accounts.c.id)
+    .where(sessions.c.token_hash == bindparam("token_hash"), sessions.c.expires_at > func.now())
+)
 
 
 async def register(call: Call[Registration, Nothing]) -> Answer:
@@ -122,12 +127,7 @@ async def log_out(call: Call[Nothing, Nothing]) -> Answer:
 async def actor_with(db: AsyncConnection, token: str) -> Actor:
     """Whose session the token opens, or NOBODY."""
     token_hash = hash_of(token)
-    found = await db.execute(
-        select(accounts.c.id, accounts.c.role)
-        .join(sessions, sessions.c.account_id == accounts.c.id)
-        .where(sessions.c.token_hash == token_hash, sessions.c.expires_at > func.now())
-    )
-    row = found.one_or_none()
+    row = (await db.execute(OPEN_SESSION, {"token_hash": token_hash})).one_or_none()
     return NOBODY if row is None else Actor(row.id, Role[row.role.upper()], token_hash)
 
 

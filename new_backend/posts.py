@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import RowMapping, Select, delete, func, insert, literal, select, update
+from sqlalchemy import RowMapping, Select, bindparam, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql
 
 from new_backend.models import (
@@ -30,9 +30,42 @@ if TYPE_CHECKING:
     from new_backend.paging import Paging
 
 
+NAMES = (
+    select(func.array_agg(tags.c.name))
+    .join(post_tags, post_tags.c.tag_id == tags.c.id)
+    .where(post_tags.c.post_id == posts.c.id)
+    .scalar_subquery()
+)
+COUNTED = select(func.count()).where(comments.c.post_id == posts.c.id).scalar_subquery()
+POSTS = select(
+    posts.c.id,
+    posts.c.title,
+    posts.c.body,
+    NAMES.label("tags"),
+    posts.c.author_id,
+    accounts.c.username,
+    accounts.c.display_name,
+    COUNTED.label("comment_count"),
+    posts.c.created_at,
+    posts.c.updated_at,
+).join(accounts, accounts.c.id == posts.c.author_id)
+"""All that the API says of posts, in one statement of index lookups."""
+ONE_POST = POSTS.where(posts.c.id == bindparam("post_id"))
+
+COMMENTS = select(
+    comments.c.id,
+    comments.c.post_id,
+    comments.c.author_id,
+    accounts.c.username,
+    accounts.c.display_name,
+    comments.c.body,
+    comments.c.created_at,
+).join(accounts, accounts.c.id == comments.c.author_id)
+
+
 async def list_posts(call: Call[Nothing, PostQuery]) -> Answer:
     query = call.query
-    wanted = post_query().order_by(posts.c.id.desc()).limit(query.limit + 1)
+    wanted = POSTS.order_by(posts.c.id.desc()).limit(query.limit + 1)
     if query.cursor is not None:
         wanted = wanted.where(posts.c.id < query.cursor)
     if query.author is not None:
@@ -95,8 +128,7 @@ async def list_comments(call: Call[Nothing, Paging]) -> Answer:
         if await db.scalar(select(posts.c.id).where(posts.c.id == post_id)) is None:
             raise Refusal(Reason.NOT_FOUND)
         rows = await db.execute(
-            comment_query()
-            .where(comments.c.post_id == post_id, comments.c.id > (call.query.cursor or 0))
+            COMMENTS.where(comments.c.post_id == post_id, comments.c.id > (call.query.cursor or 0))
             .order_by(comments.c.id)
             .limit(call.query.limit + 1)
         )
@@ -115,7 +147,7 @@ async def write_comment(call: Call[CommentDraft, Nothing]) -> Answer:
             .values(post_id=post_id, author_id=call.actor.id, body=call.body.body)
             .returning(comments.c.id)
         )
-        written = await db.execute(comment_query().where(comments.c.id == comment_id))
+        written = await db.execute(COMMENTS.where(comments.c.id == comment_id))
         return Answer(comment(written.mappings().one()))
 
 
@@ -131,7 +163,7 @@ async def remove_comment(call: Call[Nothing, Nothing]) -> Answer:
 
 async def read_post(db: AsyncConnection, post_id: int) -> Post:
     """The post. Refuses with 404 if there is none."""
-    row = (await db.execute(post_query().where(posts.c.id == post_id))).mappings().one_or_none()
+    row = (await db.execute(ONE_POST, {"post_id": post_id})).mappings().one_or_none()
     if row is None:
         raise Refusal(Reason.NOT_FOUND)
     return post(row)
@@ -154,41 +186,6 @@ async def tag_post(db: AsyncConnection, post_id: int, names: list[str]) -> None:
     )
     chosen = select(literal(post_id), tags.c.id).where(tags.c.name.in_(names))
     await db.execute(insert(post_tags).from_select(["post_id", "tag_id"], chosen))
-
-
-def post_query() -> Select[Any]:
-    """All that the API says of a post, in one statement of index lookups."""
-    names = (
-        select(func.array_agg(tags.c.name))
-        .join(post_tags, post_tags.c.tag_id == tags.c.id)
-        .where(post_tags.c.post_id == posts.c.id)
-        .scalar_subquery()
-    )
-    counted = select(func.count()).where(comments.c.post_id == posts.c.id).scalar_subquery()
-    return select(
-        posts.c.id,
-        posts.c.title,
-        posts.c.body,
-        names.label("tags"),
-        posts.c.author_id,
-        accounts.c.username,
-        accounts.c.display_name,
-        counted.label("comment_count"),
-        posts.c.created_at,
-        posts.c.updated_at,
-    ).join(accounts, accounts.c.id == posts.c.author_id)
-
-
-def comment_query() -> Select[Any]:
-    return select(
-        comments.c.id,
-        comments.c.post_id,
-        comments.c.author_id,
-        accounts.c.username,
-        accounts.c.display_name,
-        comments.c.body,
-        comments.c.created_at,
-    ).join(accounts, accounts.c.id == comments.c.author_id)
 
 
 def post(row: RowMapping) -> Post:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import RowMapping, Select, insert, select, union_all, update
+from sqlalchemy import RowMapping, insert, select, union_all, update
 
 from new_backend.models import Nothing, Party, Transfer, TransferOrder, TransferPage, Wallet
 from new_backend.operations import Answer, Call
@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from new_backend.paging import Paging
 
 IDEMPOTENCY_KEY = r"[A-Za-z0-9_.:-]{1,64}"
+
+SENDER, RECEIVER = accounts.alias("sender"), accounts.alias("receiver")
+TRANSFERS = (
+    select(
+        transfers.c.id,
+        transfers.c.sender_id,
+        SENDER.c.username.label("sender"),
+        transfers.c.receiver_id,
+        RECEIVER.c.username.label("receiver"),
+        transfers.c.amount_cents,
+        transfers.c.note,
+        transfers.c.created_at,
+    )
+    .join(SENDER, SENDER.c.id == transfers.c.sender_id)
+    .join(RECEIVER, RECEIVER.c.id == transfers.c.receiver_id)
+)
 
 
 async def show_wallet(call: Call[Nothing, Nothing]) -> Answer:
@@ -33,7 +49,7 @@ async def list_transfers(call: Call[Nothing, Paging]) -> Answer:
             half = half.where(transfers.c.id < call.query.cursor)
         halves.append(half.order_by(transfers.c.id.desc()).limit(call.query.limit + 1))
     newest = union_all(*halves).subquery()
-    wanted = transfer_query().join(newest, newest.c.id == transfers.c.id)
+    wanted = TRANSFERS.join(newest, newest.c.id == transfers.c.id)
     async with call.database.reading() as db:
         rows = await db.execute(wanted.order_by(transfers.c.id.desc()).limit(call.query.limit + 1))
     return Answer(TransferPage.cut([transfer(row) for row in rows.mappings()], call.query.limit))
@@ -58,7 +74,7 @@ async def send_money(call: Call[TransferOrder, Nothing]) -> Answer:
         balances = {row.account_id: row.balance_cents for row in locked}
         if key is not None:
             same_key = (transfers.c.sender_id == sender, transfers.c.idempotency_key == key)
-            found = await db.execute(transfer_query().where(*same_key))
+            found = await db.execute(TRANSFERS.where(*same_key))
             earlier = found.mappings().one_or_none()
             if earlier is not None:
                 return repeated(transfer(earlier), order)
@@ -83,7 +99,7 @@ async def send_money(call: Call[TransferOrder, Nothing]) -> Answer:
             )
             .returning(transfers.c.id)
         )
-        made = await db.execute(transfer_query().where(transfers.c.id == transfer_id))
+        made = await db.execute(TRANSFERS.where(transfers.c.id == transfer_id))
         return Answer(transfer(made.mappings().one()))
 
 
@@ -96,24 +112,6 @@ def repeated(earlier: Transfer, order: TransferOrder) -> Answer:
     ):
         raise Refusal(Reason.IDEMPOTENCY_KEY_REUSED)
     return Answer(earlier, {"Idempotency-Replayed": "true"})
-
-
-def transfer_query() -> Select[Any]:
-    sender, receiver = accounts.alias("sender"), accounts.alias("receiver")
-    return (
-        select(
-            transfers.c.id,
-            transfers.c.sender_id,
-            sender.c.username.label("sender"),
-            transfers.c.receiver_id,
-            receiver.c.username.label("receiver"),
-            transfers.c.amount_cents,
-            transfers.c.note,
-            transfers.c.created_at,
-        )
-        .join(sender, sender.c.id == transfers.c.sender_id)
-        .join(receiver, receiver.c.id == transfers.c.receiver_id)
-    )
 
 
 def transfer(row: RowMapping) -> Transfer:

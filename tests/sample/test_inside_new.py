@@ -21,7 +21,7 @@ from new_backend.database import create_engine, driver_url
 from new_backend.openapi import describe
 from new_backend.operations import Database
 from new_backend.permissions import Actor, Role, may_edit, may_remove
-from new_backend.posts import comment_query, post_query
+from new_backend.posts import COMMENTS, POSTS
 from new_backend.routes import OPERATIONS
 from new_backend.tables import comments, metadata, posts
 from tests.sample.backends import PASSWORD, Backend, command, person
@@ -232,10 +232,10 @@ def test_no_list_reads_a_whole_table(database_url: str) -> None:
     schema.upgrade(database_url)
     engine = sqlalchemy.create_engine(driver_url(database_url), poolclass=sqlalchemy.NullPool)
     listings = {
-        "newest": post_query().order_by(posts.c.id.desc()).limit(20),
-        "by author": post_query().where(posts.c.author_id == 5, posts.c.id < 9).order_by(posts.c.id.desc()),
-        "one": post_query().where(posts.c.id == 5),
-        "comments": comment_query().where(comments.c.post_id == 5, comments.c.id > 7).order_by(comments.c.id),
+        "newest": POSTS.order_by(posts.c.id.desc()).limit(20),
+        "by author": POSTS.where(posts.c.author_id == 5, posts.c.id < 9).order_by(posts.c.id.desc()),
+        "one": POSTS.where(posts.c.id == 5),
+        "comments": COMMENTS.where(comments.c.post_id == 5, comments.c.id > 7).order_by(comments.c.id),
     }
     with engine.connect() as db:
         db.exec_driver_sql("SET enable_seqscan = off")

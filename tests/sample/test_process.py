@@ -115,6 +115,19 @@ def test_without_its_database_it_answers_503_and_comes_back(name: str, tmp_path:
 
 
 @either
+def test_connections_that_died_while_idle_are_replaced_unnoticed(name: str, tmp_path: Path) -> None:
+    with (
+        EmbeddedPostgres(tmp_path / "pg", durable=False) as server,
+        Backend(name, server.url(), tmp_path) as backend,
+    ):
+        bea = backend.person("bea")
+        wait_until_idle_for_a_second(server.url())
+        server.stop()
+        server.start()
+        assert bea.get("/api/me").json()["username"] == "bea"
+
+
+@either
 def test_a_row_that_stays_locked_costs_a_503_and_not_a_thread(
     name: str, database_url: str, tmp_path: Path
 ) -> None:
@@ -188,6 +201,16 @@ def wait_for_blocked_statement(database_url: str) -> None:
             "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
         while db.execute(blocked).fetchone() is None:
+            pass
+
+
+def wait_until_idle_for_a_second(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as db:
+        fresh = (
+            "SELECT 1 FROM pg_stat_activity WHERE application_name IN ('legacy', 'new_backend')"
+            " AND clock_timestamp() - state_change < interval '1.1 s'"
+        )
+        while db.execute(fresh).fetchone() is not None:
             pass
 
 

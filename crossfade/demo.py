@@ -148,7 +148,7 @@ def _run(stack: ExitStack, serve: bool, folder: Path | None) -> int:
         _print(f"{'folder':12} {folder}")
         _say("running until Ctrl-C")
         crossfade.process.wait()
-        raise DemoError(f"crossfade ended: {crossfade.last_words()}")
+        raise crossfade.failed("ended")
     return 1 if wrong else 0
 
 
@@ -360,12 +360,14 @@ class Program:
         line = output.readline().decode().strip() if ready else ""
         said, found, address = line.partition("listening on ")
         if said or not found:
-            raise DemoError(f"{self.name} did not start: {self.last_words()}")
+            raise self.failed("did not start")
         return address
 
-    def last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'} ({self.log})"
+    def failed(self, what: str) -> DemoError:
+        """The error that says so; what the program said itself is shown first, for its file may go."""
+        for line in self.log.read_text(errors="replace").splitlines()[-20:]:
+            _say(f"{self.name}: {line}")
+        return DemoError(f"{self.name} {what}")
 
 
 @contextmanager
@@ -427,7 +429,7 @@ def _wait_until_ready(crossfade: Program, config: Path) -> tuple[str, str]:
         except (instance.NothingRunningError, instance.NoAnswerError, OSError):  # not yet
             pass
         time.sleep(0.05)
-    raise DemoError(f"crossfade did not become ready: {crossfade.last_words()}")
+    raise crossfade.failed("did not become ready")
 
 
 def _get(url: str) -> str:

@@ -30,8 +30,8 @@ class RequestHead:
     there is none (HTTP/1.0); `size` is what the head took up of the received bytes; `target` is the
     target in origin form where it differs from what was sent (absolute form). `forwarded` holds
     X-Forwarded-* and Forwarded as the client sent them: name in lower case, value, span. A `plain`
-    request is HTTP/1.1 in origin form, has no body and asks for nothing that needs a second look; it
-    is sent on as it came, but for its cuts.
+    request is HTTP/1.1 in origin form, is no HEAD, has no body, keeps its connection and asks for
+    nothing that needs a second look; it is sent on as it came, but for its cuts.
     """
 
     __slots__ = (

@@ -55,6 +55,7 @@ def check_host(host: str) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Node:
+    depth: int = 0
     literals: dict[bytes, _Node] = field(default_factory=dict)
     parameter: _Node | None = None
     ends: tuple[_Instance, ...] | None = None
@@ -93,7 +94,7 @@ class Matcher:
         del segments[0]  # what stands before the first slash: nothing
         best = None
         node = self._root
-        for depth, segment in enumerate(segments):
+        for segment in segments:
             if node.rests is not None:
                 best = _first(node.rests, best, method, host)
             child = node.literals.get(segment)
@@ -103,7 +104,7 @@ class Matcher:
                     break
             elif node.parameter is not None and segment:
                 # Two ways lead on: the literal one is walked to its end here, the other one below.
-                best = _walk(node.parameter, segments, depth + 1, best, method, host)
+                best = _walk(node.parameter, segments, node.depth + 1, best, method, host)
             node = child
         else:
             if node.rests is not None:
@@ -130,10 +131,10 @@ class Matcher:
         open_ended = last == b"**"
         for segment in inner if open_ended else [*inner, last]:
             if segment.startswith(b"{"):
-                node.parameter = node.parameter or _Node()
+                node.parameter = node.parameter or _Node(node.depth + 1)
                 node = node.parameter
             else:
-                node = node.literals.setdefault(segment, _Node())
+                node = node.literals.setdefault(segment, _Node(node.depth + 1))
         if open_ended:
             node.rests = (*(node.rests or ()), instance)
         else:

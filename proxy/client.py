@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from core import metrics
-from core.http import Refusal
+from core.http import Refusal, RequestHead
 from flags.model import NO_ROUTE
 from proxy.access_log import Entry
 from proxy.answers import own_answer
@@ -40,7 +40,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_deadline", "_deadline_reason", "_eof_sent", "_exchange", "_idle_since", "_lingering",
-        "_loop", "_sent", "_stall", "_transport", "_worker", "half_closed", "is_leaving", "peer",
+        "_sent", "_stall", "_transport", "_worker", "half_closed", "is_leaving", "loop", "peer",
         "reading_paused", "write_paused",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._loop = worker.loop
+        self.loop = worker.loop
         self._buffer = b""
         self._exchange: Exchange | None = None
         self._deadline = math.inf
@@ -78,7 +78,7 @@ class ClientConnection(asyncio.Protocol):
         tls = transport.get_extra_info("ssl_object") is not None
         config = self._worker.runtime.config
         self.peer = Peer(config.forwarding, self._worker.peer_address(address), tls=tls)
-        self._idle_since = self._loop.time()
+        self._idle_since = self.loop.time()
         self._set_deadline(config.timeouts.header, "header_timeout")
 
     def data_received(self, data: bytes) -> None:
@@ -133,7 +133,7 @@ class ClientConnection(asyncio.Protocol):
 
     def now(self) -> float:
         """The event loop's time in seconds."""
-        return self._loop.time()
+        return self.loop.time()
 
     def send(self, data: bytes) -> None:
         self._sent += len(data)
@@ -202,12 +202,12 @@ class ClientConnection(asyncio.Protocol):
         if not keep:
             self._end()
             return
-        now = self._idle_since = self._loop.time()
+        now = self._idle_since = self.loop.time()
         self._deadline = now + self._worker.runtime.config.timeouts.keepalive
         self._deadline_reason = "keepalive"
         if self._buffer:
             # Not at once: a long pipeline would be a long recursion.
-            self._loop.call_soon(self._go_on)
+            self.loop.call_soon(self._go_on)
         elif self.half_closed:
             self._transport.close()
         if self.reading_paused:
@@ -274,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange is None
             and not self._buffer
             and not self._lingering
-            and self._loop.time() - self._idle_since >= idle_for
+            and self.loop.time() - self._idle_since >= idle_for
         ):
             self._worker.count_closed("drain")
             self._transport.close()
@@ -311,24 +311,22 @@ class ClientConnection(asyncio.Protocol):
         head = parse_request(
             data, max_head=limits.head_bytes, max_target=limits.target_bytes, max_fields=limits.headers
         )
-        if head is None:
+        if isinstance(head, RequestHead):
+            if len(data) > head.size:
+                self._buffer = data[head.size :]
+            elif self.half_closed:
+                self.is_leaving = True
+            self._deadline = math.inf
+            exchange = self._exchange = Exchange(self, head, runtime)
+            exchange.start()
+        elif head is None:
             self._buffer = data
             if self.half_closed:
                 self._transport.close()
-            elif self._deadline_reason != "header_timeout":
+            elif self._deadline_reason != "header_timeout" or self._deadline == math.inf:
                 self._set_deadline(runtime.config.timeouts.header, "header_timeout")
-            return
-        if isinstance(head, Refusal):
+        else:
             self._refuse(head, data)
-            return
-        if len(data) > head.size:
-            self._buffer = data[head.size :]
-        elif self.half_closed:
-            self.is_leaving = True
-        self._deadline = math.inf
-        self._deadline_reason = ""
-        exchange = self._exchange = Exchange(self, head, runtime)
-        exchange.start()
 
     def _refuse(self, refusal: Refusal, data: bytes) -> None:
         """Answer a request that could not even be read; nothing behind it can be trusted."""
@@ -374,7 +372,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write_eof()
 
     def _set_deadline(self, seconds: float, reason: str) -> None:
-        self._deadline = self._loop.time() + seconds
+        self._deadline = self.loop.time() + seconds
         self._deadline_reason = reason
 
     def _on_deadline(self) -> None:

@@ -15,7 +15,7 @@ from core.metrics import LATENCY_BUCKETS, Histogram, Metric, Sample
 from flags.model import Decision
 
 
-class Tally:
+class _Tally:
     """Answers under one flag, side and reason."""
 
     __slots__ = ("buckets", "codes", "received", "seconds", "sent")
@@ -27,35 +27,36 @@ class Tally:
         self.received = 0
         self.sent = 0
 
-    def count(self, status: int, seconds: float, received: int, sent: int) -> None:
-        self.codes[status // 100] += 1
-        self.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self.seconds += seconds
-        self.received += received
-        self.sent += sent
-
 
 class Counters:
     """All counters of one worker. Not thread-safe: they belong to the worker's event loop."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str, str], Tally] = {}
-        self._by_decision: dict[int, tuple[Decision, Tally]] = {}
+        self._tallies: dict[tuple[str, str, str], _Tally] = {}
+        self._by_decision: dict[int, _Tally] = {}
+        self._decisions: list[Decision] = []
+        """Kept alive, so that the identity of a decision is not given to another one."""
         self._events: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
-    def tally(self, decision: Decision) -> Tally:
-        known = self._by_decision.get(id(decision))
-        if known is not None:
-            return known[1]
+    def count(self, decision: Decision, status: int, seconds: float, received: int, sent: int) -> None:
+        """Count one exchange: its answer's status, its time, and the bytes of both bodies."""
+        tally = self._by_decision.get(id(decision)) or self._open_tally(decision)
+        tally.codes[status // 100] += 1
+        tally.buckets[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        tally.seconds += seconds
+        tally.received += received
+        tally.sent += sent
+
+    def _open_tally(self, decision: Decision) -> _Tally:
         labels = (decision.flag, decision.side.value, decision.reason.value)
-        tally = self._tallies.setdefault(labels, Tally())
-        # The decision is kept beside its tally so that its identity is not given to another one.
-        self._by_decision[id(decision)] = (decision, tally)
+        tally = self._by_decision[id(decision)] = self._tallies.setdefault(labels, _Tally())
+        self._decisions.append(decision)
         return tally
 
     def forget_decisions(self) -> None:
         """Let go of the decisions of replaced snapshots; the counts stay."""
         self._by_decision.clear()
+        self._decisions.clear()
 
     def event(self, metric: Metric, *labels: str) -> None:
         """Count one occurrence of a counter that is off the hot path."""

@@ -45,7 +45,7 @@ _REQUEST_OTHERS = (
     + TOKEN + rb"*+:" + _VALUE + rb"*+\r\n)*+"
 )  # fmt: skip
 _PLAIN_REQUEST = re.compile(
-    rb"(?!TRACE |CONNECT )(" + TOKEN + rb"++) (/[\x21\x22\x24-\x3e\x40-\x7e\x80-\xff]*+)"
+    rb"(?!HEAD |TRACE |CONNECT )(" + TOKEN + rb"++) (/[\x21\x22\x24-\x3e\x40-\x7e\x80-\xff]*+)"
     rb"(?:\?[\x21\x22\x24-\x7e\x80-\xff]*+)? HTTP/1\.1\r\n()"
     + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS
     + rb"[Hh]ost: ([0-9A-Za-z.\-]++(?::[0-9]*+)?)\r\n"

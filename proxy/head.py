@@ -69,7 +69,7 @@ _PLAIN_RESPONSE = re.compile(
 _REQUEST_SPECIAL = re.compile(
     rb"\n(?=[chteukpxf])"
     rb"(connection|content-length|host|transfer-encoding|te|expect|upgrade|keep-alive"
-    rb"|proxy-connection|proxy-authorization|x-forwarded-[a-z]+|forwarded|http2-settings)"
+    rb"|proxy-connection|proxy-authorization|x-forwarded-[^:]++|forwarded|http2-settings)"
     rb":[ \t]*+([^\r]*)\r"
 )
 _RESPONSE_SPECIAL = re.compile(
@@ -224,7 +224,7 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
         head.forwarded = [
             (low[start:colon], head.raw[colon + 1 : end].strip(b" \t\r\n"), start, end)
             for start, colon, end in _field_spans(low, head.fields_start)
-            if low[start:colon].startswith((b"x-forwarded-", b"forwarded"))
+            if low[start:colon] == b"forwarded" or low.startswith(b"x-forwarded-", start, colon)
         ]
     if ends_here:
         head.cuts = _cuts(low, head.fields_start, ends_here)

@@ -248,6 +248,9 @@ class Exchange:
 
     def on_answer_body(self, data: bytes, start: int, before: bytes = b"") -> None:
         """Relay answer bytes from `start` on; `before` is what has to precede them on the wire."""
+        if self.client.is_closing:
+            self.client.give_up()
+            return
         if self.tunnelled:
             self.sent += len(data)
             self.client.send(data)

@@ -86,7 +86,10 @@ class ClientConnection(asyncio.Protocol):
         if exchange is None:
             if self._lingering:
                 return  # read and forgotten, so that our last answer is not destroyed by a reset
-            if self._buffer:
+            if self.write_paused:
+                self._buffer += data
+                self.balance_reading()
+            elif self._buffer:
                 self._read_more_of_head(data)
             else:
                 self._read_head(data)
@@ -104,7 +107,10 @@ class ClientConnection(asyncio.Protocol):
             self.is_leaving = True
         exchange = self._exchange
         if exchange is None:
-            return False
+            if not self._buffer or not self._transport.can_write_eof():
+                return False
+            self.loop.call_soon(self._go_on)  # what was sent before may hold whole requests
+            return True
         if not self._transport.can_write_eof():
             return self._end_of_tls(exchange)
         if self._buffer and not exchange.tunnelled:
@@ -126,7 +132,9 @@ class ClientConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.write_paused = False
         exchange = self._exchange
-        if exchange is not None and exchange.upstream is not None:
+        if exchange is None:
+            self.loop.call_soon(self._go_on)
+        elif exchange.upstream is not None:
             exchange.upstream.go_on_reading()
 
     # What the exchange says.
@@ -191,7 +199,7 @@ class ClientConnection(asyncio.Protocol):
         """Read from the client exactly while there is room for what it sends."""
         exchange = self._exchange
         if exchange is None:
-            full = False
+            full = self.write_paused and len(self._buffer) > _AHEAD
         elif exchange.upstream is None:
             full = exchange.request_body is not None or len(self._buffer) > _AHEAD
         elif exchange.request_body is not None or exchange.tunnelled:
@@ -323,7 +331,13 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def _go_on(self) -> None:
-        if self._exchange is None and not self._lingering and not self._transport.is_closing():
+        """Begin the next request of a pipeline, unless the client has yet to take the last answers."""
+        if (
+            self._exchange is None
+            and not self.write_paused
+            and not self._lingering
+            and not self._transport.is_closing()
+        ):
             data = self.take_buffer()
             if data:
                 self._read_head(data)
@@ -400,6 +414,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _on_deadline(self) -> None:
         reason = self._deadline_reason
+        if reason == "linger" and self._transport.get_write_buffer_size():
+            # Our last answer is still on its way to a slow reader; `sweep` judges how slow.
+            self._set_deadline(_LINGER_SECONDS, reason)
+            return
         self._worker.count_closed(reason)
         if reason == "header_timeout" and self._buffer:
             self._refuse(Refusal(408, "header_timeout"), self._buffer)

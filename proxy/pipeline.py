@@ -120,7 +120,7 @@ class Exchange:
         if self.request_body is None:
             connection.transport.write(self._outgoing_head())
             self.deadline = client.loop.time() + self.runtime.config.timeouts.response
-            if client.half_closed:
+            if client.half_closed and not self.head.upgrade:
                 self.on_client_half_closed()
             return
         self.deadline = math.inf
@@ -318,6 +318,7 @@ class Exchange:
             status >= 500
             and self.request_body is None
             and self.head.keep_alive
+            and self.head.minor == 1  # an HTTP/1.0 client would have to be told that it may stay
             and not self.client.is_leaving
         )
         self.client.send(
@@ -335,7 +336,12 @@ class Exchange:
 
     def on_client_gone(self) -> None:
         """The client's connection is lost; nobody is left to answer."""
-        self._let_go_of_target()
+        if self.tunnelled and self.client.half_closed and self.upstream is not None:
+            # It has said all it had to say, and the target is to hear all of it.
+            self.upstream.finish(self.runtime.config.timeouts.write_idle)
+            self.upstream = None
+        else:
+            self._let_go_of_target()
         if not self.tunnelled:
             self.error = "client_gone"
             self.status = self.status or 499
@@ -436,7 +442,7 @@ class Exchange:
     def _request_sent(self) -> None:
         if self._answer is None:
             self.deadline = self.client.now() + self.runtime.config.timeouts.response
-        if self.client.half_closed:
+        if self.client.half_closed and not self.head.upgrade:  # a tunnel may still have bytes to carry
             self.on_client_half_closed()
 
     def _may_repeat(self) -> bool:
@@ -514,6 +520,8 @@ class Exchange:
         early = self.client.take_buffer()
         if early:
             self.on_tunnel_bytes(early)
+        if self.client.half_closed:
+            self.on_client_half_closed()
         self.client.balance_reading()
 
     def _end_tunnel(self, *, half_closed: bool) -> bool:
@@ -521,7 +529,7 @@ class Exchange:
             return self.client.send_eof()
         self.upstream, upstream = None, self.upstream
         if upstream is not None:
-            upstream.close()
+            upstream.finish(self.runtime.config.timeouts.write_idle)
         self._settle()
         self.client.exchange_ended(keep=False)
         return False

@@ -88,6 +88,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = None
         self.transport.abort()
 
+    def finish(self, patience: float) -> None:
+        """Close when what was sent has gone out, at the latest after `patience` seconds."""
+        self.exchange = None
+        if not self.transport.is_closing():
+            self.transport.close()
+            if self.transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(patience, self.transport.abort)
+
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:

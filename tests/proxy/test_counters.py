@@ -20,8 +20,8 @@ def test_answers_are_counted_by_decision_and_class() -> None:
     counters = Counters()
     one = decision()
     for status in (200, 204, 404, 499, 502, 101):
-        counters.tally(one).count(status, 0.003, 10, 100)
-    counters.tally(decision("-", Side.LEGACY)).count(200, 99.0, 0, 1)
+        counters.count(one, status, 0.003, 10, 100)
+    counters.count(decision("-", Side.LEGACY), 200, 99.0, 0, 1)
     assert found(counters, metrics.REQUESTS.name) == {
         ("items", "new", "route", "1xx"): 1,
         ("items", "new", "route", "2xx"): 2,
@@ -35,9 +35,9 @@ def test_answers_are_counted_by_decision_and_class() -> None:
 
 def test_each_duration_falls_into_its_bucket() -> None:
     counters = Counters()
-    tally = counters.tally(decision())
+    one = decision()
     for seconds in (*LATENCY_BUCKETS, 1000.0):
-        tally.count(200, seconds, 0, 0)
+        counters.count(one, 200, seconds, 0, 0)
     histogram = found(counters, metrics.REQUEST_SECONDS.name)["items", "new"]
     assert isinstance(histogram, Histogram)
     assert histogram.buckets == (1,) * (len(LATENCY_BUCKETS) + 1)
@@ -46,9 +46,9 @@ def test_each_duration_falls_into_its_bucket() -> None:
 
 def test_counts_outlive_the_snapshot_that_began_them() -> None:
     counters = Counters()
-    counters.tally(decision(version=1)).count(200, 0.1, 0, 0)
+    counters.count(decision(version=1), 200, 0.1, 0, 0)
     counters.forget_decisions()
-    counters.tally(decision(version=2)).count(200, 0.1, 0, 0)
+    counters.count(decision(version=2), 200, 0.1, 0, 0)
     assert found(counters, metrics.REQUESTS.name) == {("items", "new", "route", "2xx"): 2}
 
 
@@ -57,7 +57,7 @@ def test_events_carry_their_labels_and_every_name_is_declared() -> None:
     counters.event(metrics.ERRORS, "new", "dns_error")
     counters.event(metrics.ERRORS, "new", "dns_error")
     counters.event(metrics.CLIENT_CONNECTIONS_CLOSED, "drain")
-    counters.tally(decision()).count(200, 0.1, 0, 0)
+    counters.count(decision(), 200, 0.1, 0, 0)
     assert found(counters, metrics.ERRORS.name) == {("new", "dns_error"): 2}
     declared = {metric.name: len(metric.labels) for metric in WORKER_METRICS}
     for sample in counters.samples():

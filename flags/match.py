@@ -88,7 +88,8 @@ class Matcher:
 
     def match(self, method: bytes, host: bytes, path: bytes) -> int | None:
         """Index of the first matching route. `host` may carry a port; `path` carries no query."""
-        if b"%" in path or b"/." in path or not path.isascii():
+        # `find`, because `in` first tries a bytes operand as a number and throws an error away.
+        if path.find(b"%") >= 0 or path.find(b"/.") >= 0 or not path.isascii():
             path = equivalent_path(path)
         segments = path.split(b"/")
         del segments[0]  # what stands before the first slash: nothing

@@ -11,7 +11,6 @@ whoever accepts next.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import select
 import socket
 import ssl
@@ -25,18 +24,26 @@ readiness alone would spin."""
 
 _BACKLOG = 2048
 
+_EXHAUSTED_PAUSE = 0.5
+"""Seconds without accepting after the system had no descriptor or memory for another connection."""
+
 
 class Acceptor:
-    """Accepts on `sockets` and makes a protocol with `factory` for each connection."""
+    """Accepts on `sockets` and makes a protocol with `factory` for each connection.
+
+    The factory is given the client's address that the PROXY protocol tells, or None. At most
+    `most_introducing` connections may be in front of their header at a time.
+    """
 
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[str | None], asyncio.Protocol],
         *,
         tls: ssl.SSLContext | None,
         proxy_protocol: bool,
         header_timeout: float,
+        most_introducing: int,
         on_refused: Callable[[str], None],
     ) -> None:
         self._sockets = sockets
@@ -44,12 +51,13 @@ class Acceptor:
         self._tls = tls
         self._proxy_protocol = proxy_protocol
         self._header_timeout = header_timeout
+        self._handshake_timeout = None if tls is None else header_timeout
+        self._most_introducing = most_introducing
         self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
+        self._stopped = False
         self._servers: list[asyncio.AbstractServer] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self.sources: dict[tuple[object, ...], str] = {}
-        """Client address by the peer name of a connection that the PROXY protocol introduced."""
 
     async def start(self) -> None:
         for listening in self._sockets:
@@ -60,12 +68,17 @@ class Acceptor:
             else:
                 # A duplicate, because the loop closes what it was given.
                 server = await self._loop.create_server(
-                    self._factory, sock=listening.dup(), ssl=self._tls, backlog=_BACKLOG
+                    lambda: self._factory(None),
+                    sock=listening.dup(),
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self._handshake_timeout,
+                    backlog=_BACKLOG,
                 )
                 self._servers.append(server)
 
     def stop(self) -> None:
         """Accept no more. Connections that were accepted go on."""
+        self._stopped = True
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -73,35 +86,68 @@ class Acceptor:
             for listening in self._sockets:
                 self._loop.remove_reader(listening.fileno())
 
+    def close(self) -> None:
+        """Accept no more, and let go of those who have not been introduced yet."""
+        self.stop()
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def is_introducing(self) -> bool:
+        """Whether connections were accepted that are no clients yet."""
+        return bool(self._tasks)
+
     def _accept(self, listening: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
+        try:
             connection, _ = listening.accept()
-            connection.setblocking(False)
-            task = self._loop.create_task(self._introduce(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:  # no descriptors or no memory: the listener stays readable, and would spin
+            self._on_refused("accept_failed")
+            self._loop.remove_reader(listening.fileno())
+            self._loop.call_later(_EXHAUSTED_PAUSE, self._accept_again, listening)
+            return
+        if len(self._tasks) >= self._most_introducing:
+            self._on_refused("too_many_connections")
+            connection.close()
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._introduce(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if not self._stopped:
+            self._loop.add_reader(listening.fileno(), self._accept, listening)
 
     async def _introduce(self, connection: socket.socket) -> None:
         try:
-            async with asyncio.timeout(self._header_timeout):
-                header = await self._read_header(connection)
-        except (TimeoutError, OSError):
-            header = Invalid("proxy_header_timeout")
-        if isinstance(header, Invalid):
-            self._on_refused(header.reason)
-            connection.close()
-            return
-        name = None
-        try:
-            if header.source is not None:
-                name = tuple(connection.getpeername())
-                self.sources[name] = header.source[0]
-            await self._loop.connect_accepted_socket(self._factory, connection, ssl=self._tls)
+            header = await self._header_in_time(connection)
+            if isinstance(header, Invalid):
+                self._on_refused(header.reason)
+                connection.close()
+                return
+            address = None if header.source is None else header.source[0]
+            await self._loop.connect_accepted_socket(
+                lambda: self._factory(address),
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_timeout,
+            )
         except OSError:
             connection.close()
-        finally:
-            if name is not None:
-                self.sources.pop(name, None)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _header_in_time(self, connection: socket.socket) -> Header | Invalid:
+        try:
+            async with asyncio.timeout(self._header_timeout):
+                return await self._read_header(connection)
+        except TimeoutError:
+            return Invalid("proxy_header_timeout")
+        except OSError:
+            return Invalid("proxy_header_incomplete")
 
     async def _read_header(self, connection: socket.socket) -> Header | Invalid:
         seen = 0

@@ -34,8 +34,8 @@ _OTHER_TARGET = re.compile(
 _RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: " + _VALUE + rb"*+)?\r\n" + _FIELDS)
 
 # The plain case, which is nearly all traffic, in one expression each: besides fields that are none of
-# our business, a plain request has one Host and perhaps `Connection: keep-alive`, a plain answer has
-# one Content-Length and perhaps the same. The first letter decides whether a name has to be looked at.
+# our business, a plain request has one Host and perhaps `Connection: keep-alive` and a Content-Length,
+# a plain answer has one Content-Length and perhaps the same Connection. The first letter decides whether a name has to be looked at.
 _KEEP_ALIVE = rb"(?:([Cc]onnection: [Kk]eep-[Aa]live\r\n)%b)?+"
 _REQUEST_OTHERS = (
     rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDGIJLMNOQRSVWYZabdgijlmnoqrsvwyz]"
@@ -49,7 +49,8 @@ _PLAIN_REQUEST = re.compile(
     rb"(?:\?[\x21\x22\x24-\x7e\x80-\xff]*+)? HTTP/1\.1\r\n()"
     + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS
     + rb"[Hh]ost: ([0-9A-Za-z.\-]++(?::[0-9]*+)?)\r\n"
-    + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS + rb"\r\n"
+    + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS
+    + rb"(?:[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,17})\r\n" + _REQUEST_OTHERS + rb")?+\r\n"
 )  # fmt: skip
 _RESPONSE_OTHERS = (
     rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDE-JL-OQRSV-Zabde-jl-oqrsv-z]"
@@ -110,10 +111,14 @@ def parse_request(
     size = match.end()
     if size > max_target or size > max_head or (size >> 2) > max_fields:  # a field takes four bytes at least
         return _parse_any_request(data, max_head, max_target, max_fields)
-    method, path, before, host, after = match.group(1, 2, 4, 5, 6)
-    head = RequestHead(data if len(data) == size else data[:size], method, path, 1, match.start(3), size)
-    head.host = host
+    raw = data if len(data) == size else data[:size]
+    method, path, _, before, host, after, length = match.groups()
+    head = RequestHead(raw, method, path, 1, match.start(3), size)
+    head.host = host.lower()
     head.plain = True
+    if length is not None:
+        head.content_length = int(length)
+        head.has_body = head.content_length > 0
     if before is None:
         if after is not None:
             head.cuts = [match.span(6)]
@@ -386,9 +391,10 @@ def parse_response(data: bytes, *, max_head: int) -> ResponseHead | Refusal | No
     match = _PLAIN_RESPONSE.match(data)
     if match is None or match.end() > max_head:
         return _parse_any_response(data, max_head)
-    status, before, length, after = match.group(1, 3, 4, 5)
     size = match.end()
-    head = ResponseHead(data if len(data) == size else data[:size], int(status), 1, match.start(2), size)
+    raw = data if len(data) == size else data[:size]
+    status, _, before, length, after = match.groups()
+    head = ResponseHead(raw, int(status), 1, match.start(2), size)
     head.content_length = int(length)
     head.plain = True
     if before is None:

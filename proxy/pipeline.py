@@ -183,6 +183,7 @@ class Exchange:
         if (
             head.plain
             and head.content_length == len(data) - head.size
+            and self.request_body is None
             and (request.plain or self._expects_plain_answer())
             and not self.client.is_leaving
             and self.runtime.via is None
@@ -200,12 +201,7 @@ class Exchange:
     def _expects_plain_answer(self) -> bool:
         """Whether a request that is not plain itself can still be answered plainly."""
         request = self.head
-        return (
-            request.minor == 1
-            and request.keep_alive
-            and self.request_body is None
-            and request.method != b"HEAD"
-        )
+        return request.minor == 1 and request.keep_alive and request.method != b"HEAD"
 
     def _begin_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None:
         """Relay the head of an answer whose body is still to come, or has no plain end."""

@@ -113,8 +113,8 @@ class Worker:
 
     async def close(self) -> None:
         """Cut everything off and let go of everything but the listening sockets."""
-        if self._acceptor is not None:
-            self._acceptor.stop()
+        for acceptor in self._acceptors:
+            acceptor.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for client in list(self._clients):
@@ -160,16 +160,6 @@ class Worker:
     def count_closed(self, reason: str) -> None:
         self.counters.event(metrics.CLIENT_CONNECTIONS_CLOSED, reason)
 
-    def peer_address(self, peername: tuple[object, ...] | None) -> str:
-        """The client's address: the peer's, or what the PROXY protocol said of it."""
-        if not peername:
-            return ""
-        if self._acceptor is not None and self._acceptor.sources:
-            source = self._acceptor.sources.get(tuple(peername))
-            if source is not None:
-                return source
-        return str(peername[0])
-
     # Details.
 
     def _build(self, config: ProxyConfig, snapshot: Snapshot) -> Runtime:
@@ -195,10 +185,11 @@ class Worker:
         config = self.runtime.config
         self._acceptor = Acceptor(
             self._sockets,
-            lambda: ClientConnection(self),
+            lambda address: ClientConnection(self, address),
             tls=self._tls,
             proxy_protocol=config.proxy_protocol,
             header_timeout=config.timeouts.header,
+            most_introducing=config.limits.connections,
             on_refused=self.count_closed,
         )
         await self._acceptor.start()

@@ -40,15 +40,17 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_deadline", "_deadline_reason", "_eof_sent", "_exchange", "_idle_since", "_lingering",
-        "_sent", "_stall", "_transport", "_worker", "half_closed", "is_leaving", "loop", "peer",
+        "_sent", "_source", "_stall", "_transport", "_worker", "half_closed", "is_leaving", "loop", "peer",
         "reading_paused", "write_paused",
     )  # fmt: skip
 
     _transport: asyncio.Transport
     peer: Peer
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, source: str | None = None) -> None:
+        """`source` is the client's address where the PROXY protocol has told it."""
         self._worker = worker
+        self._source = source
         self.loop = worker.loop
         self._buffer = b""
         self._exchange: Exchange | None = None
@@ -74,10 +76,12 @@ class ClientConnection(asyncio.Protocol):
             transport.abort()
             return
         transport.set_write_buffer_limits(WRITE_BUFFER)
-        address = transport.get_extra_info("peername")
+        peername = transport.get_extra_info("peername")
+        address = self._source or (str(peername[0]) if peername else "")
         tls = transport.get_extra_info("ssl_object") is not None
         config = self._worker.runtime.config
-        self.peer = Peer(config.forwarding, self._worker.peer_address(address), tls=tls)
+        self.peer = Peer(config.forwarding, address, tls=tls)
+        self.is_leaving = self._worker.draining
         self._idle_since = self.loop.time()
         self._set_deadline(config.timeouts.header, "header_timeout")
 

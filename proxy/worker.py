@@ -43,7 +43,8 @@ class Worker:
         self._clients: set[ClientConnection] = set()
         self._retired: list[Pool] = []
         self._dropped_before = 0
-        self._acceptor: Acceptor | None = None
+        self._acceptors: list[Acceptor] = []
+        """The last one accepts; those before it, from before a reload, may still introduce clients."""
         self._sockets: Sequence[socket] = ()
         self._tls = _listen_context(config.listen_tls)
         self._sweeper: asyncio.TimerHandle | None = None
@@ -80,8 +81,8 @@ class Worker:
             self._dropped_before += old.access_log.dropped
         if tls is not None or old.config.proxy_protocol != config.proxy_protocol or self._tls is not None:
             self._tls = tls
-            if self._acceptor is not None and not self.draining:
-                self._acceptor.stop()
+            if self._acceptors and not self.draining:
+                self._acceptors[-1].stop()
                 await self._accept()
 
     async def drain(self, timeout: float) -> int:
@@ -91,24 +92,20 @@ class Worker:
         may still bring a request. After `timeout` seconds whatever is left is cut.
         """
         self.draining = True
-        if self._acceptor is not None:
-            self._acceptor.stop()
+        for acceptor in self._acceptors:
+            acceptor.stop()
         for client in self._clients:
             client.leave()
-        if self._clients:
-            self._emptied = self.loop.create_future()
-            grace = min(_IDLE_GRACE, timeout / 2)
-            timers = [
-                self.loop.call_later(grace * part / 8, self._end_idle_clients, grace) for part in range(1, 17)
-            ]
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._emptied
-            except TimeoutError:
-                pass
-            finally:
-                for timer in timers:
-                    timer.cancel()
+        self._emptied = self.loop.create_future()
+        self._note_emptiness()
+        ending = self.loop.create_task(self._end_idle_clients(min(_IDLE_GRACE, timeout / 2)))
+        try:
+            async with asyncio.timeout(timeout):
+                await self._emptied
+        except TimeoutError:
+            pass
+        finally:
+            ending.cancel()
         return sum(client.is_busy for client in self._clients)
 
     async def close(self) -> None:
@@ -154,8 +151,8 @@ class Worker:
 
     def forget(self, client: ClientConnection) -> None:
         self._clients.discard(client)
-        if not self._clients and self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+        if self._emptied is not None:
+            self._note_emptiness()
 
     def count_closed(self, reason: str) -> None:
         self.counters.event(metrics.CLIENT_CONNECTIONS_CLOSED, reason)
@@ -183,7 +180,7 @@ class Worker:
 
     async def _accept(self) -> None:
         config = self.runtime.config
-        self._acceptor = Acceptor(
+        acceptor = Acceptor(
             self._sockets,
             lambda address: ClientConnection(self, address),
             tls=self._tls,
@@ -192,7 +189,8 @@ class Worker:
             most_introducing=config.limits.connections,
             on_refused=self.count_closed,
         )
-        await self._acceptor.start()
+        await acceptor.start()
+        self._acceptors = [*(old for old in self._acceptors if old.is_introducing), acceptor]
 
     def _sweep(self) -> None:
         now = self.loop.time()
@@ -203,9 +201,20 @@ class Worker:
         self._retired = [pool for pool in self._retired if not pool.is_unused]
         self._sweeper = self.loop.call_later(_sweep_interval(self.runtime.config.timeouts), self._sweep)
 
-    def _end_idle_clients(self, grace: float) -> None:
-        for client in list(self._clients):
-            client.leave_if_idle(grace)
+    async def _end_idle_clients(self, grace: float) -> None:
+        while True:
+            await asyncio.sleep(grace / 8)
+            for client in list(self._clients):
+                client.leave_if_idle(grace)
+            self._note_emptiness()
+
+    def _note_emptiness(self) -> None:
+        """Tell `drain` when nobody is left, nor anybody who was accepted and is still to come."""
+        emptied = self._emptied
+        assert emptied is not None
+        introducing = any(acceptor.is_introducing for acceptor in self._acceptors)
+        if not self._clients and not introducing and not emptied.done():
+            emptied.set_result(None)
 
 
 def _sweep_interval(timeouts: Timeouts) -> float:

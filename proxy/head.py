@@ -35,7 +35,8 @@ _RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: " + _VALUE + rb"*+)?
 
 # The plain case, which is nearly all traffic, in one expression each: besides fields that are none of
 # our business, a plain request has one Host and perhaps `Connection: keep-alive` and a Content-Length,
-# a plain answer has one Content-Length and perhaps the same Connection. The first letter decides whether a name has to be looked at.
+# a plain answer has one Content-Length and perhaps the same Connection. The first letter decides whether
+# a name has to be looked at.
 _KEEP_ALIVE = rb"(?:([Cc]onnection: [Kk]eep-[Aa]live\r\n)%b)?+"
 _REQUEST_OTHERS = (
     rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDGIJLMNOQRSVWYZabdgijlmnoqrsvwyz]"

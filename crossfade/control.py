@@ -58,8 +58,12 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     die_with_parent(parent)
-    asyncio.run(_Process().live(socket.socket(fileno=line)))
+    asyncio.run(_live(socket.socket(fileno=line)))
     return 0
+
+
+async def _live(line: socket.socket) -> None:
+    await _Process().live(line)
 
 
 class _Process:

@@ -156,13 +156,19 @@ class Fleet:
             if not afresh and place < len(shares) and _same(worker.share, shares[place])
         }
         obeyed = await self._reconfigure(list(stay.values()), orders)
+        stay = {worker.place: worker for worker in obeyed}
         try:
+            # Among them the places of those that died instead of obeying.
             needed = [place for place in range(len(shares)) if place not in stay]
             begun = await self._launch_all(needed, orders, shares)
         except BaseException:
             await self._put_back(obeyed)
             raise
-        leaving = [worker for place, worker in self._places.items() if place not in stay]
+        leaving = [
+            worker
+            for place, worker in self._places.items()
+            if place not in stay and not worker.channel.closed.done()
+        ]
         self.orders, self._shares = orders, list(shares)
         present = [*stay.values(), *begun]
         # Who died in the meantime was in no place then, so its burial has not emptied one.
@@ -203,7 +209,8 @@ class Fleet:
         await self._pause_replacements()
         workers = list(self._living)
         leaving = [self._run(self.retire(worker)) for worker in workers]
-        await asyncio.wait([worker.deaf for worker in workers], timeout=DEAF_WITHIN)
+        if workers:
+            await asyncio.wait([worker.deaf for worker in workers], timeout=DEAF_WITHIN)
         when_deaf()
         return sum(await asyncio.gather(*leaving))
 
@@ -328,7 +335,8 @@ class Fleet:
     async def _bury(self, worker: Worker) -> None:
         """Wait for the end of a worker, count it, and see to its place."""
         exited, closed = worker.process.exited, worker.channel.closed
-        await asyncio.wait([exited, closed], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [exited, closed]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         # After its line a process ends at once, unless it is broken.
         await asyncio.wait([exited], timeout=LEAVE_WITHIN)
         if not exited.done():
@@ -341,20 +349,15 @@ class Fleet:
         self._ledger.bury(worker.samples, reason)
         worker.buried.set_result(None)
         worker.hear_no_more()
+        if worker.state is State.READY and not self._stopping:
+            who = {"worker": worker.place, "pid": worker.process.pid}
+            self._log.error("worker ended", **who, reason=reason, exit=_exit_text(code))
+            lived = time.monotonic() - worker.born
+            deaths = self._early_deaths.get(worker.place, 0) + 1 if lived < EARLY else 0
+            self._early_deaths[worker.place] = deaths
         if self._places.get(worker.place) is worker:
             del self._places[worker.place]
-            if not self._stopping:
-                self._log.error(
-                    "worker ended",
-                    worker=worker.place,
-                    pid=worker.process.pid,
-                    reason=reason,
-                    exit=_exit_text(code),
-                )
-                lived = time.monotonic() - worker.born
-                deaths = self._early_deaths.get(worker.place, 0) + 1 if lived < EARLY else 0
-                self._early_deaths[worker.place] = deaths
-                self._resume_replacements()
+            self._resume_replacements()
 
     def _resume_replacements(self) -> None:
         if self._stopping or self._changing or self.orders is None:

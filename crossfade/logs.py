@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from typing import Any
 
@@ -9,7 +10,9 @@ from typing import Any
 class Log:
     """An event in plain words, facts as keywords; `process` stands in each line.
 
-    Opened at the first line, because structlog costs more than all the rest of a start.
+    Opened at the first line, because structlog costs more than all the rest of a start. A line that
+    cannot be written at once is lost: a pager that nobody scrolls, or a pipe whose reader has gone,
+    must not stop the one process on which everything hangs.
     """
 
     def __init__(self, process: str) -> None:
@@ -31,7 +34,7 @@ class Log:
 
             terminal = sys.stderr.isatty()
             logger = structlog.wrap_logger(
-                structlog.WriteLogger(sys.stderr),
+                _Stderr(),
                 processors=[
                     structlog.processors.add_log_level,
                     structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
@@ -40,3 +43,17 @@ class Log:
             )
             self._logger = logger.bind(process=self._process)
         return self._logger
+
+
+class _Stderr:
+    """Where structlog's finished lines go."""
+
+    def msg(self, line: str) -> None:
+        try:
+            if select.select([], [sys.stderr], [], 0)[1]:
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
+        except (OSError, ValueError):
+            return
+
+    info = warning = error = msg

@@ -55,6 +55,9 @@ class Outcome:
     """For metrics and logs: applied, invalid, refused or failed."""
 
 
+STOPPING = Outcome(1, ["the instance is being stopped"], "refused")
+
+
 def run(config: Path) -> int:
     """Run an instance until it is told to stop; returns the exit code of the process."""
     return asyncio.run(_run(Path(os.path.abspath(config))))
@@ -180,9 +183,11 @@ class Supervisor:
 
     async def reload(self) -> Outcome:
         """Read the configuration again and have all workers run it, or none."""
+        if self._stop_asked:
+            return STOPPING
         async with self._operation:
             if self._stop_asked:
-                return Outcome(1, ["the instance is being stopped"], "refused")
+                return STOPPING
             self._state = "reloading"
             notify.reloading()
             try:
@@ -190,10 +195,10 @@ class Supervisor:
             except Exception as error:  # the supervisor survives its own bugs, and says so
                 outcome = Outcome(1, [f"reload failed: {error!r}"], "failed")
             self._state = "serving"
+            self._ledger.reloaded(outcome.word)
+            log = self._log.info if outcome.code == 0 else self._log.error
+            log("reload " + outcome.word, generation=self._generation, lines=outcome.lines)
             notify.ready(self._summary())
-        self._ledger.reloaded(outcome.word)
-        log = self._log.info if outcome.code == 0 else self._log.error
-        log("reload " + outcome.word, generation=self._generation, lines=outcome.lines)
         return outcome
 
     async def _reload(self) -> Outcome:
@@ -231,9 +236,11 @@ class Supervisor:
 
     async def restart(self, client: asyncio.StreamWriter | None) -> Outcome:
         """Replace the whole program. Returns only if that did not come about."""
+        if self._stop_asked:
+            return STOPPING
         async with self._operation:
             if self._stop_asked:
-                return Outcome(1, ["the instance is being stopped"], "refused")
+                return STOPPING
             self._state = "restarting"
             notify.reloading()
             try:
@@ -241,8 +248,8 @@ class Supervisor:
             except Exception as error:  # the supervisor survives its own bugs, and says so
                 outcome = Outcome(1, [f"restart failed: {error!r}"], "failed")
             self._state = "serving"
+            self._log.error("restart " + outcome.word, lines=outcome.lines)
             notify.ready(self._summary())
-        self._log.error("restart " + outcome.word, lines=outcome.lines)
         return outcome
 
     async def _restart(self, client: asyncio.StreamWriter | None) -> Outcome:
@@ -261,7 +268,7 @@ class Supervisor:
             # What arrived before the hold is handled now; what arrives after it, by the next image.
             await asyncio.sleep(0.01)
             if self._stop_asked:
-                return Outcome(1, ["not restarted: the instance is being stopped"], "refused")
+                return STOPPING
             self._log.info("restarting", generation=self._generation)
             handover.execute(self._handover(client))
         except HandoverError as error:

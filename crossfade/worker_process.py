@@ -11,7 +11,6 @@ import asyncio
 import gc
 import signal
 import socket
-import ssl
 import sys
 from typing import Any
 
@@ -22,6 +21,7 @@ from crossfade.channel import Channel, Message
 from crossfade.orders import Orders, OtherLayoutError
 from crossfade.processes import die_with_parent
 from flags.snapshot import compile_snapshot
+from proxy.config import ProxyConfig
 from proxy.worker import Worker
 
 SAMPLES_EVERY = 1.0
@@ -81,15 +81,20 @@ class _Shell:
                     self._worker.reopen_log()
 
     async def _start(self, message: Message) -> None:
+        orders = Orders.from_wire(message["orders"])
         try:
-            orders = Orders.from_wire(message["orders"])
             proxy, routes = orders.unpack()
-            self._drain_timeout = orders.drain
+        except OtherLayoutError as error:
+            self._channel.answer(message, {"error": str(error)})
+            self._over.set()
+            return
+        self._drain_timeout = orders.drain
+        try:
             self._sockets = [socket.socket(fileno=fd) for fd in message["sockets"]]
             worker = Worker(proxy, compile_snapshot(routes, orders.generation))
             await worker.start(self._sockets)
-        except (OSError, ssl.SSLError, OtherLayoutError) as error:
-            self._channel.answer(message, {"error": _words(error)})
+        except OSError as error:
+            self._channel.answer(message, {"error": _words(error, proxy)})
             self._over.set()
             return
         self._worker = worker
@@ -100,12 +105,13 @@ class _Shell:
 
     async def _configure(self, message: Message) -> None:
         assert self._worker is not None, "a worker is configured only after it was started"
+        orders = Orders.from_wire(message["orders"])
+        # Supervisor and worker are of one image here, so the layout is the same.
+        proxy, routes = orders.unpack()
         try:
-            orders = Orders.from_wire(message["orders"])
-            proxy, routes = orders.unpack()
             await self._worker.reconfigure(proxy, compile_snapshot(routes, orders.generation))
-        except (OSError, ssl.SSLError, OtherLayoutError) as error:
-            self._channel.answer(message, {"error": _words(error)})
+        except OSError as error:
+            self._channel.answer(message, {"error": _words(error, proxy)})
             return
         self._drain_timeout = orders.drain
         self._channel.answer(message, {"done": True})
@@ -170,10 +176,15 @@ class _Shell:
             self._over.set()
 
 
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+def _words(error: OSError, proxy: ProxyConfig) -> str:
+    """One line for a person; TLS does not say by itself which file it could not use."""
+    reason = error.strerror or str(error)
+    if error.filename:
+        return f"{error.filename}: {reason}"
+    files = [target.tls.ca_file for target in proxy.targets.values() if target.tls and target.tls.ca_file]
+    if proxy.listen_tls is not None:
+        files += [proxy.listen_tls.cert_file, proxy.listen_tls.key_file]
+    return f"cannot use {' or '.join(files)}: {reason}" if files else reason
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""The admin API: what it answers, and that its description is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from core.metrics import SUPERVISOR_METRICS, WORKER_METRICS
+from tests.support.crossfade_process import running_crossfade
+
+Config = dict[str, Any]
+
+
+async def test_every_metric_is_described_and_counted(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        for _ in range(7):
+            await cf.get()
+        measured = await cf.metrics()
+        for metric in (*WORKER_METRICS, *SUPERVISOR_METRICS):
+            name = metric.name.removesuffix("_total")
+            assert (
+                f"# TYPE {metric.name} {metric.kind}" in measured.text or f"# TYPE {name} " in measured.text
+            )
+        labels = {"flag": "all", "side": "legacy", "reason": "route", "code": "2xx"}
+        assert measured.total("crossfade_requests_total", **labels) == 7
+        assert measured.total("crossfade_request_seconds_count", flag="all", side="legacy") == 7
+        assert measured.total("crossfade_request_seconds_bucket", flag="all", side="legacy", le="+Inf") == 7
+        assert 0 < measured.total("crossfade_request_seconds_sum") < 7
+        assert measured.total("crossfade_workers", state="ready") == 2
+        assert measured.total("crossfade_worker_memory_bytes", worker="0") > 1_000_000
+        assert measured.total("crossfade_worker_cpu_seconds_total") > 0
+
+
+async def test_a_scrape_is_fresh(tmp_path: Path, config: Config) -> None:
+    """Not as old as what the workers push by themselves each second."""
+    async with running_crossfade(tmp_path, config) as cf:
+        await cf.admin("/healthz")
+        for number in range(1, 6):
+            await cf.get()
+            assert (await cf.metrics()).total("crossfade_requests_total") == number
+
+
+async def test_a_stopped_worker_costs_a_scrape_half_a_second_and_no_number(
+    tmp_path: Path, config: Config
+) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        for _ in range(20):
+            await cf.get()
+        before = await cf.metrics()
+        first, _ = await cf.worker_pids()
+        os.kill(first, signal.SIGSTOP)
+        try:
+            after = await cf.metrics()
+        finally:
+            os.kill(first, signal.SIGCONT)
+        assert after.fallen_below(before) == []
+        assert after.total("crossfade_requests_total") == 20
+
+
+async def test_the_api_is_described_as_it_is(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        document = json.loads((await cf.admin("/api/v1/openapi.json")).body)
+        assert document["openapi"].startswith("3.")
+        for path in document["paths"]:
+            assert (await cf.admin(path)).status == 200
+        status = json.loads((await cf.admin("/api/v1/proxy")).body)
+        described = document["components"]["schemas"]
+        assert set(status) == set(described["ProxyStatus"]["properties"])
+        assert set(status["workers"][0]) == set(described["WorkerStatus"]["properties"])
+        assert (await cf.admin("/api/v1/nothing")).status == 404
+
+
+async def test_the_status_page_needs_nothing_from_elsewhere(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        page = await cf.admin("/")
+        assert "text/html" in page.head
+        text = page.body.decode()
+        assert f"127.0.0.1:{cf.port}" in text
+        for pid in await cf.worker_pids():
+            assert f"<td>{pid}" in text
+        assert "<script" not in text
+        assert "src=" not in text
+        assert "http://" not in text

@@ -1,0 +1,104 @@
+"""The fleet with real workers, where a test has to reach into its clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from crossfade import sockets
+from crossfade.fleet import SILENT_FOR, ChangeError, Fleet, Worker
+from crossfade.ledger import Ledger
+from crossfade.logs import Log
+from crossfade.orders import Orders, orders
+from crossfade.processes import Children
+from flags.model import Side
+from proxy.config import AccessLog, ProxyConfig, Target
+
+TARGETS = {Side.LEGACY: Target("127.0.0.1", 1), Side.NEW: Target("127.0.0.1", 2)}
+PROXY = ProxyConfig(TARGETS, access_log=AccessLog(None))
+
+
+@contextlib.asynccontextmanager
+async def running_fleet(size: int) -> AsyncIterator[tuple[Fleet, Ledger, sockets.Listener]]:
+    children, ledger = Children(), Ledger()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, children.reap)
+    fleet = Fleet(children, ledger, Log("test"))
+    listener = sockets.listen("127.0.0.1", 0, size)
+    try:
+        await fleet.change(orders(1, PROXY, ()), sockets.shares([listener], size))
+        yield fleet, ledger, listener
+    finally:
+        living = fleet.living
+        fleet.kill()
+        await asyncio.gather(*(worker.buried for worker in living))
+        listener.close()
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+
+async def until_ready(fleet: Fleet) -> list[Worker]:
+    async with asyncio.timeout(30):
+        while fleet.not_ready:  # noqa: ASYNC110  (it is another process)
+            await asyncio.sleep(0.01)
+    return fleet.living
+
+
+async def test_a_silent_worker_is_ended_and_replaced() -> None:
+    async with running_fleet(2) as (fleet, ledger, _):
+        hung, well = fleet.living
+        os.kill(hung.process.pid, signal.SIGSTOP)
+        hung.heard -= SILENT_FOR + 1
+
+        # After a pause of our own nobody is judged.
+        fleet.end_hung(forgive=True)
+        assert hung.ending is None
+        hung.heard -= SILENT_FOR + 1
+        fleet.end_hung(forgive=False)
+        await hung.buried
+
+        assert ledger.exits() == {"hung": 1}
+        assert well in await until_ready(fleet)
+
+
+async def test_a_change_that_one_worker_does_not_answer_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crossfade.fleet.OBEY_WITHIN", 0.3)
+    async with running_fleet(2) as (fleet, ledger, listener):
+        stopped, well = fleet.living
+        os.kill(stopped.process.pid, signal.SIGSTOP)
+
+        with pytest.raises(ChangeError, match="worker 0 did not answer") as caught:
+            await fleet.change(orders(2, PROXY, ()), sockets.shares([listener], 2))
+
+        assert caught.value.late
+        assert fleet.orders is not None
+        assert fleet.orders.generation == 1
+        assert well.generation == 1
+        # Nobody knows what the silent one would run when it wakes, so it is replaced.
+        await stopped.buried
+        assert ledger.exits() == {"hung": 1}
+        assert {worker.generation for worker in await until_ready(fleet)} == {1}
+
+
+async def test_orders_that_a_new_worker_cannot_read_change_nothing() -> None:
+    async with running_fleet(1) as (fleet, ledger, listener):
+        before = fleet.living
+        listener.widen(2)
+        with pytest.raises(ChangeError):
+            await fleet.change(Orders(2, 1.0, "AAAA"), sockets.shares([listener], 2), afresh=True)
+        assert fleet.living == before
+        assert ledger.exits() == {"crashed": 2}
+        assert fleet.not_ready == []
+
+
+async def test_a_worker_that_dies_during_a_change_comes_back_on_the_new_orders() -> None:
+    async with running_fleet(2) as (fleet, _, listener):
+        victim, _ = fleet.living
+        os.kill(victim.process.pid, signal.SIGKILL)
+        await fleet.change(orders(2, PROXY, ()), sockets.shares([listener], 2))
+        assert {worker.generation for worker in await until_ready(fleet)} == {2}

@@ -1,0 +1,202 @@
+"""Restarts of the whole program under one pid: no refused connection, no failed request."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.supervisor.backend import Backend
+from tests.supervisor.stream import stream
+from tests.support.crossfade_process import running_crossfade
+
+Config = dict[str, Any]
+
+BROKEN = """
+import os, sys
+if os.path.exists({marker!r}) and {module!r} in sys.orig_argv:
+    sys.stderr.write("this version is broken\\n")
+    os._exit(3)
+"""
+"""A `sitecustomize` that makes one module of the next version end before its first line."""
+
+
+async def test_a_restart_keeps_the_pid_and_replaces_all_else(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        before = await cf.until(lambda s: s["control_pid"])
+        for _ in range(30):
+            await cf.get()
+        measured = await cf.metrics()
+
+        done = await cf.command("restart")
+
+        assert (done.code, done.out, done.err) == (0, "2/2 workers on generation 2\n", "")
+        after = await cf.until(
+            lambda s: s["control_pid"] not in (0, before["control_pid"]) and len(s["workers"]) == 2
+        )
+        assert after["pid"] == before["pid"] == cf.pid
+        assert after["restarts"] == 1
+        assert after["started_at"] == before["started_at"]
+        assert after["listen"] == before["listen"]
+        assert after["admin"] == before["admin"]
+        assert not {w["pid"] for w in before["workers"]} & {w["pid"] for w in after["workers"]}
+        assert after["worker_exits"] == {"drained": 2}
+        assert (await cf.get()).status == 200
+        assert (await cf.metrics()).fallen_below(measured) == []
+
+
+async def test_five_restarts_under_a_stream_of_requests(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf, stream(cf) as requests:
+        for number in range(5):
+            await requests.grows_by(20)
+            done = await cf.command("restart")
+            assert done.code == 0, done.err
+            assert (await cf.status())["restarts"] == number + 1
+        await requests.grows_by(20)
+        await cf.until(lambda s: len(s["workers"]) == 2)
+    assert requests.failures == []
+    assert requests.answered > 100
+
+
+async def test_the_old_workers_finish_what_they_have(tmp_path: Path, config: Config, legacy: Backend) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        connection = await cf.connect()
+        connection.ask("/hold")
+        await legacy.holding.wait()
+
+        assert (await cf.command("restart")).code == 0
+
+        draining = await cf.worker_pids("draining")
+        assert len(draining) == 1
+        assert (await cf.get()).status == 200
+        legacy.release.set()
+        answer = await connection.answer()
+        assert answer.body == b"legacy"
+        assert answer.closes
+        connection.close()
+        await cf.until(lambda s: len(s["workers"]) == 2)
+
+
+async def test_a_restart_within_a_restart_s_drain(tmp_path: Path, config: Config, legacy: Backend) -> None:
+    """The old workers of the first restart are still there when the second one happens."""
+    async with running_crossfade(tmp_path, config) as cf:
+        connection = await cf.connect()
+        connection.ask("/hold")
+        await legacy.holding.wait()
+        assert (await cf.command("restart")).code == 0
+        (draining,) = await cf.worker_pids("draining")
+        assert (await cf.command("restart")).code == 0
+        assert draining in await cf.worker_pids("draining")
+        legacy.release.set()
+        assert (await connection.answer()).body == b"legacy"
+        connection.close()
+        status = await cf.until(lambda s: len(s["workers"]) == 2)
+        assert status["worker_exits"] == {"drained": 4}
+
+
+async def test_by_signal_the_service_manager_sees_one_reload(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        cf.signal(signal.SIGUSR2)
+        await cf.notice("RELOADING=1")
+        assert "generation 2" in await cf.notice("READY=1")
+        assert (await cf.status())["restarts"] == 1
+
+
+async def test_signals_that_arrive_during_the_exec_are_not_lost(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        cf.signal(signal.SIGUSR2)
+        await cf.notice("RELOADING=1")
+        image = _start_of_image(cf.pid)
+        while _start_of_image(cf.pid) == image:
+            pass
+        # Python itself is starting now; nothing of ours has been imported.
+        cf.signal(signal.SIGHUP)
+        await cf.notice("READY=1")
+        status = await cf.until(lambda s: s["generation"] == 3)
+        assert status["restarts"] == 1
+
+
+async def test_an_address_comes_and_one_goes(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, {**config, "listen": ["127.0.0.1:0", "127.0.0.2:0"]}) as cf:
+        first, _ = (await cf.status())["listen"]
+        cf.configure({**config, "listen": ["127.0.0.1:0", "127.0.0.3:0"], "workers": 3})
+
+        done = await cf.command("restart")
+
+        assert done.out == "3/3 workers on generation 2\n", done.err
+        kept, added = (await cf.status())["listen"]
+        assert kept == first
+        assert added.startswith("127.0.0.3:")
+        assert (await cf.get()).status == 200
+
+
+async def test_an_invalid_file_prevents_it(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        workers = await cf.worker_pids()
+        cf.configure({**config, "workers": "many"})
+
+        done = await cf.command("restart")
+
+        assert done.code == 2
+        assert "workers: found" in done.err
+        assert "the running program goes on as it was" in done.err
+        assert await cf.worker_pids() == workers
+        assert (await cf.status())["restarts"] == 0
+
+
+@pytest.mark.parametrize("module", ["crossfade.handover", "crossfade.worker_process"])
+async def test_a_broken_version_does_not_take_over(tmp_path: Path, config: Config, module: str) -> None:
+    """Whether the rehearsal finds out or the new workers do: whoever serves goes on serving."""
+    marker = tmp_path / "broken"
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(BROKEN.format(marker=str(marker), module=module))
+    async with (
+        running_crossfade(tmp_path, config, environment={"PYTHONPATH": str(code)}) as cf,
+        stream(cf) as requests,
+    ):
+        workers = await cf.worker_pids()
+        marker.touch()
+
+        done = await cf.command("restart")
+
+        assert done.code != 0
+        assert done.out == ""
+        assert "not restarted" in done.err
+        assert await cf.worker_pids() == workers
+        assert (await cf.status())["ready"]
+        await requests.grows_by(20)
+
+        marker.unlink()
+        repaired = await cf.command("restart")
+        assert repaired.code == 0, repaired.err
+        assert not set(workers) & set(await cf.worker_pids())
+        await requests.grows_by(20)
+    assert requests.failures == []
+
+
+async def test_after_a_failed_takeover_dead_workers_are_still_replaced(
+    tmp_path: Path, config: Config
+) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        cf.configure({**config, "tls": {"cert": str(tmp_path / "a.pem"), "key": str(tmp_path / "a.key")}})
+        done = await cf.command("restart")
+        assert done.code == 1
+        assert "the old workers go on serving" in done.err
+        victim, _ = await cf.worker_pids()
+
+        os.kill(victim, signal.SIGKILL)
+
+        await cf.until(lambda s: s["ready"] and victim not in [w["pid"] for w in s["workers"]])
+        assert (await cf.get()).body == b"legacy"
+        cf.configure(config)
+        assert (await cf.command("reload")).out == "2/2 workers on generation 2\n"
+
+
+def _start_of_image(pid: int) -> str:
+    """Something that an exec changes and nothing else."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[23]

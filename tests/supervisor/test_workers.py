@@ -1,0 +1,146 @@
+"""Workers and the admin API's process end in every way; the instance goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossfade.fleet import backoff
+from tests.supervisor.backend import Backend
+from tests.supervisor.stream import stream
+from tests.support.crossfade_process import living_children, running_crossfade
+
+Config = dict[str, Any]
+
+
+def two_ready(status: dict[str, Any]) -> bool:
+    return [worker["state"] for worker in status["workers"]] == ["ready", "ready"]
+
+
+def ready_without(dead: int, status: dict[str, Any]) -> bool:
+    return bool(status["ready"] and dead not in [worker["pid"] for worker in status["workers"]])
+
+
+async def test_a_killed_worker_is_replaced_in_its_place(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        first, second = await cf.worker_pids()
+
+        os.kill(first, signal.SIGKILL)
+
+        status = await cf.until(lambda s: two_ready(s) and s["workers"][0]["pid"] != first)
+        assert status["workers"][1]["pid"] == second
+        assert status["worker_exits"] == {"killed": 1}
+        assert status["generation"] == 1
+        assert (await cf.metrics()).total("crossfade_worker_exits_total", reason="killed") == 1
+
+
+async def test_clients_wait_in_the_queue_of_a_dead_worker(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, {**config, "workers": 1}) as cf:
+        for _ in range(3):
+            (worker,) = await cf.worker_pids()
+            os.kill(worker, signal.SIGKILL)
+            answers = await asyncio.gather(*(cf.get() for _ in range(20)))
+            assert {answer.status for answer in answers} == {200}
+            await cf.until(partial(ready_without, worker))
+
+
+async def test_a_worker_told_to_end_by_hand_finishes_its_requests(
+    tmp_path: Path, config: Config, legacy: Backend
+) -> None:
+    async with running_crossfade(tmp_path, {**config, "workers": 1}) as cf:
+        connection = await cf.connect()
+        connection.ask("/hold")
+        await legacy.holding.wait()
+        (worker,) = await cf.worker_pids()
+        os.kill(worker, signal.SIGTERM)
+        legacy.release.set()
+        answer = await connection.answer()
+        assert answer.body == b"legacy"
+        connection.close()
+        status = await cf.until(lambda s: s["ready"] and s["workers"][0]["pid"] != worker)
+        assert status["worker_exits"] == {"terminated": 1}
+
+
+async def test_metrics_never_go_backwards_when_workers_die(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        for _ in range(50):
+            await cf.get()
+        before = await cf.metrics()
+        assert before.total("crossfade_requests_total", side="legacy") == 50
+
+        for pid in await cf.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        await cf.until(lambda s: two_ready(s) and s["worker_exits"] == {"killed": 2})
+
+        after = await cf.metrics()
+        assert after.fallen_below(before) == []
+        assert after.total("crossfade_requests_total", side="legacy") == 50
+        assert after.total("crossfade_client_connections") == 0
+        await cf.get()
+        assert (await cf.metrics()).total("crossfade_requests_total", side="legacy") == 51
+
+
+async def test_ten_killed_workers_fail_only_what_was_in_them(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf, stream(cf) as requests:
+        for number in range(10):
+            await requests.grows_by(20)
+            victim = (await cf.until(two_ready))["workers"][number % 2]["pid"]
+            os.kill(victim, signal.SIGKILL)
+            await cf.until(partial(ready_without, victim))
+        await requests.grows_by(20)
+    # Four clients, so at most four requests can have been in a worker when it died.
+    assert len(requests.failures) <= 40
+    assert not [failure for failure in requests.failures if "Refused" in failure or "status" in failure]
+
+
+async def test_readiness_names_the_worker_that_is_missing(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, {**config, "workers": 1}) as cf:
+        await cf.admin("/healthz")
+        (worker,) = await cf.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        seen = set()
+        while not (status := await cf.status())["ready"] or status["workers"][0]["pid"] == worker:
+            seen.update(status["not_ready"])
+        assert seen
+        assert seen <= {"worker 0 is starting", "worker 0 is waiting"}
+        assert (await cf.admin("/readyz")).status == 200
+
+
+async def test_a_killed_admin_api_is_replaced_and_traffic_does_not_notice(
+    tmp_path: Path, config: Config
+) -> None:
+    async with running_crossfade(tmp_path, config) as cf, stream(cf) as requests:
+        first = (await cf.until(lambda s: s["control_pid"]))["control_pid"]
+        workers = await cf.worker_pids()
+
+        os.kill(first, signal.SIGKILL)
+        await cf.until(lambda s: s["control_pid"] not in (0, first))
+
+        assert (await cf.admin("/readyz")).status == 200
+        assert await cf.worker_pids() == workers
+        await requests.grows_by(20)
+    assert requests.failures == []
+
+
+async def test_no_zombie_is_left(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        first, _ = await cf.worker_pids()
+        os.kill(first, signal.SIGKILL)
+        status = await cf.until(
+            lambda s: two_ready(s) and s["workers"][0]["pid"] != first and s["control_pid"]
+        )
+        known = {status["control_pid"], *(worker["pid"] for worker in status["workers"])}
+        assert set(living_children(cf.pid)) == known
+
+
+@pytest.mark.parametrize(
+    ("deaths", "seconds"), [(0, 0), (1, 0), (2, 0), (3, 0.1), (4, 0.2), (5, 0.4), (8, 3.2), (9, 5), (1000, 5)]
+)
+def test_back_off_begins_late_and_ends_at_five_seconds(deaths: int, seconds: float) -> None:
+    assert backoff(deaths) == pytest.approx(seconds)

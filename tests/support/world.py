@@ -132,6 +132,8 @@ class Wire(asyncio.Protocol):
 
     def send(self, *pieces: bytes) -> None:
         """Send each piece as a write of its own."""
+        if self.lost:
+            raise EndedError("the connection is gone")
         for piece in pieces:
             self.transport.write(piece)
 

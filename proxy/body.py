@@ -79,7 +79,7 @@ class UntilCloseBody:
 class ChunkedBody:
     """A chunked body (RFC 9112, 7.1). Raises `BadFramingError` at the first byte that cannot be right."""
 
-    __slots__ = ("_held", "_left", "_max_trailers", "_step", "done", "trailers")
+    __slots__ = ("_held", "_left", "_max_trailers", "_step", "done", "pieces", "trailers")
 
     def __init__(self, max_trailers: int) -> None:
         self._max_trailers = max_trailers
@@ -87,6 +87,8 @@ class ChunkedBody:
         self._left = 0
         self._step = "size"
         self.done = False
+        self.pieces = 0
+        """Pieces of payload in what was fed last: what it cost to read."""
         self.trailers = b""
         """The trailer section once `done`: field lines, each with its CRLF."""
 
@@ -129,6 +131,7 @@ class ChunkedBody:
         if at < end and not self.done:
             self._held = data[at:]
             at = end
+        self.pieces = len(payload)
         return b"".join(payload), at + offset
 
     def _read_chunks(self, data: bytes, at: int, payload: list[bytes]) -> int:

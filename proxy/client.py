@@ -217,6 +217,13 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
+    def breathe(self) -> None:
+        """Let the others have a turn: the event loop would read on for as long as there is something."""
+        if not self.reading_paused and not self._transport.is_closing():
+            self.reading_paused = True
+            self._transport.pause_reading()
+            self.loop.call_soon(self.balance_reading)
+
     def exchange_ended(self, *, keep: bool) -> None:
         """The exchange has been settled; go on with the next request or end the connection."""
         self._exchange = None

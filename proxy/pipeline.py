@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from proxy.runtime import Runtime
     from proxy.upstream import UpstreamConnection
 
+_MANY_CHUNKS = 1000
+"""Chunks in one read after which the others get a turn: they cost far more than their bytes."""
 _CORK = 16 * 1024
 """Payloads up to this size are joined with their head into one write."""
 
@@ -152,6 +154,8 @@ class Exchange:
             self.fail(413, "body_too_large")
             return
         if isinstance(body, ChunkedBody):
+            if body.pieces > _MANY_CHUNKS:
+                self.client.breathe()
             if payload:
                 payload = chunk(payload)
             if body.done:
@@ -263,6 +267,8 @@ class Exchange:
                 self._break_off(problem.reason)
             return
         self.sent += len(payload)
+        if isinstance(body, ChunkedBody) and body.pieces > _MANY_CHUNKS and self.upstream is not None:
+            self.upstream.breathe()
         if self._chunk_answer:
             if payload:
                 payload = chunk(payload)

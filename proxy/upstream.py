@@ -74,6 +74,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
 
+    def breathe(self) -> None:
+        """Let the others have a turn: the event loop would read on for as long as there is something."""
+        if not self._paused and not self.transport.is_closing():
+            self.stop_reading()
+            asyncio.get_running_loop().call_soon(self._breathed)
+
+    def _breathed(self) -> None:
+        if self.exchange is None or not self.exchange.client.write_paused:
+            self.go_on_reading()
+
     def rest(self) -> None:
         """Forget the exchange that has ended, ready for the next."""
         self.exchange = None

@@ -78,6 +78,9 @@ class Backend:
             answer, keep, framed = self.answer(tag, request.method)
             if mood < 0.12:
                 wire.send(answer[: chance.randrange(len(answer))])
+                if not framed:
+                    await asyncio.sleep(0)
+                    wire.reset()  # closed in order, nobody could tell that it was cut
                 return
             if mood < 0.15 and framed:
                 answer += self.answer(b"/poison", b"GET")[0]

@@ -26,7 +26,9 @@ ROUTES = [
 
 def test_the_first_matching_route_decides() -> None:
     snapshot = compile_snapshot(ROUTES, 7)
-    assert decide(snapshot, request(b"GET /items/1?x=/y")) == Decision(Side.NEW, Reason.ROUTE, "items.read", 7)
+    assert decide(snapshot, request(b"GET /items/1?x=/y")) == Decision(
+        Side.NEW, Reason.ROUTE, "items.read", 7
+    )
     assert decide(snapshot, request(b"PUT /items/1")) == Decision(Side.LEGACY, Reason.ROUTE, "items.write", 7)
     assert decide(snapshot, request(b"GET /x", b"ADMIN.test:80")).flag == "admin"
     assert decide(snapshot, request(b"GET http://admin.test/x", b"admin.test")).flag == "admin"

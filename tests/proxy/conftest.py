@@ -16,7 +16,9 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("crossfade-deep", settings.get_profile("crossfade"), derandomize=False, max_examples=5000)
+settings.register_profile(
+    "crossfade-deep", settings.get_profile("crossfade"), derandomize=False, max_examples=5000
+)
 settings.load_profile("crossfade-deep" if os.environ.get("CROSSFADE_DEEP") else "crossfade")
 
 

@@ -8,12 +8,14 @@ TCHARS = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrs
 
 tokens = st.text(TCHARS, min_size=1, max_size=12).map(str.encode)
 values = st.lists(
-    st.sampled_from([b"a", b"B", b"7", b" ", b"\t", b",", b":", b"\xe9", b"\xff", b'"', b";", b"%00"]), max_size=8
+    st.sampled_from([b"a", b"B", b"7", b" ", b"\t", b",", b":", b"\xe9", b"\xff", b'"', b";", b"%00"]),
+    max_size=8,
 ).map(b"".join)
 methods = st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"])
 
 _segments = st.lists(
-    st.sampled_from([b"a", b"items", b"%2F", b"%7e", b"..", b".", b"", b"\xc3\xa9", b"x;y", b"~", b"@"]), max_size=4
+    st.sampled_from([b"a", b"items", b"%2F", b"%7e", b"..", b".", b"", b"\xc3\xa9", b"x;y", b"~", b"@"]),
+    max_size=4,
 ).map(b"/".join)
 _queries = st.sampled_from([b"", b"", b"?", b"?a=b", b"?/../x", b"?q=\xff&&?"])
 targets = st.builds(lambda path, query: b"/" + path + query, _segments, _queries)
@@ -45,7 +47,10 @@ other_lines = st.builds(_line, tokens, values, _blanks, _blanks).filter(
     }
 )  # fmt: skip
 hop_lines = st.one_of(
-    line(b"Connection", st.sampled_from([b"close", b"keep-alive", b"Keep-Alive", b"x-a, close", b"te,,", b"upgrade"])),
+    line(
+        b"Connection",
+        st.sampled_from([b"close", b"keep-alive", b"Keep-Alive", b"x-a, close", b"te,,", b"upgrade"]),
+    ),
     line(b"TE", st.sampled_from([b"trailers", b"gzip", b"trailers, deflate;q=0.5"])),
     line(b"Keep-Alive", st.just(b"timeout=5")),
     line(b"Proxy-Connection", st.just(b"keep-alive")),
@@ -61,6 +66,7 @@ hop_lines = st.one_of(
 framing_lines = st.one_of(
     st.just(b""),
     line(b"Content-Length", st.integers(0, 99).map(lambda n: b"%d" % n)),
+    st.sampled_from([b"Content-Length: 5\r\n", b"content-length: 0\r\n", b"Content-Length: 05\r\n"]),
     line(b"Transfer-Encoding", st.sampled_from([b"chunked", b"Chunked"])),
 )
 
@@ -68,7 +74,10 @@ framing_lines = st.one_of(
 @st.composite
 def request_heads(draw: st.DrawFn, targets: st.SearchStrategy[bytes] = targets) -> bytes:
     """A request head that is to be accepted, as bytes."""
-    lines = [draw(line(b"Host", hosts)), draw(framing_lines)]
+    host = st.one_of(st.just(b"Host: a.test\r\n"), line(b"Host", hosts))
+    lines = [draw(host), draw(framing_lines)]
+    if draw(st.integers(0, 9)) == 0:
+        lines.append(draw(framing_lines))  # one too many
     lines += draw(st.lists(st.one_of(other_lines, hop_lines), max_size=5))
     lines = draw(st.permutations(lines))
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (draw(methods), draw(targets), b"".join(lines))
@@ -93,7 +102,9 @@ def dirty_request_heads(draw: st.DrawFn) -> bytes:
     return head
 
 
-statuses = st.sampled_from([b"200 OK", b"204 No Content", b"304 Not Modified", b"404 ", b"500", b"599 Odd\tOne"])
+statuses = st.sampled_from(
+    [b"200 OK", b"204 No Content", b"304 Not Modified", b"404 ", b"500", b"599 Odd\tOne"]
+)
 
 
 @st.composite

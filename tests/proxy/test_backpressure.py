@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.world import Wire, World, get
+from tests.support.world import Wire, World, get, until
 
 MEGABYTE = 1 << 20
 SIZE = 200 * MEGABYTE
@@ -81,14 +81,15 @@ async def upload() -> int:
 
 async def until_paused(world: World) -> None:
     """Until everything between the two ends is full."""
-    while not any(c.write_paused or c.reading_paused for c in world.worker._clients):
-        await asyncio.sleep(0.001)
+    await until(
+        lambda: any(c.write_paused or c.reading_paused for c in world.worker._clients), "backpressure"
+    )
 
 
 @pytest.mark.parametrize("direction", ["download", "upload"])
 def test_two_hundred_megabytes_towards_a_slow_peer_stay_out_of_memory(direction: str) -> None:
     code = (
-        "import uvloop; from tests.proxy import test_backpressure as t; print(uvloop.run(t.%s()))" % direction
+        f"import uvloop; from tests.proxy import test_backpressure as t; print(uvloop.run(t.{direction}()))"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(

@@ -203,7 +203,9 @@ async def test_the_last_answer_reaches_a_reader_that_takes_its_time() -> None:
 async def test_forwarding_fields_of_strangers_are_replaced() -> None:
     async with World.of(forwarding=Forwarding(via="cf")) as world:
         client = await world.client()
-        client.send(get(b"/", b"X-Forwarded-For: 1.1.1.1\r\nConnection: x-forwarded-for\r\nForwarded: for=x\r\n"))
+        client.send(
+            get(b"/", b"X-Forwarded-For: 1.1.1.1\r\nConnection: x-forwarded-for\r\nForwarded: for=x\r\n")
+        )
         target = await world.legacy.connection()
         asked = await target.request()
         assert asked.values(b"x-forwarded-for") == [b"127.0.0.1"]
@@ -216,7 +218,14 @@ async def test_forwarding_fields_of_strangers_are_replaced() -> None:
 
 async def test_garbage_is_refused_and_nothing_of_it_reaches_a_target() -> None:
     async with World.of() as world:
-        for garbage in (b"\0" * 50_000, b"\xff\xfe", b"\r\n" * 30_000, b"GET" * 20_000, b"SSH-2.0-x\r\n\r\n", b"\x16\x03\x01\0"):
+        for garbage in (
+            b"\0" * 50_000,
+            b"\xff\xfe",
+            b"\r\n" * 30_000,
+            b"GET" * 20_000,
+            b"SSH-2.0-x\r\n\r\n",
+            b"\x16\x03\x01\0",
+        ):
             client = await world.client()
             client.send(garbage)
             assert (await client.answer()).status in {400, 414, 505}

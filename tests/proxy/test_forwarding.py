@@ -36,7 +36,8 @@ NONE = Forwarding(x_forwarded=False)
     ("settings", "address", "lines", "expected"),
     [
         (X, "192.0.2.7", [], b"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n"),
-        (X, "192.0.2.7", [b"X-FORWARDED-for: 1.1.1.1", b"x-forwarded-host: evil", b"Forwarded: for=1.1.1.1", b"A: b"],
+        (X, "192.0.2.7", [b"X-FORWARDED-for: 1.1.1.1", b"x-forwarded-host: evil",
+         b"Forwarded: for=1.1.1.1", b"A: b"],
          b"A: b\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n"),
         (X, "10.1.2.3", [b"X-Forwarded-For: 1.1.1.1", b"A: b", b"x-forwarded-for: 2.2.2.2, 3.3.3.3"],
          b"A: b\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2, 3.3.3.3, 10.1.2.3\r\nX-Forwarded-Proto: http\r\n"),
@@ -52,7 +53,8 @@ NONE = Forwarding(x_forwarded=False)
         (BOTH, "192.0.2.7", [b"Forwarded: for=x"],
          b"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nForwarded: for=192.0.2.7;proto=http\r\n"),
         (NONE, "192.0.2.7", [b"X-Forwarded-For: 1.1.1.1"], b"X-Forwarded-For: 1.1.1.1\r\n"),
-        (Forwarding(x_forwarded=False, via="cf"), "192.0.2.7", [b"Via: 1.0 x"], b"Via: 1.0 x\r\nVia: 1.1 cf\r\n"),
+        (Forwarding(x_forwarded=False, via="cf"), "192.0.2.7", [b"Via: 1.0 x"],
+         b"Via: 1.0 x\r\nVia: 1.1 cf\r\n"),
     ],
 )  # fmt: skip
 def test_forwarding_fields(settings: Forwarding, address: str, lines: list[bytes], expected: bytes) -> None:

@@ -85,8 +85,10 @@ def forwarded(head: RequestHead | ResponseHead) -> bytes:
         (request(b"Content-Length: 1 1"), 400, "bad_content_length"),
         (request(b"Content-Length: \xc2\xb2"), 400, "bad_content_length"),
         (request(b"Content-Length: " + b"1" * 19), 400, "bad_content_length"),
-        (request(b"Content-Length: 1", b"Transfer-Encoding: chunked"), 400, "content_length_and_transfer_encoding"),
-        (request(b"Transfer-Encoding: chunked", b"content-length: 0"), 400, "content_length_and_transfer_encoding"),
+        (request(b"Content-Length: 1", b"Transfer-Encoding: chunked"), 400,
+         "content_length_and_transfer_encoding"),
+        (request(b"Transfer-Encoding: chunked", b"content-length: 0"), 400,
+         "content_length_and_transfer_encoding"),
         (request(b"Transfer-Encoding: gzip, chunked"), 501, "unknown_transfer_coding"),
         (request(b"Transfer-Encoding: chunked, chunked"), 501, "unknown_transfer_coding"),
         (request(b"Transfer-Encoding: ,chunked"), 501, "unknown_transfer_coding"),
@@ -95,7 +97,8 @@ def forwarded(head: RequestHead | ResponseHead) -> bytes:
         (request(b"Transfer-Encoding: identity"), 501, "unknown_transfer_coding"),
         (request(b"Transfer-Encoding:"), 400, "bad_transfer_encoding"),
         (request(b"Transfer-Encoding: chunked", b"TRANSFER-ENCODING: chunked"), 400, "bad_transfer_encoding"),
-        (request(b"Transfer-Encoding: chunked", start=b"GET / HTTP/1.0"), 400, "transfer_encoding_in_http_1_0"),
+        (request(b"Transfer-Encoding: chunked", start=b"GET / HTTP/1.0"), 400,
+         "transfer_encoding_in_http_1_0"),
         (request(b"Expect: 200-ok"), 417, "unknown_expectation"),
         (request(b"Connection: host"), 400, "bad_connection"),
         (request(b"Connection: close, Content-Length", b"Content-Length: 5"), 400, "bad_connection"),
@@ -152,8 +155,8 @@ def test_one_empty_line_in_front_is_tolerated_and_two_are_not() -> None:
 
 @pytest.mark.parametrize("method", [b"CONNECT", b"TRACE"])
 def test_connect_and_trace_are_never_plain(method: bytes) -> None:
-    head = parse(request(start=method + b" / HTTP/1.1"))
-    assert isinstance(head, Refusal) or not head.plain
+    for more in ([], [b"Content-Length: 3"]):
+        assert not accepted(request(*more, start=method + b" / HTTP/1.1")).plain
 
 
 @pytest.mark.parametrize(
@@ -190,7 +193,12 @@ def test_limits_hold_for_plain_and_other_heads() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [request(), request(b"A: b", b"Connection: close"), request(start=b"GET http://a/ HTTP/1.1"), b"\r\n" + request()],
+    [
+        request(),
+        request(b"A: b", b"Connection: close"),
+        request(start=b"GET http://a/ HTTP/1.1"),
+        b"\r\n" + request(),
+    ],
 )
 def test_every_prefix_is_incomplete(data: bytes) -> None:
     for end in range(len(data)):
@@ -233,7 +241,9 @@ def test_a_folded_answer_is_unfolded() -> None:
 
 
 def test_equal_lengths_of_an_answer_become_one() -> None:
-    head = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\ncontent-length: 5\r\n\r\n", max_head=999)
+    head = parse_response(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\ncontent-length: 5\r\n\r\n", max_head=999
+    )
     assert isinstance(head, ResponseHead)
     assert forwarded(head) == b"Content-Length: 5\r\nA: b\r\n"
 
@@ -251,9 +261,15 @@ def naive(data: bytes) -> tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]]]:
 
 def plainly(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Fields with the one that frames the body spelled as we send it on."""
-    return [
-        (name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in fields
-    ]
+    return [(name, plain_value(name.lower(), value)) for name, value in fields]
+
+
+def plain_value(name: bytes, value: bytes) -> bytes:
+    if name == b"transfer-encoding":
+        return value.lower()
+    if name == b"content-length" and value.isdigit() and int(value):
+        return b"%d" % int(value)
+    return value
 
 
 def meaning(head: RequestHead) -> dict[str, object]:
@@ -270,17 +286,32 @@ def meaning(head: RequestHead) -> dict[str, object]:
 @example(request(b"Upgrade: a", b"A: b", b"Upgrade: c"))
 def test_generated_heads_are_accepted_as_they_are(data: bytes) -> None:
     head = parse(data + b"next")
-    if isinstance(head, Refusal):  # the generator's two ways to be refused
-        assert head.reason in {"content_length_and_transfer_encoding"}, head
+    if isinstance(head, Refusal):  # two framings are too many
+        assert head.reason in {
+            "content_length_and_transfer_encoding",
+            "bad_content_length",
+            "bad_transfer_encoding",
+        }
         return
     assert head is not None
     method, target, _, fields = naive(data)
     assert (head.method, head.sent_target, head.size) == (method, target, len(data))
     assert [(n, v) for n, v in field_lines(head.fields)] == fields
-    options = {o.strip(b" \t") for n, v in fields if n.lower() == b"connection" for o in v.lower().split(b",")}
-    gone = {b"connection", b"te", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"http2-settings"}
+    options = {
+        o.strip(b" \t") for n, v in fields if n.lower() == b"connection" for o in v.lower().split(b",")
+    }
+    gone = {
+        b"connection",
+        b"te",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"http2-settings",
+    }
     gone |= options - {b"upgrade"} | (set() if head.upgrade else {b"upgrade"})
-    assert [(n, v) for n, v in field_lines(forwarded(head))] == [f for f in fields if f[0].lower() not in gone]
+    assert [(n, v) for n, v in field_lines(forwarded(head))] == [
+        f for f in fields if f[0].lower() not in gone
+    ]
 
 
 @given(request_heads())
@@ -308,7 +339,6 @@ def test_the_plain_way_and_the_other_way_agree(data: bytes) -> None:
     if isinstance(fast, RequestHead) and fast.plain:
         assert isinstance(slow, RequestHead)
         assert meaning(fast) == meaning(slow)
-        assert not fast.has_body
         assert not fast.upgrade
     else:
         assert type(fast) is type(slow)
@@ -338,8 +368,7 @@ def test_what_we_accept_h11_reads_the_same_way(data: bytes) -> None:
     theirs = by_h11(data.removeprefix(b"\r\n"))
     ours = (head.method, head.sent_target, fields_of(head))
     if isinstance(theirs, str):
-        assert theirs in H11_REFUSES, theirs
-        assert H11_REFUSES[theirs](head), theirs
+        assert any(theirs.startswith(known) and true(head) for known, true in H11_REFUSES.items()), theirs
     else:
         assert theirs == ours
 
@@ -403,6 +432,7 @@ def by_httptools(data: bytes) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]] 
     return parser.get_method(), heard.target, fields
 
 
+KNOWN_METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"}
 HTTPTOOLS_REFUSES: dict[str, Callable[[RequestHead], bool]] = {
     "Invalid char in url path": lambda head: not head.sent_target.isascii(),
     "Invalid char in url query": lambda head: not head.sent_target.isascii(),
@@ -412,7 +442,6 @@ HTTPTOOLS_REFUSES: dict[str, Callable[[RequestHead], bool]] = {
     "Invalid character in method": lambda head: head.method not in KNOWN_METHODS,
     "Empty Content-Length": lambda head: False,
 }
-KNOWN_METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"}
 
 
 @given(dirty_request_heads())
@@ -422,7 +451,9 @@ def test_what_we_accept_httptools_reads_the_same_way(data: bytes) -> None:
         return
     theirs = by_httptools(data)
     if isinstance(theirs, str):
-        assert any(theirs.startswith(known) and true(head) for known, true in HTTPTOOLS_REFUSES.items()), theirs
+        assert any(theirs.startswith(known) and true(head) for known, true in HTTPTOOLS_REFUSES.items()), (
+            theirs
+        )
     else:
         assert theirs == (head.method, head.sent_target, fields_of(head))
 

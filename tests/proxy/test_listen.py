@@ -104,7 +104,9 @@ async def test_a_handshake_that_never_ends_is_cut(certificates: Certificates) ->
 
 
 @pytest.mark.parametrize("drop", ["close", "reset"])
-async def test_a_cut_answer_from_a_tls_target_does_not_look_whole(certificates: Certificates, drop: str) -> None:
+async def test_a_cut_answer_from_a_tls_target_does_not_look_whole(
+    certificates: Certificates, drop: str
+) -> None:
     trust = TargetTls(certificates.ca_file, server_name="inner.test")
     async with World.of(legacy_tls=certificates.server, legacy_trust=trust) as world:
         client = await world.client()
@@ -165,11 +167,17 @@ async def test_a_target_without_tls_is_told_as_such(certificates: Certificates) 
 # The PROXY protocol -----------------------------------------------------------------------------------
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.2 4000 443\r\n"
-V2 = SIGNATURE + struct.pack("!BBH", 0x21, 0x11, 12) + bytes((192, 0, 2, 7, 198, 51, 100, 2)) + b"\x0f\xa0\x01\xbb"
+V2 = (
+    SIGNATURE
+    + struct.pack("!BBH", 0x21, 0x11, 12)
+    + bytes((192, 0, 2, 7, 198, 51, 100, 2))
+    + b"\x0f\xa0\x01\xbb"
+)
 LOCAL = SIGNATURE + struct.pack("!BBH", 0x20, 0, 0)
 
 
-@pytest.mark.parametrize(("header", "address"), [(V1, b"192.0.2.7"), (V2, b"192.0.2.7"), (LOCAL, b"127.0.0.1"),
+@pytest.mark.parametrize(("header", "address"), [(V1, b"192.0.2.7"), (V2, b"192.0.2.7"), (LOCAL,
+b"127.0.0.1"),
                                                  (b"PROXY UNKNOWN\r\n", b"127.0.0.1")])  # fmt: skip
 @pytest.mark.parametrize("pieces", [1, 2, 1000])
 async def test_the_client_is_who_the_header_says(header: bytes, address: bytes, pieces: int) -> None:
@@ -204,7 +212,9 @@ async def test_tls_begins_right_behind_the_header(certificates: Certificates, he
         assert asked.values(b"x-forwarded-proto") == [b"https"]
 
 
-@pytest.mark.parametrize("bad", [get(), b"PROXY TCP4 x y 1 2\r\n" + get(), SIGNATURE + b"\x31\x11\0\x0c" + b"\0" * 12])
+@pytest.mark.parametrize(
+    "bad", [get(), b"PROXY TCP4 x y 1 2\r\n" + get(), SIGNATURE + b"\x31\x11\0\x0c" + b"\0" * 12]
+)
 async def test_a_connection_without_the_header_is_closed(bad: bytes) -> None:
     async with World.of(legacy=echo, proxy_protocol=True) as world:
         client = await world.client()
@@ -246,7 +256,9 @@ async def test_the_address_in_the_header_decides_about_trust() -> None:
         assert asked.values(b"x-forwarded-for") == [b"192.0.2.7"]
 
 
-async def test_a_reload_in_the_middle_of_an_introduction_keeps_the_address(certificates: Certificates) -> None:
+async def test_a_reload_in_the_middle_of_an_introduction_keeps_the_address(
+    certificates: Certificates,
+) -> None:
     async with World.of(proxy_protocol=True, listen_tls=certificates.listen) as world:
         loop = asyncio.get_running_loop()
         sock = socket.create_connection(("127.0.0.1", world.port))

@@ -71,7 +71,10 @@ def test_what_is_no_header(data: bytes) -> None:
 
 
 @given(
-    st.sampled_from([data for data, _ in GOOD]), st.integers(0, 250), st.integers(0, 255), st.binary(max_size=40)
+    st.sampled_from([data for data, _ in GOOD]),
+    st.integers(0, 250),
+    st.integers(0, 255),
+    st.binary(max_size=40),
 )
 def test_a_mutation_never_raises_and_never_yields_what_is_no_address(
     data: bytes, at: int, byte: int, behind: bytes

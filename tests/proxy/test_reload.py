@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,12 +20,12 @@ from tests.support.world import EndedError, World, echo, get, plain, post, until
 CONNECTIONS = "crossfade_upstream_connections"
 
 
-async def reload(world: World, version: int, **changes: object) -> None:
+async def reload(world: World, version: int, **changes: Any) -> None:
     world.config = replace(world.config, **changes)
     await world.worker.reconfigure(world.config, world.snapshot(version))
 
 
-def moved(world: World, side: Side, **changes: object) -> dict[Side, Target]:
+def moved(world: World, side: Side, **changes: Any) -> dict[Side, Target]:
     return world.config.targets | {side: replace(world.config.targets[side], **changes)}
 
 
@@ -112,13 +113,15 @@ async def test_reloads_under_load_fail_no_request() -> None:
 
         clients = [asyncio.create_task(load(number)) for number in range(10)]
         for version in range(2, 42):
-            world.routes = tuple(Route(f"r{n}", f"/{n}/**", side=list(Side)[(n + version) % 2]) for n in range(10))
-            changes: dict[str, object] = {"forwarding": Forwarding(via=f"v{version}")}
+            world.routes = tuple(
+                Route(f"r{n}", f"/{n}/**", side=list(Side)[(n + version) % 2]) for n in range(10)
+            )
+            changes: dict[str, Any] = {"forwarding": Forwarding(via=f"v{version}")}
             if version % 3 == 0:
                 changes["targets"] = moved(world, Side.NEW, max_connections=version)
             before = done
             await reload(world, version, **changes)
-            await until(lambda before=before: done > before + 20 or any(c.done() for c in clients), "requests")
+            await until(lambda: done > before + 20 or any(c.done() for c in clients), "load")  # noqa: B023
         running = False
         await asyncio.gather(*clients)
         assert world.count("crossfade_errors_total") == 0

@@ -21,7 +21,9 @@ async def test_a_request_and_its_answer_pass_unchanged() -> None:
         assert asked.head.startswith(
             b"GET /a%2Fb/../c?x=%zz&y=\xe9 HTTP/1.1\r\nhOsT: a.test\r\nX-Odd:\t one  \r\nx-odd: two\r\n"
         )
-        raw = b"HTTP/1.1 200 Sch\xf6n\r\nset-COOKIE: a\r\nServer:x\r\nset-COOKIE: b\r\nContent-Length: 3\r\n\r\nabc"
+        raw = (
+            b"HTTP/1.1 200 Sch\xf6n\r\nset-COOKIE: a\r\nA:b\r\nset-COOKIE: c\r\nContent-Length: 3\r\n\r\nabc"
+        )
         target.send(raw)
         assert await client.take(len(raw)) == raw
 
@@ -185,7 +187,10 @@ async def test_an_answer_without_a_length_that_breaks_off_does_not_look_whole() 
 
 @pytest.mark.parametrize(
     "begun",
-    [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhalf"],
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhalf",
+    ],
 )
 @pytest.mark.parametrize("ending", ["close", "reset"])
 async def test_a_cut_answer_breaks_the_client_connection(begun: bytes, ending: str) -> None:
@@ -198,7 +203,7 @@ async def test_a_cut_answer_breaks_the_client_connection(begun: bytes, ending: s
         await client.through(b"half")
         getattr(target, ending)()
         await client.end()
-        assert client.raw in (b"", b"\r\n")
+        assert bytes(client.raw) in (b"", b"\r\n")
         assert world.count("crossfade_errors_total", reason="http_response_incomplete") == 1
 
 
@@ -225,7 +230,9 @@ async def test_interim_answers_pass() -> None:
         client.send(get())
         target = await world.legacy.connection()
         await target.request()
-        target.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + plain(b"ok"))
+        target.send(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + plain(b"ok")
+        )
         assert await client.through(b"\r\n\r\n") == b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
         assert (await client.answer()).status == 102
         assert (await client.answer()).body.data == b"ok"
@@ -345,7 +352,12 @@ async def test_a_body_beyond_the_limit_is_refused() -> None:
     async with World.of(legacy=echo, limits=Limits(body_bytes=10)) as world:
         assert (await world.ask(post(b"/", b"x" * 10))).status == 200
         assert (await world.ask(post(b"/", b"x" * 11))).status == 413
-        chunked = get(more=b"Transfer-Encoding: chunked\r\n", method=b"POST") + b"b\r\n" + b"x" * 11 + b"\r\n0\r\n\r\n"
+        chunked = (
+            get(more=b"Transfer-Encoding: chunked\r\n", method=b"POST")
+            + b"b\r\n"
+            + b"x" * 11
+            + b"\r\n0\r\n\r\n"
+        )
         assert (await world.ask(chunked)).status == 413
 
 
@@ -353,4 +365,6 @@ async def test_answers_of_our_own_carry_no_byte_of_the_request() -> None:
     async with World.of() as world:
         answer = await world.ask(b"GET /<script> HTTP/1.1\r\nHost: <b>\r\n\r\n")
         assert b"script" not in answer.head + answer.body.data
-        assert named(answer.fields, b"proxy-status") == [b'crossfade; error=http_request_error; details="bad_host"']
+        assert named(answer.fields, b"proxy-status") == [
+            b'crossfade; error=http_request_error; details="bad_host"'
+        ]

@@ -28,7 +28,9 @@ def test_a_drip_below_the_rate_is_a_stall() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 0.5), st.integers(0, 100)), max_size=50))
-def test_a_steady_flow_is_never_a_stall_and_silence_always_becomes_one(steps: list[tuple[float, int]]) -> None:
+def test_a_steady_flow_is_never_a_stall_and_silence_always_becomes_one(
+    steps: list[tuple[float, int]],
+) -> None:
     now, moved = 0.0, 0
     stall = Stall(now, moved)
     for pause, more in steps:

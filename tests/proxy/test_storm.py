@@ -24,7 +24,8 @@ from flags.model import Route, Side
 from proxy.client import ClientConnection
 from proxy.config import Limits, Timeouts
 from proxy.pipeline import Exchange
-from tests.support.world import EndedError, UnreadableError, Wire, World, echo, get, segments
+from tests.differential.wire import UnreadableError
+from tests.support.world import EndedError, Wire, World, echo, get, segments, until
 
 SEEDS = range(2000) if os.environ.get("CROSSFADE_DEEP") else range(12)
 CLIENTS = 8
@@ -119,7 +120,11 @@ class Backend:
         extra = chance.choice((b"", b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"X-Y: z\r\n"))
         keep = b"close" not in extra
         if method == b"HEAD":
-            return early + b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nX-Tag: " + tag + b"\r\n" + extra + b"\r\n", keep, True
+            return (
+                early + b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nX-Tag: " + tag + b"\r\n" + extra + b"\r\n",
+                keep,
+                True,
+            )
         if framing == "length":
             head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%b\r\n" % (len(payload), extra)
             return early + head + payload, keep, True
@@ -151,7 +156,9 @@ def expected_body(tag: bytes) -> bytes:
 def request(chance: random.Random, tag: bytes) -> tuple[bytes, bytes]:
     """A valid request in a random spelling, and its method."""
     method = chance.choice((b"GET", b"GET", b"GET", b"HEAD", b"POST", b"PUT"))
-    more = chance.choice((b"", b"X-A: b\r\n", b"connection: x-a\r\nX-A: b\r\n", b"Cookie: " + b"c" * 300 + b"\r\n"))
+    more = chance.choice(
+        (b"", b"X-A: b\r\n", b"connection: x-a\r\nX-A: b\r\n", b"Cookie: " + b"c" * 300 + b"\r\n")
+    )
     if method in (b"GET", b"HEAD"):
         return get(tag, more, method), method
     body = expected_body(tag)
@@ -162,11 +169,14 @@ def request(chance: random.Random, tag: bytes) -> tuple[bytes, bytes]:
 
 
 BAD = (
-    b"GET /bad HTTP/1.1\r\n\r\n", b"GET /bad HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\0\0\0", b"GARBAGE\r\n\r\n",
-    b"POST /bad HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /bad2 ",
+    b"GET /bad HTTP/1.1\r\n\r\n", b"GET /bad HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\0\0\0",
+    b"GARBAGE\r\n\r\n",
+    b"POST /bad HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET ",
     b"GET /bad HTTP/1.1\nHost: a\n\n", b"CONNECT /bad HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"POST /bad HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"GET /bad HTTP/3.0\r\nHost: a\r\n\r\n",
-    b"GET /bad HTTP/1.1\r\nHost: a\r\n X: y\r\n\r\n", b"GET /bad HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+    b"POST /bad HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET /bad HTTP/3.0\r\nHost: a\r\n\r\n",
+    b"GET /bad HTTP/1.1\r\nHost: a\r\n X: y\r\n\r\n",
+    b"GET /bad HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
 )  # fmt: skip
 
 
@@ -269,9 +279,12 @@ async def test_a_storm(seed: int) -> None:
 async def test_garbage_from_both_sides(seed: int) -> None:
     """Bytes without any sense, from clients and as answers: nobody falls over, and the next is served."""
     chance = random.Random(1000 + seed)
-    pieces = [b"HTTP/1.1 200 OK\r\n", b"\r\n", b"GET ", b"/ ", b"HTTP/1.1", b"Host: a\r\n", b"\n", b"\0", b": ", b"chunked",
-              b"Content-Length: ", b"5", b"Transfer-Encoding: ", b"Connection: upgrade\r\n", b"101", b"x" * 5000,
-              b"HTTP/1.1 101 Switching Protocols\r\n", b"0\r\n\r\n", b"Upgrade: x\r\n", b"100 ", b"HTTP/1.0 "]  # fmt: skip
+    pieces = [b"HTTP/1.1 200 OK\r\n", b"\r\n", b"GET ", b"/ ", b"HTTP/1.1", b"Host: a\r\n", b"\n", b"\0",
+    b": ", b"chunked",
+              b"Content-Length: ", b"5", b"Transfer-Encoding: ", b"Connection: upgrade\r\n", b"101",
+              b"x" * 5000,
+              b"HTTP/1.1 101 Switching Protocols\r\n", b"0\r\n\r\n", b"Upgrade: x\r\n", b"100 ",
+              b"HTTP/1.0 "]  # fmt: skip
 
     def garbage() -> bytes:
         return b"".join(chance.choice(pieces) for _ in range(chance.randrange(1, 20)))
@@ -313,7 +326,7 @@ async def test_requests_after_a_storm_leave_nothing_behind() -> None:
                 client.send(get(b"/x"))
                 await client.answer()
             client.close()
-            await until_gone(world)
+            await until(lambda: not world.count("crossfade_client_connections"), "no client")
             world.clients.clear()
 
         await some(200)
@@ -321,11 +334,6 @@ async def test_requests_after_a_storm_leave_nothing_behind() -> None:
         await some(2000)
         after = len(collected())
         assert after - before < 50, f"2,000 requests left {after - before} objects"
-
-
-async def until_gone(world: World) -> None:
-    while world.count("crossfade_client_connections"):
-        await asyncio.sleep(0)
 
 
 def collected() -> list[object]:

@@ -134,7 +134,9 @@ async def test_an_idle_connection_is_closed_in_time() -> None:
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
 @pytest.mark.parametrize("ending", ["close", "reset"])
-async def test_a_safe_request_that_meets_a_dying_pooled_connection_is_sent_again(method: bytes, ending: str) -> None:
+async def test_a_safe_request_that_meets_a_dying_pooled_connection_is_sent_again(
+    method: bytes, ending: str
+) -> None:
     async with World.of() as world:
         client = await world.client()
         target = await pooled(world, client)
@@ -151,7 +153,8 @@ async def test_a_safe_request_that_meets_a_dying_pooled_connection_is_sent_again
 @pytest.mark.parametrize(
     "request_",
     [
-        post(b"/once"), post(b"/once", b"body"), get(b"/once", method=b"DELETE"), get(b"/once", method=b"PUT"),
+        post(b"/once"), post(b"/once", b"body"), get(b"/once", method=b"DELETE"), get(b"/once",
+        method=b"PUT"),
         post(b"/once", b"body", method=b"GET"), get(b"/once", method=b"PROPFIND"),
         get(b"/once", b"Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n",
     ],
@@ -272,7 +275,8 @@ async def test_a_target_that_accepts_and_closes_at_once_costs_no_place_in_the_po
                     answer = await client.answer()
                     assert answer.status == 502
                     assert named(answer.fields, b"proxy-status")[0] in {
-                        b"crossfade; error=connection_terminated", b"crossfade; error=destination_unavailable",
+                        b"crossfade; error=connection_terminated",
+                        b"crossfade; error=destination_unavailable",
                     }  # fmt: skip
             await until(lambda: world.count(CONNECTIONS) == 0, "no connection that is counted and dead")
     finally:
@@ -297,8 +301,10 @@ async def test_a_target_that_speaks_first_is_not_believed() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"garbage\r\n\r\n", b"\0" * 100, b"HTTP/1.1 200 OK\r\nA: b\n\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-     b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nA: " + b"x" * 70_000],
+    [b"garbage\r\n\r\n", b"\0" * 100, b"HTTP/1.1 200 OK\r\nA: b\n\n",
+     b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+     b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"SSH-2.0-x\r\n",
+     b"HTTP/1.1 200 OK\r\nA: " + b"x" * 70_000],
 )  # fmt: skip
 async def test_a_target_that_speaks_no_http_is_told_as_such(garbage: bytes) -> None:
     async with World.of() as world:

@@ -184,7 +184,13 @@ async def test_a_silent_tunnel_is_closed() -> None:
 async def test_what_moves_is_not_cut() -> None:
     """Upload, download, tunnel and interim silence far beyond every timer, but never idle."""
     timeouts = Timeouts(
-        header=0.2, body_idle=0.2, keepalive=0.2, response=0.2, response_idle=0.2, write_idle=0.2, tunnel_idle=0.2
+        header=0.2,
+        body_idle=0.2,
+        keepalive=0.2,
+        response=0.2,
+        response_idle=0.2,
+        write_idle=0.2,
+        tunnel_idle=0.2,
     )
     async with World.of(timeouts=timeouts, limits=Limits(min_body_rate=10)) as world:
         loop = asyncio.get_running_loop()

@@ -89,7 +89,7 @@ async def test_what_was_sent_before_the_end_arrives_at_a_slow_target(first: str)
         while not upstream.transport.get_write_buffer_size():  # the kernel takes a lot before that
             client.send(b"x" * 50_000)
             sent += 50_000
-            await until(lambda sent=sent: exchange.received == sent, "the bytes in the worker")
+            await until(lambda: exchange.received == sent, "the bytes in the worker")  # noqa: B023
         client.close() if first == "target" else client.half_close()
         await until(lambda: served.half_closed, "the end in the worker")
         target.go_on_reading()
@@ -128,7 +128,9 @@ async def test_a_target_that_declines_answers_as_usual() -> None:
         client.send(UPGRADE)
         target = await world.legacy.connection()
         await target.request()
-        target.send(plain(b"no", status=b"426 Upgrade Required", more=b"Upgrade: x\r\nConnection: upgrade\r\n"))
+        target.send(
+            plain(b"no", status=b"426 Upgrade Required", more=b"Upgrade: x\r\nConnection: upgrade\r\n")
+        )
         answer = await client.answer()
         assert (answer.status, answer.body.data) == (426, b"no")
         assert b"Upgrade: x\r\n" in answer.head
@@ -136,8 +138,14 @@ async def test_a_target_that_declines_answers_as_usual() -> None:
         await target.request()
 
 
-@pytest.mark.parametrize("request_", [get(), get(b"/", b"Upgrade: h2c\r\nConnection: upgrade, http2-settings\r\n"),
-                                      get(b"/", b"Upgrade: websocket\r\n")])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get(),
+        get(b"/", b"Upgrade: h2c\r\nConnection: upgrade, http2-settings\r\n"),
+        get(b"/", b"Upgrade: websocket\r\n"),
+    ],
+)
 async def test_nobody_is_switched_who_did_not_ask(request_: bytes) -> None:
     async with World.of() as world:
         client = await world.client()
@@ -167,7 +175,9 @@ async def test_each_event_of_a_stream_arrives_when_it_is_sent() -> None:
         client.send(get(b"/events"))
         target = await world.legacy.connection()
         await target.request()
-        target.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        target.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         await client.through(b"\r\n\r\n")
         for number in range(20):
             event = b"data: %d\n\n" % number

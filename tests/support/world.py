@@ -26,6 +26,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, cast
 
 from core.metrics import WORKER_METRICS, Histogram
@@ -168,7 +169,9 @@ class Wire(asyncio.Protocol):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise TimeoutError(f"waited for {what}; {self.ending}, heard {bytes(self.raw[:2000])!r}") from None
+            raise TimeoutError(
+                f"waited for {what}; {self.ending}, heard {bytes(self.raw[:2000])!r}"
+            ) from None
 
     async def take(self, count: int) -> bytes:
         """Exactly `count` bytes."""
@@ -335,7 +338,9 @@ async def echo(wire: Wire) -> None:
             return
 
 
-def plain(payload: bytes = b"", *, status: bytes = b"200 OK", method: bytes = b"GET", more: bytes = b"") -> bytes:
+def plain(
+    payload: bytes = b"", *, status: bytes = b"200 OK", method: bytes = b"GET", more: bytes = b""
+) -> bytes:
     """An answer with a length; `more` are further field lines."""
     head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\n%b\r\n" % (status, len(payload), more)
     return head if method == b"HEAD" else head + payload
@@ -491,4 +496,4 @@ async def until(true: Callable[[], Any], what: str, patience: float = PATIENCE) 
 def segments(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     """`data` cut at the given indices, without empty pieces."""
     at = [0, *sorted(cut for cut in cuts if 0 < cut < len(data)), len(data)]
-    return [data[a:b] for a, b in zip(at, at[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in pairwise(at) if a < b]

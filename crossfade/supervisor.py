@@ -16,6 +16,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -60,6 +61,9 @@ STOPPING = Outcome(1, ["the instance is being stopped"], "refused")
 
 def run(config: Path) -> int:
     """Run an instance until it is told to stop; returns the exit code of the process."""
+    # The usual soft limit of 1024 descriptors would be far fewer connections than `limits` allows.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return asyncio.run(_run(Path(os.path.abspath(config))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tests.supervisor.backend import Backend
 from tests.supervisor.stream import stream
-from tests.support.crossfade_process import running_crossfade
+from tests.support.crossfade_process import RunningCrossfade, running_crossfade
 
 Config = dict[str, Any]
 
@@ -22,6 +23,10 @@ if os.path.exists({marker!r}) and {module!r} in sys.orig_argv:
     os._exit(3)
 """
 """A `sitecustomize` that makes one module of the next version end before its first line."""
+
+
+def one_drains(status: dict[str, Any]) -> bool:
+    return [worker["state"] for worker in status["workers"]].count("draining") == 1
 
 
 async def test_a_restart_keeps_the_pid_and_replaces_all_else(tmp_path: Path, config: Config) -> None:
@@ -50,6 +55,7 @@ async def test_a_restart_keeps_the_pid_and_replaces_all_else(tmp_path: Path, con
 
 async def test_five_restarts_under_a_stream_of_requests(tmp_path: Path, config: Config) -> None:
     async with running_crossfade(tmp_path, config) as cf, stream(cf) as requests:
+        probing = asyncio.create_task(probes(cf))
         for number in range(5):
             await requests.grows_by(20)
             done = await cf.command("restart")
@@ -57,8 +63,18 @@ async def test_five_restarts_under_a_stream_of_requests(tmp_path: Path, config: 
             assert (await cf.status())["restarts"] == number + 1
         await requests.grows_by(20)
         await cf.until(lambda s: len(s["workers"]) == 2)
+        assert not probing.done(), probing.exception()
+        probing.cancel()
     assert requests.failures == []
     assert requests.answered > 100
+
+
+async def probes(cf: RunningCrossfade) -> None:
+    """Whoever watches its readiness sees no restart."""
+    while True:
+        answer = await cf.admin("/readyz")
+        assert answer.status == 200, answer.body
+        await asyncio.sleep(0.01)
 
 
 async def test_the_old_workers_finish_what_they_have(tmp_path: Path, config: Config, legacy: Backend) -> None:
@@ -69,8 +85,8 @@ async def test_the_old_workers_finish_what_they_have(tmp_path: Path, config: Con
 
         assert (await cf.command("restart")).code == 0
 
-        draining = await cf.worker_pids("draining")
-        assert len(draining) == 1
+        # The worker that has nothing to finish goes, the other one stays.
+        await cf.until(one_drains)
         assert (await cf.get()).status == 200
         legacy.release.set()
         answer = await connection.answer()
@@ -87,6 +103,7 @@ async def test_a_restart_within_a_restart_s_drain(tmp_path: Path, config: Config
         connection.ask("/hold")
         await legacy.holding.wait()
         assert (await cf.command("restart")).code == 0
+        await cf.until(one_drains)
         (draining,) = await cf.worker_pids("draining")
         assert (await cf.command("restart")).code == 0
         assert draining in await cf.worker_pids("draining")

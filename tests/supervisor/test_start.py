@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.supervisor.backend import Backend
 from tests.support.crossfade_process import (
     Connection,
     all_gone,
     crossfade_command,
     living_children,
+    refused,
     running_crossfade,
 )
 
@@ -107,6 +110,32 @@ async def test_a_killed_instance_does_not_stand_in_the_way(tmp_path: Path, confi
         await cf.ended()
     async with running_crossfade(tmp_path, config) as cf:
         assert (await cf.get()).status == 200
+
+
+async def test_a_new_instance_starts_beside_what_is_left_of_a_killed_one(
+    tmp_path: Path, config: Config, legacy: Backend
+) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        connection = await cf.connect()
+        connection.ask("/hold")
+        await legacy.holding.wait()
+        port = cf.port
+        cf.process.kill()
+        await cf.ended()
+        # Until its workers have noticed, clients reach them; then the port is free.
+        await refused(port)
+    async with running_crossfade(tmp_path, {**config, "listen": f"127.0.0.1:{port}"}) as cf:
+        assert (await cf.get()).status == 200
+        legacy.release.set()
+        assert (await connection.answer()).body == b"legacy"
+        connection.close()
+
+
+async def test_it_takes_as_many_descriptors_as_it_may(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        for pid in await cf.worker_pids():
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            assert soft == hard
 
 
 async def test_an_invalid_file_is_named_with_its_line(tmp_path: Path, config: Config) -> None:

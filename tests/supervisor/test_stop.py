@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.supervisor.backend import Backend
-from tests.support.crossfade_process import running_crossfade
+from tests.support.crossfade_process import refused, running_crossfade
 
 Config = dict[str, Any]
 
@@ -31,7 +31,7 @@ async def test_a_slow_request_is_answered_before_the_end(
         readiness = await cf.admin("/readyz")
         assert readiness.status == 503
         assert json.loads(readiness.body) == {"ready": False, "reasons": ["draining"]}
-        await _refused(cf.port)
+        await refused(cf.port)
 
         legacy.release.set()
         answer = await connection.answer()
@@ -70,7 +70,7 @@ async def test_the_second_signal_ends_it_at_once(tmp_path: Path, config: Config,
         connection.close()
 
 
-async def test_a_reload_of_a_stopping_instance_is_refused(
+async def test_a_reload_of_a_stopping_instance_isrefused(
     tmp_path: Path, config: Config, legacy: Backend
 ) -> None:
     async with running_crossfade(tmp_path, config) as cf:
@@ -98,15 +98,3 @@ async def test_nothing_to_stop(tmp_path: Path, config: Config) -> None:
             assert done.code == 3
             assert done.err == f"crossfade: nothing is running on the data folder {tmp_path / '.crossfade'}\n"
         assert (await cf.command("proxy", "status")).code == 3
-
-
-async def _refused(port: int) -> None:
-    """Wait until connections are refused."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                return
-            writer.close()
-            await asyncio.sleep(0.01)

@@ -255,6 +255,18 @@ async def all_gone(pids: list[int]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def refused(port: int) -> None:
+    """Wait until connections to `port` are refused."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.01)
+
+
 async def _until_ready(running: RunningCrossfade) -> None:
     ready = asyncio.ensure_future(running.notice("READY=1"))
     ended = asyncio.ensure_future(running.process.wait())

@@ -84,7 +84,9 @@ class Backend:
                     wire.reset()  # closed in order, nobody could tell that it was cut
                 return
             if mood < 0.15 and framed:
-                answer += self.answer(b"/poison", b"GET")[0]
+                # In one piece: what comes only after the next request is, in HTTP/1.1, its answer.
+                wire.send(answer + self.answer(b"/poison", b"GET")[0])
+                continue
             for piece in cut(chance, answer):
                 wire.send(piece)
                 await asyncio.sleep(0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from crossfade.channel import Channel, Message
-from crossfade.processes import Children, Process
+from crossfade.processes import Children, Process, own
 from crossfade.sockets import Listener
 
 READY_WITHIN = 30.0
@@ -56,7 +55,7 @@ class AdminChild:
     @classmethod
     async def adopt(cls, children: Children, wire: dict[str, Any], answer: Answer) -> AdminChild:
         child = cls(children.adopt(wire["pid"]), answer)
-        await child.channel.open(socket.socket(fileno=wire["channel"]), base64.b64decode(wire["unread"]))
+        await child.channel.open(own(wire["channel"]), base64.b64decode(wire["unread"]))
         return child
 
     def to_wire(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from crossfade.channel import Channel, Message
 from crossfade.ledger import Ledger
 from crossfade.logs import Log
 from crossfade.orders import Orders
-from crossfade.processes import Children, Process, resident_bytes
+from crossfade.processes import Children, Process, own, resident_bytes
 from crossfade.status import WorkerStatus
 
 READY_WITHIN = 30.0
@@ -526,7 +526,7 @@ class Fleet:
         worker.samples = exposition.from_wire(entry["samples"])
         self._living.add(worker)
         self._run(self._bury(worker))
-        await channel.open(socket.socket(fileno=entry["channel"]), base64.b64decode(entry["unread"]))
+        await channel.open(own(entry["channel"]), base64.b64decode(entry["unread"]))
         if worker.state is State.DRAINING:
             self._run(self.retire(worker))
         else:

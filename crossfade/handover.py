@@ -17,7 +17,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,12 +141,6 @@ def received() -> Handover | None:
         return None
     with os.fdopen(int(number), encoding="utf-8") as state:
         return Handover.from_json(state.read())
-
-
-def own(descriptor: int) -> socket.socket:
-    """An inherited socket, ours alone again."""
-    os.set_inheritable(descriptor, False)
-    return socket.socket(fileno=descriptor)
 
 
 def main(arguments: Sequence[str]) -> int:

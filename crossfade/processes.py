@@ -97,6 +97,12 @@ def inheritable(descriptors: Sequence[int]) -> Iterator[None]:
         yield
 
 
+def own(descriptor: int) -> socket.socket:
+    """An inherited socket, ours alone again."""
+    os.set_inheritable(descriptor, False)
+    return socket.socket(fileno=descriptor)
+
+
 def die_with_parent(parent: int) -> None:
     """Have the kernel send this process SIGTERM when its parent ends, however it ends.
 

@@ -36,7 +36,7 @@ from crossfade.handover import Handover, HandoverError
 from crossfade.ledger import Ledger
 from crossfade.logs import Log
 from crossfade.orders import Orders, orders
-from crossfade.processes import Children
+from crossfade.processes import Children, own
 from crossfade.settings import Address, Settings, SettingsError
 from crossfade.sockets import AddressError, Listener
 from crossfade.status import ProxyStatus
@@ -323,7 +323,8 @@ class Supervisor:
         os.set_inheritable(self._lock, False)
         self._listeners = [_listener(entry) for entry in given.listeners]
         self._admin = _listener(given.admin)
-        self._control = handover.own(given.control_fd)
+        self._control = own(given.control_fd)
+        client = own(given.client_fd) if given.client_fd is not None else None
         self._ledger.restore(given.ledger)
         self._started_at, self._started = given.started_at, given.started
         self._restarts = given.restarts
@@ -338,10 +339,10 @@ class Supervisor:
         handover.let_signals_in()
         await self._serve_control()
         # From here on nothing can be lost: the old workers serve and have a supervisor.
-        self._task(self._replace_everything(given.client_fd, began))
+        self._task(self._replace_everything(client, began))
         return await self._serve()
 
-    async def _replace_everything(self, client_fd: int | None, began: float) -> None:
+    async def _replace_everything(self, client: socket.socket | None, began: float) -> None:
         async with self._operation:
             old_api = self._api
             try:
@@ -358,8 +359,8 @@ class Supervisor:
         else:
             notify.ready(self._summary())
             self._log.error("restart " + outcome.word, lines=outcome.lines)
-        if client_fd is not None:
-            await _answer_inherited(handover.own(client_fd), outcome)
+        if client is not None:
+            await _answer_inherited(client, outcome)
 
     async def _replace_workers(self) -> Outcome:
         """New workers of the new code on the configuration of the file; the old ones until they accept."""
@@ -614,7 +615,7 @@ def _address(listener: Listener) -> Address:
 
 
 def _listener(wire: dict[str, Any]) -> Listener:
-    return Listener(wire["host"], wire["port"], [handover.own(fd) for fd in wire["sockets"]])
+    return Listener(wire["host"], wire["port"], [own(fd) for fd in wire["sockets"]])
 
 
 async def _answer_inherited(client: socket.socket, outcome: Outcome) -> None:

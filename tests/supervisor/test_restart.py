@@ -213,6 +213,21 @@ async def test_after_a_failed_takeover_dead_workers_are_still_replaced(
         assert (await cf.command("reload")).out == "2/2 workers on generation 2\n"
 
 
+async def test_children_inherit_nothing_that_is_not_theirs(tmp_path: Path, config: Config) -> None:
+    """After a restart too, when the supervisor itself has inherited much."""
+    async with running_crossfade(tmp_path, config) as cf:
+        await cf.until(lambda s: s["control_pid"])
+        fresh = {_sockets(pid) for pid in await cf.worker_pids()}
+        assert (await cf.command("restart")).code == 0
+        await cf.until(lambda s: len(s["workers"]) == 2)
+        assert {_sockets(pid) for pid in await cf.worker_pids()} == fresh
+
+
+def _sockets(pid: int) -> int:
+    """How many sockets a process has open."""
+    return sum("socket:" in os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def _start_of_image(pid: int) -> str:
     """Something that an exec changes and nothing else."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -9,6 +9,7 @@ reuse, because such bytes may not have reached the event loop yet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 from typing import TYPE_CHECKING, cast
@@ -28,8 +29,8 @@ class UpstreamConnection(asyncio.Protocol):
     """The client's half of HTTP/1.1 on one socket."""
 
     __slots__ = (
-        "_buffer", "_paused", "_poll", "_pool", "answering", "exchange", "expires", "heard", "reused",
-        "sent", "transport", "write_paused",
+        "_buffer", "_paused", "_poll", "_pool", "_sock", "answering", "exchange", "expires", "heard",
+        "reused", "sent", "transport", "write_paused",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -37,6 +38,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool, sock: socket.socket) -> None:
         self._pool = pool
         self._poll = select.poll()
+        self._sock = sock
         self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
         self._buffer = b""
         self._paused = False
@@ -143,9 +145,24 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.lost(self)
+        if exc is not None and self.exchange is not None and self.exchange.request_body is not None:
+            self._hear_last_words()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_target_end(exc, half_closed=False)
+
+    def _hear_last_words(self) -> None:
+        """Read what the kernel still holds of a connection that broke while a body was being sent.
+
+        A target that does not want a body answers, closes, and so resets the connection. If sending
+        meets the reset before the answer was read, the answer (a 413, say) still lies in the kernel.
+        """
+        if self.answering or self.transport.get_extra_info("ssl_object") is not None:
+            return
+        with contextlib.suppress(OSError):
+            data = self._sock.recv(WRITE_BUFFER)
+            if data:
+                self.data_received(data)
 
     def pause_writing(self) -> None:
         self.write_paused = True

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import threading
+
 import pytest
 
 from flags.model import Route, Side
 from proxy.config import Limits, Timeouts
 from tests.differential.wire import named
-from tests.support.world import World, echo, get, plain, post
+from tests.support.world import World, echo, get, plain, post, reconfigured
 
 
 async def test_a_request_and_its_answer_pass_unchanged() -> None:
@@ -305,6 +310,39 @@ async def test_an_early_answer_to_an_upload_arrives_although_the_client_still_se
         client.send(b"x" * 1_000_000)  # it has not looked yet
         assert await client.end() == "closed"
         await target.end()
+
+
+async def test_an_early_answer_is_heard_although_sending_meets_the_reset_first() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def refuse() -> None:
+        """Answer the head and close with the body unread, as fast as another process does."""
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = listening.accept()
+                with accepted:
+                    accepted.recv(4096)
+                    accepted.sendall(plain(b"too much", status=b"413 Content Too Large"))
+
+    refuser = threading.Thread(target=refuse)
+    refuser.start()
+    try:
+        async with World.of() as world:
+            world.legacy.port = listening.getsockname()[1]
+            await reconfigured(world)
+            for _ in range(150):
+                client = await world.client()
+                client.send(get(b"/", b"Content-Length: 100000000\r\n", b"POST"))
+                for _ in range(30):
+                    if not client.transport.is_closing():
+                        client.send(b"x" * 30_000)
+                    await asyncio.sleep(0)
+                assert (await client.answer()).status == 413
+                client.close()
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        refuser.join()
 
 
 # What is refused --------------------------------------------------------------------------------------

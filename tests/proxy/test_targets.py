@@ -6,14 +6,13 @@ import contextlib
 import socket
 import struct
 import threading
-from dataclasses import replace
 
 import pytest
 
 from flags.model import Side
 from proxy.config import Timeouts
 from tests.differential.wire import named
-from tests.support.world import Wire, World, echo, get, plain, post, until
+from tests.support.world import Wire, World, echo, get, plain, post, reconfigured, until
 
 CONNECTIONS = "crossfade_upstream_connections"
 DISCARDED = "crossfade_upstream_discarded_total"
@@ -239,14 +238,6 @@ async def test_a_target_that_does_not_take_the_connection_is_a_timeout() -> None
     finally:
         for sock in [full, *fillers]:
             sock.close()
-
-
-async def reconfigured(world: World) -> None:
-    """Point the legacy target at `world.legacy.port` as it is now."""
-    targets = dict(world.config.targets)
-    targets[Side.LEGACY] = replace(targets[Side.LEGACY], port=world.legacy.port)
-    world.config = replace(world.config, targets=targets)
-    await world.worker.reconfigure(world.config, world.snapshot(2))
 
 
 @pytest.mark.parametrize("ending", ["closed", "reset"])

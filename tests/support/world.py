@@ -25,7 +25,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -491,6 +491,14 @@ async def until(true: Callable[[], Any], what: str, patience: float = PATIENCE) 
         if loop.time() > late:
             raise TimeoutError(f"waited for {what}")
         await asyncio.sleep(0.001)
+
+
+async def reconfigured(world: World) -> None:
+    """Point the legacy target at `world.legacy.port` as it is now."""
+    targets = dict(world.config.targets)
+    targets[Side.LEGACY] = replace(targets[Side.LEGACY], port=world.legacy.port)
+    world.config = replace(world.config, targets=targets)
+    await world.worker.reconfigure(world.config, world.snapshot(2))
 
 
 def segments(data: bytes, cuts: Iterable[int]) -> list[bytes]:

@@ -315,8 +315,10 @@ async def test_too_few_connections_make_requests_wait_their_turn() -> None:
         clients = [await world.client() for _ in range(6)]
         for number, client in enumerate(clients):
             client.send(get(b"/%d" % number))
-            if number < 5:
-                await world.counted("crossfade_requests_in_flight", number + 1)
+            if number < 2:
+                await world.counted("crossfade_upstream_connections", number + 1, state="busy")
+            elif number < 5:
+                await world.counted("crossfade_requests_waiting", number - 1)
         refused = await clients[5].answer()
         assert refused.status == 503
         assert named(refused.fields, b"proxy-status") == [b"crossfade; error=connection_limit_reached"]

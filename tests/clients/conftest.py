@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,10 @@ from tests.support.programs import require_program
 
 EXPECTED_ERRORS = {"client_gone", "http_response_incomplete"}
 """What scenes do on purpose: clients that leave early, backends that cut their answers."""
+
+NOISE = {"SSL connection is closed"}
+"""The event loop warns of several writes in the one turn in which a TLS client vanishes, before it
+tells anybody of the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class _Crossfade:
             self._process.kill()
             self._process.wait()
         assert self._process.returncode == 0, err
-        assert not err, sorted(set(err.splitlines()))
+        assert set(err.splitlines()) <= NOISE
         confession = json.loads(out)
         assert not confession["unhandled"]
         assert not confession["cut_off"]
@@ -134,5 +138,10 @@ def curl(stage: Stage) -> Curl:
 def make_person(name: str, stage: Stage) -> Person:
     if name == "curl":
         return Curl(require_program("curl"), stage.ca_file)
-    kinds = {"requests": Requests, "urllib3": Urllib3, "httpx": Httpx, "aiohttp": Aiohttp}
-    return kinds[name](stage.ca_file)  # type: ignore[no-any-return,abstract]
+    kinds: dict[str, Callable[[str], Person]] = {
+        "requests": Requests,
+        "urllib3": Urllib3,
+        "httpx": Httpx,
+        "aiohttp": Aiohttp,
+    }
+    return kinds[name](stage.ca_file)

@@ -13,7 +13,7 @@ import re
 import ssl
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -224,31 +224,59 @@ class CurlError(Exception):
     """curl's exit code and what it said."""
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One request of curl: the heads that came (interim ones too), the body, and what curl says itself."""
+
+    url: str
+    heads: tuple[str, ...]
+    body: bytes
+    said: dict[str, Any]
+
+    def got(self) -> Got:
+        """The answer itself. To HEAD, curl gives the head as the content."""
+        line, *fields = self.heads[-1].split("\r\n")
+        _, status, *reason = line.split(" ", 2)
+        pairs = [re.split(r":[ \t]*", field, maxsplit=1) for field in fields]
+        origin = "/".join(self.url.split("/")[:3])
+        return Got.of(
+            origin,
+            int(status),
+            reason[0] if reason else "",
+            pairs,
+            b"" if self.said["method"] == "HEAD" else self.body,
+        )
+
+
 class Curl:
-    """The program of Debian, one process for each request."""
+    """The program of Debian. It is started once for all the origins of a request, because starting costs."""
 
     def __init__(self, program: str, ca_file: str) -> None:
         self._program = program
         self._ca_file = ca_file
 
     def ask(self, origin: str, ask: Ask) -> Got:
+        return self.ask_all([origin], ask)[0]
+
+    def ask_all(self, origins: Sequence[str], ask: Ask) -> list[Got]:
         options = ["--head"] if ask.method == "HEAD" else ["--request", ask.method]
         for name, value in ask.fields:
             options += ["--header", f"{name}: {value}" if value else f"{name};"]
         body = b"".join(ask.pieces) if ask.pieces else ask.body
         if ask.pieces:
             options += ["--header", "Transfer-Encoding: chunked"]
-        if body is not None:
-            options += ["--data-binary", "@-"]
-        return self.run(origin, ask.target, *options, said=body)
+        return [
+            report.got()
+            for report in self.run([origin + ask.target for origin in origins], *options, data=body)
+        ]
 
     def form(self, origin: str, target: str, file: bytes) -> Got:
-        return self.run(
-            origin, target, "--form", "name=väl ue", "--form", "file=@-;filename=f.bin", said=file
-        )
+        options = ["--form", "name=väl ue", "--form", "file=@FILE;filename=f.bin"]
+        return self.run([origin + target], *options, file=file)[0].got()
 
     def sip(self, origin: str, target: str, size: int) -> bytes:
-        process = subprocess.Popen(self._command(origin + target, "--no-buffer"), stdout=subprocess.PIPE)
+        command = [self._program, *self._usual, "--no-buffer", origin + target]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         with process.stdout as out:
             sipped = out.read(size)
@@ -256,50 +284,58 @@ class Curl:
         process.wait()
         return sipped
 
-    def run(self, origin: str, target: str, *options: str, said: bytes | None = None) -> Got:
-        """One request with curl's own options; raises CurlError."""
-        heads, body, _ = self.report(origin + target, *options, said=said)
-        line, *fields = heads[-1].split("\r\n")
-        _, status, *reason = line.split(" ", 2)
-        pairs = [re.split(r":[ \t]*", field, maxsplit=1) for field in fields]
-        return Got.of(origin, int(status), reason[0] if reason else "", pairs, body)
+    def run(
+        self, urls: Sequence[str], *options: str, data: bytes | None = None, file: bytes | None = None
+    ) -> list[Report]:
+        """The same request to each of `urls`, one after the other; raises CurlError.
 
-    def report(
-        self, url: str, *options: str, said: bytes | None = None
-    ) -> tuple[list[str], bytes, dict[str, Any]]:
-        """All heads that came (interim ones too), the body, and curl's report; raises CurlError."""
-        with tempfile.TemporaryDirectory(prefix="curl") as folder:
-            head, body = Path(folder, "head"), Path(folder, "body")
-            done = subprocess.run(
-                self._command(url, "-D", str(head), "-o", str(body), "-w", "%{json}", *options),
-                input=said if said is not None else b"",
-                capture_output=True,
-                timeout=PATIENCE,
-                check=False,
-            )
+        `data` is posted; FILE in an option stands for a file that holds `file`.
+        """
+        with tempfile.TemporaryDirectory(prefix="curl") as name:
+            folder = Path(name)
+            for content, path in ((data, folder / "data"), (file, folder / "file")):
+                if content is not None:
+                    path.write_bytes(content)
+            if data is not None:
+                options += ("--data-binary", f"@{folder / 'data'}")
+            options = tuple(option.replace("FILE", str(folder / "file")) for option in options)
+            command = [self._program, "--fail-early"]
+            for number, url in enumerate(urls):
+                places = ["-D", f"{folder}/head{number}", "-o", f"{folder}/body{number}", "-w", "%{json}\\n"]
+                command += [*(["--next"] if number else []), *self._usual, *places, *options, url]
+            done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False)
             if done.returncode:
                 raise CurlError(done.returncode, done.stderr.decode())
-            heads = head.read_bytes().decode("latin-1").split("\r\n\r\n")[:-1]
-            got = (
-                b"" if "--head" in options or not body.exists() else body.read_bytes()
-            )  # it would write the head
-            return heads, got, json.loads(done.stdout)
+            said = [json.loads(line) for line in done.stdout.splitlines()]
+            return [
+                Report(
+                    url, _heads(folder / f"head{number}"), _content(folder / f"body{number}"), said[number]
+                )
+                for number, url in enumerate(urls)
+            ]
 
     def close(self) -> None:
         pass
 
-    def _command(self, url: str, *options: str) -> list[str]:
-        quiet = [
-            "--disable",
-            "--silent",
-            "--show-error",
-            "--noproxy",
-            "*",
-            "--cacert",
-            self._ca_file,
-            "--globoff",
-        ]
-        return [self._program, *quiet, *options, url]
+    @property
+    def _usual(self) -> list[str]:
+        usual = ["--disable", "--silent", "--show-error", "--noproxy", "*", "--globoff", "--ipv4"]
+        return [*usual, "--cacert", self._ca_file]
+
+
+def ask_all(person: Person, origins: Sequence[str], ask: Ask) -> list[Got]:
+    """The same request to several origins."""
+    if isinstance(person, Curl):
+        return person.ask_all(origins, ask)
+    return [person.ask(origin, ask) for origin in origins]
+
+
+def _heads(path: Path) -> tuple[str, ...]:
+    return tuple(path.read_bytes().decode("latin-1").split("\r\n\r\n")[:-1])
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from flask import Flask, Response, request
 from waitress.server import create_server
@@ -18,7 +19,7 @@ def flask_backend(diary: Diary) -> Iterator[int]:
     """Serves until the block is left; gives the port."""
     for name in ("waitress", "waitress.queue"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # answers that are cut on purpose
-    server = create_server(
+    server: Any = create_server(
         _application(diary), host="127.0.0.1", port=0, threads=16, clear_untrusted_proxy_headers=False
     )
     thread = threading.Thread(target=server.run, name="flask backend")

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any
 from urllib.parse import parse_qs
 
-import brotli
+import brotli  # type: ignore[import-untyped]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE")
 NAMED_BY_THE_HOP = frozenset(

@@ -41,7 +41,7 @@ _KEEP_ALIVE = rb"(?:([Cc]onnection: [Kk]eep-[Aa]live\r\n)%b)?+"
 _REQUEST_OTHERS = (
     rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDGIJLMNOQRSVWYZabdgijlmnoqrsvwyz]"
     rb"|[Cc](?!(?i:onnection|ontent-length):)|[Uu](?!(?i:pgrade):)|[Hh](?!(?i:ost|ttp2-settings):)"
-    rb"|[Tt](?!(?i:e|ransfer-encoding):)|[Xx](?!(?i:-forwarded-))|[Ee](?!(?i:xpect):)"
+    rb"|[Tt](?!(?i:e|ransfer-encoding):)|[Xx](?!(?i:[-_]forwarded[-_]))|[Ee](?!(?i:xpect):)"
     rb"|[Kk](?!(?i:eep-alive):)|[Pp](?!(?i:roxy-))|[Ff](?!(?i:orwarded):))"
     + TOKEN + rb"*+:" + _VALUE + rb"*+\r\n)*+"
 )  # fmt: skip
@@ -49,7 +49,7 @@ _PLAIN_REQUEST = re.compile(
     rb"(?!HEAD |TRACE |CONNECT )(" + TOKEN + rb"++) (/[\x21\x22\x24-\x3e\x40-\x7e\x80-\xff]*+)"
     rb"(?:\?[\x21\x22\x24-\x7e\x80-\xff]*+)? HTTP/1\.1\r\n()"
     + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS
-    + rb"[Hh]ost: ([0-9A-Za-z.\-]++(?::[0-9]*+)?)\r\n"
+    + rb"[Hh]ost: ([0-9A-Za-z.\-]{1,255}+(?::[0-9]{0,5}+)?)\r\n"
     + _REQUEST_OTHERS + _KEEP_ALIVE % _REQUEST_OTHERS
     + rb"(?:[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,17})\r\n" + _REQUEST_OTHERS + rb")?+\r\n"
 )  # fmt: skip
@@ -71,7 +71,7 @@ _PLAIN_RESPONSE = re.compile(
 _REQUEST_SPECIAL = re.compile(
     rb"\n(?=[chteukpxf])"
     rb"(connection|content-length|host|transfer-encoding|te|expect|upgrade|keep-alive"
-    rb"|proxy-connection|proxy-authorization|x-forwarded-[^:]++|forwarded|http2-settings)"
+    rb"|proxy-connection|proxy-authorization|x[-_]forwarded[-_][^:]++|forwarded|http2-settings)"
     rb":[ \t]*+([^\r]*)\r"
 )
 _RESPONSE_SPECIAL = re.compile(
@@ -89,6 +89,8 @@ _FIELD_LINE = re.compile(TOKEN + rb"++:" + _VALUE + rb"*+")
 _FOLD = re.compile(rb"(?<![ \t])[ \t]*+\r\n[ \t]++")
 _TIMEOUT = re.compile(rb"timeout=([0-9]{1,9})")
 
+_LONGEST_HOST = 261
+"""Bytes of a Host: the longest DNS name, a colon and a port."""
 _LONGEST_LENGTH = 18
 """Digits of a Content-Length: what fits into 63 bits."""
 _ESSENTIAL = frozenset({b"host", b"content-length", b"transfer-encoding", b"trailer", b"content-type"})
@@ -208,7 +210,7 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
             if offer is not None:
                 ends_here.append(b"")  # more than one field to look for, should it end here
             offer = value if offer is None else offer + b"," + value
-        elif name.startswith((b"x-forwarded-", b"forwarded")):
+        elif name == b"forwarded" or name.startswith(b"x"):
             head.forwarded = []
         else:  # keep-alive, proxy-connection, proxy-authorization, http2-settings
             ends_here.append(name)
@@ -227,10 +229,12 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
     if head.has_body:
         low = _restate_framing(head, low)
     if head.forwarded is not None:
+        # WSGI and CGI read `X_Forwarded_For` as the same field, so it is the same field here.
         head.forwarded = [
-            (low[start:colon], head.raw[colon + 1 : end].strip(b" \t\r\n"), start, end)
+            (name, head.raw[colon + 1 : end].strip(b" \t\r\n"), start, end)
             for start, colon, end in _field_spans(low, head.fields_start)
-            if low[start:colon] == b"forwarded" or low.startswith(b"x-forwarded-", start, colon)
+            if (name := low[start:colon].replace(b"_", b"-")) == b"forwarded"
+            or name.startswith(b"x-forwarded-")
         ]
     if ends_here:
         head.cuts = _cuts(low, head.fields_start, ends_here)
@@ -240,7 +244,7 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
 @lru_cache(maxsize=1024)
 def _is_host(value: bytes) -> bool:
     """Whether `value` is a host with or without a port (RFC 9110, 7.2). Services have few hosts."""
-    return _HOST.fullmatch(value) is not None
+    return len(value) <= _LONGEST_HOST and _HOST.fullmatch(value) is not None
 
 
 def _is_h2c(offer: bytes) -> bool:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _MANY_CHUNKS = 1000
 """Chunks in one read after which the others get a turn: they cost far more than their bytes."""
+_INTERIM_LIMIT = 100
+"""1xx answers to one request; a target that says more is not going to say anything else."""
 _CORK = 16 * 1024
 """Payloads up to this size are joined with their head into one write."""
 
@@ -56,7 +58,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer", "_answer_body", "_body_stall", "_chunk_answer", "_close_client", "_idle_stall",
+        "_answer", "_answer_body", "_body_stall", "_chunk_answer", "_close_client", "_idle_stall", "_interim",
         "_interim_sent", "_pool", "_repeated", "_started", "_target_stall", "client", "deadline", "decision",
         "error", "head", "received", "request_body", "runtime", "sent", "status", "tunnelled", "upstream",
     )  # fmt: skip
@@ -82,6 +84,7 @@ class Exchange:
         self._chunk_answer = False
         self._close_client = False
         self._repeated = False
+        self._interim = 0
         self._interim_sent = False
         self._body_stall: Stall | None = None
         self._idle_stall: Stall | None = None
@@ -173,6 +176,10 @@ class Exchange:
 
     def on_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on to a client that understands it."""
+        self._interim += 1
+        if self._interim > _INTERIM_LIMIT:
+            self.fail(502, "too_many_interim_answers")
+            return
         if head.status == 100:
             self.deadline = math.inf if self.request_body is not None else self.deadline
             if self._interim_sent:

@@ -41,6 +41,9 @@ NONE = Forwarding(x_forwarded=False)
          b"A: b\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n"),
         (X, "10.1.2.3", [b"X-Forwarded-For: 1.1.1.1", b"A: b", b"x-forwarded-for: 2.2.2.2, 3.3.3.3"],
          b"A: b\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2, 3.3.3.3, 10.1.2.3\r\nX-Forwarded-Proto: http\r\n"),
+        # WSGI servers read underscores as dashes, so a stranger's spelling with underscores goes, too.
+        (X, "192.0.2.7", [b"X_Forwarded_For: 1.1.1.1", b"x-forwarded_host: evil", b"X_Forwarded: no"],
+         b"X_Forwarded: no\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n"),
         (X, "10.1.2.3", [b"X-Forwarded-Proto: https", b"X-Forwarded-Host: b"],
          b"X-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\nX-Forwarded-For: 10.1.2.3\r\n"),
         (X, "::ffff:10.1.2.3", [b"X-Forwarded-For: 1.1.1.1"],

@@ -178,6 +178,14 @@ def test_fields_of_this_hop_are_cut(lines: list[bytes], kept: bytes) -> None:
     assert forwarded(accepted(request(*lines))) == b"Host: a\r\n" + kept
 
 
+def test_a_host_longer_than_any_name_is_refused() -> None:
+    assert accepted(request(host=b"Host: " + b"a" * 255 + b":65535\r\n")).host.startswith(b"aaa")
+    assert parse(request(host=b"Host: " + b"a" * 300 + b"\r\n", start=b"GET /a HTTP/1.0")) == Refusal(
+        400, "bad_host"
+    )
+    assert parse(request(host=b"Host: " + b"a" * 300 + b"\r\n")) == Refusal(400, "bad_host")
+
+
 def test_limits_hold_for_plain_and_other_heads() -> None:
     for more in (b"X: y", b"Connection: close"):
         long = request(b"A: " + b"x" * 600, more)

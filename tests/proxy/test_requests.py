@@ -243,6 +243,19 @@ async def test_interim_answers_pass() -> None:
         assert (await client.answer()).body.data == b"ok"
 
 
+async def test_a_target_that_never_stops_beginning_is_given_up() -> None:
+    async with World.of() as world:
+        client = await world.client()
+        client.send(get())
+        target = await world.legacy.connection()
+        await target.request()
+        target.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 1000)
+        answer = await client.answer()
+        while answer.status == 102:
+            answer = await client.answer()
+        assert answer.status == 502
+
+
 async def test_an_http_1_0_client_gets_no_interim_answers() -> None:
     async with World.of() as world:
         client = await world.client()

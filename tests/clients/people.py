@@ -320,7 +320,7 @@ class Curl:
     @property
     def _usual(self) -> list[str]:
         usual = ["--disable", "--silent", "--show-error", "--noproxy", "*", "--globoff", "--ipv4"]
-        return [*usual, "--cacert", self._ca_file]
+        return [*usual, "--cacert", self._ca_file, "--expect100-timeout", "0.1"]
 
 
 def ask_all(person: Person, origins: Sequence[str], ask: Ask) -> list[Got]:

@@ -68,6 +68,15 @@ SCENES = {
     "chunks": Ask(
         "/upload", "POST", (("Content-Type", "text/plain"),), pieces=(b"a", b"b" * 9000, PAYLOAD[:99_999])
     ),
+    "an upgrade that nobody takes": Ask(
+        "/bytes/1000",
+        fields=(
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ),
+    ),
     "forwarded by oneself": Ask("/echo", fields=(("X-Forwarded-For", "6.6.6.6"), ("Forwarded-By", "me"))),
 }
 
@@ -129,7 +138,7 @@ def test_leaving_in_the_middle(person: Person, place: Place) -> None:
     for number, origin in enumerate((place.direct, *place.fronts)):
         name = f"{type(person).__name__}-{place.name}-{number}"
         assert person.sip(origin, f"/endless/{name}", 65_536)[:65_536] == PAYLOAD[:65_536]
-        assert place.diary.left[name].wait(10), f"nobody told the backend: {origin}"
+        assert place.diary.left(name).wait(10), f"nobody told the backend: {origin}"
         assert person.ask(origin, Ask("/bytes/10")).body == PAYLOAD[:10]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from tests.clients.backends.script import Asked, CutError, Diary, play
 
@@ -43,7 +44,7 @@ def asynchronous_backends(diary: Diary) -> Iterator[dict[str, int]]:
             _Sockets(diary).talk,
             "127.0.0.1",
             0,
-            subprotocols=SUBPROTOCOLS,  # type: ignore[arg-type]
+            select_subprotocol=_choose,
             max_size=None,
             process_request=_refuse_some,
             ping_interval=None,
@@ -75,7 +76,7 @@ def _application(diary: Diary) -> web.Application:
         return await _talk_on_aiohttp(request, diary)
 
     async def refuse(request: web.Request) -> None:
-        raise web.HTTPExpectationFailed(text="no such thing")
+        raise web.HTTPForbidden(text="no such thing")
 
     async def page(request: web.Request) -> web.StreamResponse:
         return web.Response(body=_PAGE.read_bytes(), content_type="text/html", charset="utf-8")
@@ -152,28 +153,32 @@ async def _say(request: web.Request) -> web.StreamResponse:
 
 
 async def _talk_on_aiohttp(request: web.Request, diary: Diary) -> web.WebSocketResponse:
-    name = request.query.get("name", "")
+    heard = (1006, "")
     socket = web.WebSocketResponse(protocols=SUBPROTOCOLS, max_msg_size=0)
     await socket.prepare(request)
     await socket.send_str(f"hello {request.raw_path}")
-    while True:
-        message = await socket.receive()
-        if message.type is WSMsgType.BINARY:
-            await socket.send_bytes(message.data)
-        elif message.type is not WSMsgType.TEXT:
-            break
-        elif message.data.startswith("close:"):
-            _, code, reason = message.data.split(":")
-            await socket.close(code=int(code), message=reason.encode())
-            return socket
-        elif message.data == "die":
-            assert request.transport is not None
-            request.transport.abort()
-            return socket
-        else:
-            await socket.send_str(message.data)
-    heard = (int(message.data), message.extra or "") if message.type is WSMsgType.CLOSE else (1006, "")
-    diary.closings[name].put(heard)
+    try:
+        while True:
+            message = await socket.receive()
+            if message.type is WSMsgType.BINARY:
+                await socket.send_bytes(message.data)
+            elif message.type is WSMsgType.CLOSE:
+                heard = int(message.data), message.extra or ""
+                break
+            elif message.type is not WSMsgType.TEXT:
+                break
+            elif message.data.startswith("close:"):
+                _, code, reason = message.data.split(":")
+                await socket.close(code=int(code), message=reason.encode())
+                break
+            elif message.data == "die":
+                assert request.transport is not None
+                request.transport.abort()
+                break
+            else:
+                await socket.send_str(message.data)
+    finally:
+        diary.closing(request.query.get("name", "")).put(heard)
     return socket
 
 
@@ -196,7 +201,7 @@ class _Sockets:
             pass
         name = path.partition("name=")[2]
         await socket.wait_closed()
-        self._diary.closings[name].put((socket.close_code or 1006, socket.close_reason or ""))
+        self._diary.closing(name).put((socket.close_code or 1006, socket.close_reason or ""))
 
     async def _repeat(self, socket: ServerConnection) -> None:
         while True:
@@ -216,6 +221,10 @@ class _Sockets:
     async def _repeat_fragments(self, socket: ServerConnection) -> None:
         while True:
             await socket.send([fragment async for fragment in socket.recv_streaming()])
+
+
+def _choose(_socket: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return next((Subprotocol(name) for name in SUBPROTOCOLS if name in offered), None)
 
 
 def _refuse_some(_socket: ServerConnection, request: Request) -> Response | None:

@@ -68,14 +68,19 @@ class Diary:
 
     peers: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     """Peer addresses of the requests for `/counted/NAME`, by name."""
-    left: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
-    """Set when the reader of `/endless/NAME` was found to be gone, by name."""
     faults: list[str] = field(default_factory=list)
     """What went wrong in the application itself; a scene that was answered with it proves nothing."""
-    closings: dict[str, SimpleQueue[tuple[int, str]]] = field(
-        default_factory=lambda: defaultdict(SimpleQueue)
-    )
-    """Close code and reason of WebSockets as the server heard them, by the name they came with."""
+    _closings: dict[str, SimpleQueue[tuple[int, str]]] = field(default_factory=dict)
+
+    _leavings: dict[str, threading.Event] = field(default_factory=dict)
+
+    def left(self, name: str) -> threading.Event:
+        """Set when the reader of `/endless/NAME` was found to be gone."""
+        return self._leavings.setdefault(name, threading.Event())
+
+    def closing(self, name: str) -> SimpleQueue[tuple[int, str]]:
+        """Close code and reason of a WebSocket as the server heard them, by the name it came with."""
+        return self._closings.setdefault(name, SimpleQueue())
 
 
 def play(asked: Asked, diary: Diary) -> Told:
@@ -127,7 +132,7 @@ def _play(asked: Asked, diary: Diary) -> Told:
         case "upload":
             return _told_of_upload(asked)
         case "endless":
-            return Told(body=_endless(diary.left[rest[0]]))
+            return Told(body=_endless(diary.left(rest[0])))
         case "cut":
             return _cut(rest[0])
         case "counted":

@@ -54,6 +54,17 @@ def test_a_client_keeps_its_connection(stage: Stage) -> None:
                 assert (host.num_connections, host.num_requests) == (1, 15)
 
 
+def test_a_length_that_is_only_spoken_of(stage: Stage, person: Person) -> None:
+    """A 304 may say how long the content would be; the next answer follows it at once."""
+    place = stage.places["plain"]
+    direct = person.ask(place.direct, Ask("/unmodified"))
+    assert ("Content-Length", "5000") in direct.fields
+    for front in place.fronts:
+        for _ in range(2):
+            assert person.ask(front, Ask("/unmodified")) == direct
+        assert person.ask(front, Ask("/bytes/10")).body == PAYLOAD[:10]
+
+
 async def test_users_at_once_stay_apart(stage: Stage) -> None:
     """Each user is told their own name by their own cookie; visitors without one have no name."""
     secure = ssl.create_default_context(cafile=stage.ca_file)

@@ -114,6 +114,8 @@ def _play(asked: Asked, diary: Diary) -> Told:
             return Told(
                 status, (("X-Story", "told"),), b"" if status in (204, 304) else b"status " + rest[0].encode()
             )
+        case "unmodified":
+            return Told(304, (("ETag", ETAG), ("Content-Length", "5000")))
         case "cookies":
             cookies = (
                 ("Set-Cookie", "a=1; Path=/"),

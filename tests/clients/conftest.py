@@ -20,12 +20,13 @@ from tests.clients.backends.on_aiohttp import asynchronous_backends
 from tests.clients.backends.plain import plain_backend
 from tests.clients.backends.script import Diary
 from tests.clients.crossfade_process import Front, write
-from tests.clients.people import Aiohttp, Curl, Httpx, Person, Requests, Urllib3, opened
+from tests.clients.people import Aiohttp, Curl, Httpx, Person, Requests, Urllib3
 from tests.support.programs import require_program
 
 EXPECTED_ERRORS = {"client_gone", "http_response_incomplete"}
 """What scenes do on purpose: clients that leave early, backends that cut their answers."""
 
+CLIENTS = ("requests", "urllib3", "httpx", "aiohttp", "curl")
 NOISE = {"SSL connection is closed"}
 """The event loop warns of several writes in the one turn in which a TLS client vanishes, before it
 tells anybody of the loss."""
@@ -117,17 +118,28 @@ class _Crossfade:
         assert set(confession["errors"]) <= EXPECTED_ERRORS
 
 
-@pytest.fixture(scope="session", params=["aiohttp", "flask", "plain"])
+@pytest.fixture(params=["aiohttp", "flask", "plain"])
 def place(request: pytest.FixtureRequest, stage: Stage) -> Place:
     """Each backend of HTTP in turn."""
     return stage.places[request.param]
 
 
-@pytest.fixture(scope="session", params=["requests", "urllib3", "httpx", "aiohttp", "curl"])
-def person(request: pytest.FixtureRequest, stage: Stage) -> Iterator[Person]:
-    """Each client in turn, with the connections that it keeps."""
-    with opened(make_person(request.param, stage)) as person:
-        yield person
+@pytest.fixture(scope="session")
+def people(stage: Stage) -> Iterator[dict[str, Person]]:
+    """The clients that have been opened; they keep their connections from one test to the next."""
+    people: dict[str, Person] = {}
+    yield people
+    for person in people.values():
+        person.close()
+
+
+@pytest.fixture(params=CLIENTS)
+def person(request: pytest.FixtureRequest, stage: Stage, people: dict[str, Person]) -> Person:
+    """Each client in turn."""
+    name = request.param
+    if name not in people:
+        people[name] = make_person(name, stage)
+    return people[name]
 
 
 @pytest.fixture(scope="session")

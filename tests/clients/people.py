@@ -6,14 +6,13 @@ A client is opened once and keeps its connections, as it does in real programs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 import re
 import ssl
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -336,14 +335,6 @@ def _heads(path: Path) -> tuple[str, ...]:
 
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
-
-
-@contextlib.contextmanager
-def opened(person: Person) -> Iterator[Person]:
-    try:
-        yield person
-    finally:
-        person.close()
 
 
 async def _one_by_one(pieces: tuple[bytes, ...]) -> AsyncIterator[bytes]:

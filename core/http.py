@@ -7,7 +7,7 @@ because order, case and repetition belong to the message.
 A head keeps its bytes (`raw`) and says where its fields begin; what this hop must understand has
 been read from them, and what it must not pass on is remembered as spans of `raw` (`cuts`). The two
 heads are made once per message on the hot path, so they are slotted and not frozen; after the parser
-has returned one, nobody writes to it.
+has returned one, nobody writes to it but the exchange that takes back `keep_alive`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Accept client connections from the listening sockets that the supervisor owns.
 
-Usually the event loop accepts by itself. With the PROXY protocol the header must be taken off the
-socket first, byte-exactly, because TLS may begin right behind it: the socket is looked into
-(MSG_PEEK) until the header is whole, and then exactly its bytes are read.
+Plain connections are accepted by the event loop. With TLS or the PROXY protocol a connection has to be
+introduced before it is a client, and whoever only connects must cost no more than a client does: these
+are accepted here, counted, and given a limited time. The PROXY header is taken off the socket first,
+byte-exactly, because TLS may begin right behind it: the socket is looked into (MSG_PEEK) until the
+header is whole, and then exactly its bytes are read.
 
 Closing an acceptor stops accepting and leaves the listening sockets open: their queues belong to
 whoever accepts next.
@@ -22,7 +24,8 @@ _PEEK_PAUSE = 0.02
 """Seconds between two looks at a header that is still incomplete: the socket stays readable, so
 readiness alone would spin."""
 
-_BACKLOG = 2048
+_BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel bounds it by net.core.somaxconn."""
 
 _EXHAUSTED_PAUSE = 0.5
 """Seconds without accepting after the system had no descriptor or memory for another connection."""
@@ -31,8 +34,9 @@ _EXHAUSTED_PAUSE = 0.5
 class Acceptor:
     """Accepts on `sockets` and makes a protocol with `factory` for each connection.
 
-    The factory is given the client's address that the PROXY protocol tells, or None. At most
-    `most_introducing` connections may be in front of their header at a time.
+    The factory is given the client's address that the PROXY protocol tells, or None. `header_timeout`
+    (seconds, for the header and again for the handshake) and `may_come` are asked for each connection
+    that has to be introduced.
     """
 
     def __init__(
@@ -42,17 +46,17 @@ class Acceptor:
         *,
         tls: ssl.SSLContext | None,
         proxy_protocol: bool,
-        header_timeout: float,
-        most_introducing: int,
+        header_timeout: Callable[[], float],
+        may_come: Callable[[], bool],
         on_refused: Callable[[str], None],
     ) -> None:
         self._sockets = sockets
         self._factory = factory
         self._tls = tls
         self._proxy_protocol = proxy_protocol
+        self._introduces = proxy_protocol or tls is not None
         self._header_timeout = header_timeout
-        self._handshake_timeout = None if tls is None else header_timeout
-        self._most_introducing = most_introducing
+        self._may_come = may_come
         self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
         self._stopped = False
@@ -62,17 +66,13 @@ class Acceptor:
     async def start(self) -> None:
         for listening in self._sockets:
             listening.setblocking(False)
-            if self._proxy_protocol:
+            if self._introduces:
                 listening.listen(_BACKLOG)
                 self._loop.add_reader(listening.fileno(), self._accept, listening)
             else:
                 # A duplicate, because the loop closes what it was given.
                 server = await self._loop.create_server(
-                    lambda: self._factory(None),
-                    sock=listening.dup(),
-                    ssl=self._tls,
-                    ssl_handshake_timeout=self._handshake_timeout,
-                    backlog=_BACKLOG,
+                    lambda: self._factory(None), sock=listening.dup(), backlog=_BACKLOG
                 )
                 self._servers.append(server)
 
@@ -82,7 +82,7 @@ class Acceptor:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        if self._proxy_protocol:
+        if self._introduces:
             for listening in self._sockets:
                 self._loop.remove_reader(listening.fileno())
 
@@ -93,9 +93,9 @@ class Acceptor:
             task.cancel()
 
     @property
-    def is_introducing(self) -> bool:
-        """Whether connections were accepted that are no clients yet."""
-        return bool(self._tasks)
+    def introducing(self) -> int:
+        """Connections that were accepted and are no clients yet."""
+        return len(self._tasks)
 
     def _accept(self, listening: socket.socket) -> None:
         try:
@@ -107,7 +107,7 @@ class Acceptor:
             self._loop.remove_reader(listening.fileno())
             self._loop.call_later(_EXHAUSTED_PAUSE, self._accept_again, listening)
             return
-        if len(self._tasks) >= self._most_introducing:
+        if not self._may_come():
             self._on_refused("too_many_connections")
             connection.close()
             return
@@ -122,19 +122,23 @@ class Acceptor:
 
     async def _introduce(self, connection: socket.socket) -> None:
         try:
-            header = await self._header_in_time(connection)
-            if isinstance(header, Invalid):
-                self._on_refused(header.reason)
-                connection.close()
-                return
-            address = None if header.source is None else header.source[0]
+            address = None
+            if self._proxy_protocol:
+                header = await self._header_in_time(connection)
+                if isinstance(header, Invalid):
+                    self._on_refused(header.reason)
+                    connection.close()
+                    return
+                address = None if header.source is None else header.source[0]
             await self._loop.connect_accepted_socket(
                 lambda: self._factory(address),
                 connection,
                 ssl=self._tls,
-                ssl_handshake_timeout=self._handshake_timeout,
+                ssl_handshake_timeout=None if self._tls is None else self._header_timeout(),
             )
         except OSError:
+            if self._tls is not None:
+                self._on_refused("tls_handshake_failed")
             connection.close()
         except BaseException:
             connection.close()
@@ -142,7 +146,7 @@ class Acceptor:
 
     async def _header_in_time(self, connection: socket.socket) -> Header | Invalid:
         try:
-            async with asyncio.timeout(self._header_timeout):
+            async with asyncio.timeout(self._header_timeout()):
                 return await self._read_header(connection)
         except TimeoutError:
             return Invalid("proxy_header_timeout")

@@ -63,8 +63,7 @@ class Entry(NamedTuple):
     bytes_in: int
     bytes_out: int
     seconds: float
-    upstream_seconds: float | None = None
-    """From the request handed to the target to the head of its answer, if there was one."""
+    """From the request's complete head to the end of its answer."""
     agent: bytes | None = None
 
 
@@ -265,7 +264,6 @@ class AccessLogWriter:
             "bytes_in": entry.bytes_in,
             "bytes_out": entry.bytes_out,
             "seconds": round(entry.seconds, 6),
-            "upstream_seconds": None if entry.upstream_seconds is None else round(entry.upstream_seconds, 6),
             "agent": None if entry.agent is None else _text(entry.agent, keep["agent"]),
             "pid": self._pid,
         }

@@ -13,7 +13,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _REGISTERED = frozenset(
     {
-        "dns_error", "dns_timeout", "destination_unavailable", "connection_timeout", "connection_refused",
+        "dns_error", "destination_unavailable", "connection_timeout", "connection_refused",
         "connection_terminated", "connection_limit_reached", "connection_read_timeout",
         "connection_write_timeout", "http_response_timeout", "http_response_incomplete",
         "tls_certificate_error", "tls_protocol_error", "proxy_internal_error", "http_upgrade_failed",

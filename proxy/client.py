@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from core import metrics
-from core.http import Refusal, RequestHead
+from core.http import Refusal, RequestHead, field_values
 from flags.model import NO_ROUTE
 from proxy.access_log import Entry
 from proxy.answers import own_answer
@@ -40,8 +40,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_deadline", "_deadline_reason", "_eof_sent", "_exchange", "_idle_since", "_lingering",
-        "_sent", "_source", "_stall", "_transport", "_worker", "half_closed", "is_leaving", "loop", "peer",
-        "reading_paused", "write_paused",
+        "_sent", "_source", "_stall", "_transport", "half_closed", "is_leaving", "loop", "peer",
+        "reading_paused", "worker", "write_paused",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -49,7 +49,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, worker: Worker, source: str | None = None) -> None:
         """`source` is the client's address where the PROXY protocol has told it."""
-        self._worker = worker
+        self.worker = worker
         self._source = source
         self.loop = worker.loop
         self._buffer = b""
@@ -72,20 +72,26 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's are not subclasses
         self._transport = transport
-        if not self._worker.admit(self):
+        if not self.worker.admit(self):
             transport.abort()
             return
         transport.set_write_buffer_limits(WRITE_BUFFER)
         peername = transport.get_extra_info("peername")
         address = self._source or (str(peername[0]) if peername else "")
         tls = transport.get_extra_info("ssl_object") is not None
-        config = self._worker.runtime.config
+        config = self.worker.runtime.config
         self.peer = Peer(config.forwarding, address, tls=tls)
-        self.is_leaving = self._worker.draining
+        self.is_leaving = self.worker.draining
         self._idle_since = self.loop.time()
         self._set_deadline(config.timeouts.header, "header_timeout")
 
     def data_received(self, data: bytes) -> None:
+        try:
+            self._receive(data)
+        except Exception as bug:
+            self.on_bug(bug)
+
+    def _receive(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is None:
             if self._lingering:
@@ -124,7 +130,7 @@ class ClientConnection(asyncio.Protocol):
         return exchange.on_client_half_closed()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._worker.forget(self)
+        self.worker.forget(self)
         self.give_up()
 
     def pause_writing(self) -> None:
@@ -158,7 +164,7 @@ class ClientConnection(asyncio.Protocol):
     def send_eof(self) -> bool:
         """End our direction; returns whether the other direction can go on."""
         if self._eof_sent or not self._transport.can_write_eof():
-            self._transport.close()
+            self._close()
             return False
         self._eof_sent = True
         self._transport.write_eof()
@@ -177,7 +183,7 @@ class ClientConnection(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
         else:
-            self._transport.close()
+            self._close()
 
     @property
     def is_closing(self) -> bool:
@@ -189,6 +195,26 @@ class ClientConnection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.on_client_gone()
+
+    def hang_up(self) -> None:
+        """End the exchange and the connection: the client counts as gone."""
+        self.give_up()
+        self._close()
+
+    def on_bug(self, bug: Exception) -> None:
+        """The boundary for faults of ours: counted, logged, and kept to this one connection."""
+        self.worker.note_bug(bug)
+        exchange = self._exchange
+        try:
+            if exchange is not None:
+                exchange.on_bug()
+            else:
+                self.worker.counters.event(metrics.ERRORS, "-", "proxy_internal_error")
+                self._transport.abort()
+        except Exception as another:
+            self.worker.note_bug(another)
+            self._exchange = None
+            self._transport.abort()
 
     def take_buffer(self) -> bytes:
         """Bytes that were received and belong to nobody yet."""
@@ -233,13 +259,13 @@ class ClientConnection(asyncio.Protocol):
             self._end()
             return
         now = self._idle_since = self.loop.time()
-        self._deadline = now + self._worker.runtime.config.timeouts.keepalive
+        self._deadline = now + self.worker.runtime.config.timeouts.keepalive
         self._deadline_reason = "keepalive"
         if self._buffer:
             # Not at once: a long pipeline would be a long recursion.
             self.loop.call_soon(self._go_on)
         elif self.half_closed:
-            self._transport.close()
+            self._close()
         if self.reading_paused:
             self.balance_reading()
 
@@ -259,6 +285,7 @@ class ClientConnection(asyncio.Protocol):
                 bytes_in=exchange.received,
                 bytes_out=exchange.sent,
                 seconds=seconds,
+                agent=next(iter(field_values(exchange.head.fields, b"user-agent")), None),
             )
         )
 
@@ -271,13 +298,13 @@ class ClientConnection(asyncio.Protocol):
             return
         waiting = self._transport.get_write_buffer_size()
         if waiting:
-            timeouts = self._worker.runtime.config.timeouts
-            limits = self._worker.runtime.config.limits
+            timeouts = self.worker.runtime.config.timeouts
+            limits = self.worker.runtime.config.limits
             drained = self._sent - waiting
             if self._stall is None:
                 self._stall = Stall(now, drained)
             elif self._stall.lasts(now, drained, timeouts.write_idle, limits.min_body_rate):
-                self._worker.count_closed("slow_reader")
+                self.worker.count_closed("slow_reader")
                 self._transport.abort()
                 return
         else:
@@ -292,6 +319,8 @@ class ClientConnection(asyncio.Protocol):
 
     def cut(self) -> None:
         """End the connection at once, whatever it is doing."""
+        if self._exchange is not None:
+            self._exchange.error = "drain_timeout"
         self._transport.abort()
 
     def leave(self) -> None:
@@ -304,10 +333,11 @@ class ClientConnection(asyncio.Protocol):
             self._exchange is None
             and not self._buffer
             and not self._lingering
+            and not self._transport.is_closing()
             and self.loop.time() - self._idle_since >= idle_for
         ):
-            self._worker.count_closed("drain")
-            self._transport.close()
+            self.worker.count_closed("drain")
+            self._close()
 
     # Details.
 
@@ -317,7 +347,7 @@ class ClientConnection(asyncio.Protocol):
         seen = len(self._buffer)
         self._buffer += data
         buffer = self._buffer
-        limits = self._worker.runtime.config.limits
+        limits = self.worker.runtime.config.limits
         tail = max(0, seen - 3)
         if buffer.find(b"\n\r\n", tail) < 0 and buffer.find(b"\n\n", tail) < 0:
             first_line_ends_here = b"\n" in data and buffer.find(b"\n", 2) >= seen
@@ -354,7 +384,7 @@ class ClientConnection(asyncio.Protocol):
                 self._read_head(data)
 
     def _read_head(self, data: bytes) -> None:
-        runtime = self._worker.runtime
+        runtime = self.worker.runtime
         limits = runtime.config.limits
         head = parse_request(
             data, max_head=limits.head_bytes, max_target=limits.target_bytes, max_fields=limits.headers
@@ -370,7 +400,7 @@ class ClientConnection(asyncio.Protocol):
         elif head is None:
             self._buffer = data
             if self.half_closed:
-                self._transport.close()
+                self._close()
             elif self._deadline_reason != "header_timeout" or self._deadline == math.inf:
                 self._set_deadline(runtime.config.timeouts.header, "header_timeout")
         else:
@@ -379,7 +409,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal, data: bytes) -> None:
         """Answer a request that could not even be read; nothing behind it can be trusted."""
         self._buffer = b""
-        runtime = self._worker.runtime
+        runtime = self.worker.runtime
         runtime.counters.event(metrics.ERRORS, "-", refusal.reason)
         head_only = data.removeprefix(b"\r\n").startswith(b"HEAD ")
         self.send(
@@ -410,7 +440,7 @@ class ClientConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if self.half_closed or not self._transport.can_write_eof():
-            self._transport.close()
+            self._close()
             return
         self._lingering = True
         self._buffer = b""
@@ -425,12 +455,23 @@ class ClientConnection(asyncio.Protocol):
 
     def _on_deadline(self) -> None:
         reason = self._deadline_reason
-        if reason == "linger" and self._transport.get_write_buffer_size():
+        if reason in ("linger", "closing") and self._transport.get_write_buffer_size():
             # Our last answer is still on its way to a slow reader; `sweep` judges how slow.
             self._set_deadline(_LINGER_SECONDS, reason)
             return
-        self._worker.count_closed(reason)
+        if reason == "closing":
+            self._transport.abort()  # over TLS the peer has not said goodbye in return
+            return
+        self.worker.count_closed(reason)
         if reason == "header_timeout" and self._buffer:
             self._refuse(Refusal(408, "header_timeout"), self._buffer)
+        elif reason == "keepalive":
+            self._close()
         else:
-            self._transport.close() if reason == "keepalive" else self._transport.abort()
+            self._transport.abort()
+
+    def _close(self) -> None:
+        """End the connection in order, with a limit to the patience for it."""
+        if not self._transport.is_closing():
+            self._transport.close()
+            self._set_deadline(_LINGER_SECONDS, "closing")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _MANY_CHUNKS = 1000
 """Chunks in one read after which the others get a turn: they cost far more than their bytes."""
+_FRAMING = (b"transfer-encoding:", b"content-length:")
 _INTERIM_LIMIT = 100
 """1xx answers to one request; a target that says more is not going to say anything else."""
 _CORK = 16 * 1024
@@ -58,9 +59,10 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer", "_answer_body", "_body_stall", "_chunk_answer", "_close_client", "_idle_stall", "_interim",
-        "_interim_sent", "_pool", "_repeated", "_started", "_target_stall", "client", "deadline", "decision",
-        "error", "head", "received", "request_body", "runtime", "sent", "status", "tunnelled", "upstream",
+        "_answer", "_answer_body", "_answered_after", "_body_stall", "_chunk_answer", "_close_client",
+        "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated", "_started", "_target_stall",
+        "client", "deadline", "decision", "error", "head", "received", "request_body", "runtime", "sent",
+        "status", "tunnelled", "upstream",
     )  # fmt: skip
 
     decision: Decision
@@ -81,6 +83,7 @@ class Exchange:
         self.deadline = math.inf
         self._answer: ResponseHead | None = None
         self._answer_body: Body | None = None
+        self._answered_after: float | None = None
         self._chunk_answer = False
         self._close_client = False
         self._repeated = False
@@ -126,7 +129,7 @@ class Exchange:
             connection.transport.write(self._outgoing_head())
             self.deadline = client.loop.time() + self.runtime.config.timeouts.response
             if client.half_closed and not self.head.upgrade:
-                self.on_client_half_closed()
+                self._pass_on_half_close()
             return
         self.deadline = math.inf
         rest = self.client.take_buffer()
@@ -186,7 +189,7 @@ class Exchange:
                 return  # ours was faster than the target's
             self._interim_sent = True
         if self.head.minor and self.status == 0:
-            self.client.send(_outgoing(head))
+            self.client.send(_without_framing(_outgoing(head)))
 
     def on_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None:
         """Relay an answer's head; `data` holds it and what came after it."""
@@ -239,7 +242,7 @@ class Exchange:
         if self.request_body is not None:
             close = True  # an answer before the end of the request: the rest is not waited for
         self._close_client = close
-        start = self._outgoing_answer_head(head, body, close)
+        start = self._outgoing_answer_head(head, close)
         if body is None:
             self.client.send(start)
             if len(data) > head.size:
@@ -341,7 +344,21 @@ class Exchange:
         self._let_go_of_target()
         self.error = reason
         self._settle()
-        self.client.break_off(reset=isinstance(self._answer_body, UntilCloseBody))
+        ends_with_connection = isinstance(self._answer_body, UntilCloseBody) or (
+            isinstance(self._answer_body, ChunkedBody) and not self._chunk_answer
+        )
+        self.client.break_off(reset=ends_with_connection)
+
+    def on_bug(self) -> None:
+        """A fault of ours has left this exchange where it is: end it in whatever way is left."""
+        if self.status == 0 and hasattr(self, "_pool"):
+            self.fail(500, "proxy_internal_error")
+        else:
+            self.runtime.counters.event(metrics.ERRORS, "-", "proxy_internal_error")
+            upstream, self.upstream = self.upstream, None
+            if upstream is not None:
+                upstream.close()
+            self.client.break_off(reset=True)
 
     def on_client_gone(self) -> None:
         """The client's connection is lost; nobody is left to answer."""
@@ -352,7 +369,7 @@ class Exchange:
         else:
             self._let_go_of_target()
         if not self.tunnelled:
-            self.error = "client_gone"
+            self.error = self.error or "client_gone"
             self.status = self.status or 499
         self._settle()
 
@@ -360,9 +377,16 @@ class Exchange:
         """The client will send no more. Returns whether its connection stays open for the answer."""
         if self.request_body is not None:
             return False  # a request that was cut short is not completed by us
-        if self.upstream is not None and self.upstream.transport.can_write_eof():
-            self.upstream.transport.write_eof()  # the target sees what it would see without us
+        if self.upstream is None:
+            return True  # the target hears of it once it has the request
+        if not self.upstream.transport.can_write_eof():
+            return False  # TLS cannot be half closed; a client that says no more counts as gone
+        self.upstream.transport.write_eof()  # the target sees what it would see without us
         return True
+
+    def _pass_on_half_close(self) -> None:
+        if not self.on_client_half_closed():
+            self.client.hang_up()
 
     def on_target_end(self, exc: Exception | None, *, half_closed: bool) -> bool:
         """The target's connection has ended (`half_closed`: in its direction only).
@@ -452,7 +476,7 @@ class Exchange:
         if self._answer is None:
             self.deadline = self.client.now() + self.runtime.config.timeouts.response
         if self.client.half_closed and not self.head.upgrade:  # a tunnel may still have bytes to carry
-            self.on_client_half_closed()
+            self._pass_on_half_close()
 
     def _may_repeat(self) -> bool:
         return not self._repeated and self.head.method in SAFE_METHODS and not self.head.has_body
@@ -500,7 +524,7 @@ class Exchange:
             fields = _with_host(fields, host_header.encode())
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.sent_target, fields, own)
 
-    def _outgoing_answer_head(self, head: ResponseHead, body: Body | None, close: bool) -> bytes:
+    def _outgoing_answer_head(self, head: ResponseHead, close: bool) -> bytes:
         extra = b""
         if self.runtime.via is not None:
             extra = b"Via: 1.1 " + self.runtime.via + b"\r\n"
@@ -511,8 +535,8 @@ class Exchange:
         elif self.head.minor == 0:
             extra += b"Connection: keep-alive\r\n"
         start = _outgoing(head)
-        if isinstance(body, ChunkedBody) and not self._chunk_answer:
-            start = _without_transfer_encoding(start)
+        if head.chunked and not self._chunk_answer and (head.status == 204 or not self.head.minor):
+            start = _without_framing(start)
         return start[:-2] + extra + b"\r\n" if extra else start
 
     def _switch_protocols(self, head: ResponseHead, data: bytes) -> None:
@@ -522,15 +546,17 @@ class Exchange:
         self._answer = head
         self.status = 101
         self.tunnelled = True
+        self._answered_after = time.perf_counter() - self._started
         self.deadline = math.inf
         self._idle_stall = Stall(self.client.now(), 0)
         self.runtime.counters.event(metrics.TUNNELS, self.decision.side.value)
-        self.client.send(_outgoing(head)[:-2] + b"Connection: upgrade\r\n\r\n" + data[head.size :])
+        start = _without_framing(_outgoing(head))
+        self.client.send(start[:-2] + b"Connection: upgrade\r\n\r\n" + data[head.size :])
         early = self.client.take_buffer()
         if early:
             self.on_tunnel_bytes(early)
         if self.client.half_closed:
-            self.on_client_half_closed()
+            self._pass_on_half_close()
         self.client.balance_reading()
 
     def _end_tunnel(self, *, half_closed: bool) -> bool:
@@ -548,10 +574,12 @@ class Exchange:
         seconds = time.perf_counter() - self._started
         decision = self.decision
         counters = self.runtime.counters
-        counters.count(decision, self.status, seconds, self.received, self.sent)
+        # The life of a tunnel is no latency; its handshake is.
+        taken = seconds if self._answered_after is None else self._answered_after
+        counters.count(decision, self.status, taken, self.received, self.sent)
         if self.error is not None:
             counters.event(metrics.ERRORS, decision.side.value, self.error)
-        log = self.runtime.access_log
+        log = self.client.worker.runtime.access_log  # today's: a reload may have closed the one before
         if log is not None and log.wants(self.status):
             self.client.log_exchange(log, self, seconds)
 
@@ -561,9 +589,10 @@ def _outgoing(head: ResponseHead) -> bytes:
     return head.raw if head.cuts is None else without(head.raw, head.cuts, len(head.raw))
 
 
-def _without_transfer_encoding(start: bytes) -> bytes:
+def _without_framing(start: bytes) -> bytes:
+    """The head of an answer that has no body, or whose body is sent unframed (RFC 9112, 6.1 and 6.2)."""
     lines = start.split(b"\r\n")
-    return b"\r\n".join(line for line in lines if not line.lower().startswith(b"transfer-encoding:"))
+    return b"\r\n".join(line for line in lines if not line.lower().startswith(_FRAMING))
 
 
 def _with_host(fields: bytes, host: bytes) -> bytes:

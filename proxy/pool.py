@@ -8,6 +8,7 @@ connection is taken first, so that the others may grow old and be closed.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections import deque
@@ -41,6 +42,7 @@ class Pool:
         self.target = target
         self.authority = _authority(target)
         """What Host says when the client sent none (HTTP/1.0)."""
+        self._ca_stamp = _ca_stamp(target)
         self._tls = _tls_context(target)
         self._counters = counters
         self._loop = asyncio.get_running_loop()
@@ -57,6 +59,10 @@ class Pool:
             f"{len(self._idle)} idle, {len(self._connecting)} connecting, {len(self._waiting)} waiting>"
         )
 
+    def still_fits(self, target: Target) -> bool:
+        """Whether the pool serves `target` as it is now, its CA file included."""
+        return self.target == target and self._ca_stamp == _ca_stamp(target)
+
     def take(self) -> UpstreamConnection | None:
         """An idle connection that is fit for another request, or None."""
         now = self._loop.time()
@@ -68,8 +74,12 @@ class Pool:
         return None
 
     def wait(self, exchange: Exchange) -> Refusal | None:
-        """Queue `exchange` for the next connection; a `Refusal` when the queue is full."""
-        if len(self._waiting) >= self.target.max_waiting:
+        """Queue `exchange` for the next connection; a `Refusal` when the queue is full.
+
+        A request whose connection is only being opened does not count: it waits for nobody.
+        """
+        room = self.target.max_connections - len(self._open)
+        if len(self._waiting) >= self.target.max_waiting + room:
             return Refusal(503, "connection_limit_reached")
         self._waiting.append(exchange)
         self._grow()
@@ -205,11 +215,14 @@ class Pool:
 
     async def _dial(self) -> UpstreamConnection:
         problem: OSError | None = None
-        for family, address in await self._resolve():
+        addresses = await self._resolve()
+        for place, (family, address) in enumerate(addresses):
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
-                await self._loop.sock_connect(sock, address)
+                # An address that swallows everything must leave time for those behind it.
+                async with asyncio.timeout(self.target.connect_timeout / len(addresses)):
+                    await self._loop.sock_connect(sock, address)
                 _, connection = await self._loop.create_connection(
                     lambda sock=sock: UpstreamConnection(self, sock),
                     sock=sock,
@@ -226,6 +239,8 @@ class Pool:
                 sock.close()
                 raise
             else:
+                if place:  # the next one begins with what has worked
+                    self._addresses = (self._addresses[0], [*addresses[place:], *addresses[:place]])
                 return connection
         self._addresses = (0.0, [])
         raise problem or OSError("no address")
@@ -256,6 +271,14 @@ def _authority(target: Target) -> bytes:
         pass  # a name
     default = 443 if target.tls is not None else 80
     return (host if target.port == default else f"{host}:{target.port}").encode()
+
+
+def _ca_stamp(target: Target) -> tuple[int, int] | None:
+    """Changes when the target's CA file does."""
+    if target.tls is None or target.tls.ca_file is None:
+        return None
+    found = os.stat(target.tls.ca_file)
+    return found.st_mtime_ns, found.st_size
 
 
 def _tls_context(target: Target) -> ssl.SSLContext | None:

@@ -109,6 +109,14 @@ class UpstreamConnection(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(patience, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
+        try:
+            self._receive(data)
+        except Exception as bug:
+            if self.exchange is None:
+                raise
+            self.exchange.client.on_bug(bug)
+
+    def _receive(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
             self._pool.discard(self, "unsolicited_bytes")

@@ -7,6 +7,7 @@ sockets and asks it for its counts.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import ssl
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from proxy.runtime import Runtime
 
 _SHORTEST_SWEEP = 0.02
 _LONGEST_SWEEP = 0.5
+_TURNS_TO_END = 20
+"""Turns of the event loop in which connections that were cut are reported as lost."""
 _IDLE_GRACE = 2.0
 """Seconds in which a draining worker still takes one more request from an idle connection."""
 
@@ -76,9 +79,12 @@ class Worker:
             if new.pools.get(side) is not pool:
                 pool.retire()
                 self._retired.append(pool)
-        if old.access_log is not None and old.access_log is not new.access_log:
-            await asyncio.to_thread(old.access_log.close)
-            self._dropped_before += old.access_log.dropped
+        if old.access_log is not None:
+            if old.access_log is new.access_log:
+                old.access_log.reopen()
+            else:
+                await asyncio.to_thread(old.access_log.close)
+                self._dropped_before += old.access_log.dropped
         if tls is not None or old.config.proxy_protocol != config.proxy_protocol or self._tls is not None:
             self._tls = tls
             if self._acceptors and not self.draining:
@@ -97,6 +103,7 @@ class Worker:
         for client in self._clients:
             client.leave()
         self._emptied = self.loop.create_future()
+        await asyncio.sleep(0)  # who was accepted in this turn becomes a client in the next
         self._note_emptiness()
         ending = self.loop.create_task(self._end_idle_clients(min(_IDLE_GRACE, timeout / 2)))
         try:
@@ -108,14 +115,22 @@ class Worker:
             ending.cancel()
         return sum(client.is_busy for client in self._clients)
 
-    async def close(self) -> None:
-        """Cut everything off and let go of everything but the listening sockets."""
+    async def cut(self) -> None:
+        """Cut off every client; what that ends is counted and logged when this returns."""
         for acceptor in self._acceptors:
             acceptor.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
         for client in list(self._clients):
             client.cut()
+        for _ in range(_TURNS_TO_END):
+            if not self._clients:
+                break
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Cut everything off and let go of everything but the listening sockets."""
+        await self.cut()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for pool in [*self.runtime.pools.values(), *self._retired]:
             pool.close()
         if self.runtime.access_log is not None:
@@ -154,6 +169,10 @@ class Worker:
         if self._emptied is not None:
             self._note_emptiness()
 
+    def note_bug(self, bug: Exception) -> None:
+        """Log a fault of ours with where it happened."""
+        self.loop.call_exception_handler({"message": "a fault of Crossfade", "exception": bug})
+
     def count_closed(self, reason: str) -> None:
         self.counters.event(metrics.CLIENT_CONNECTIONS_CLOSED, reason)
 
@@ -165,7 +184,7 @@ class Worker:
         pools = {}
         for side, target in config.targets.items():
             kept = None if old is None else old.pools.get(side)
-            if kept is not None and kept.target == target:
+            if kept is not None and kept.still_fits(target):
                 pools[side] = kept
             else:
                 pools[side] = Pool(side, target, self.counters)
@@ -185,21 +204,30 @@ class Worker:
             lambda address: ClientConnection(self, address),
             tls=self._tls,
             proxy_protocol=config.proxy_protocol,
-            header_timeout=config.timeouts.header,
-            most_introducing=config.limits.connections,
+            header_timeout=lambda: self.runtime.config.timeouts.header,
+            may_come=self._has_room,
             on_refused=self.count_closed,
         )
         await acceptor.start()
-        self._acceptors = [*(old for old in self._acceptors if old.is_introducing), acceptor]
+        self._acceptors = [*(old for old in self._acceptors if old.introducing), acceptor]
+
+    def _has_room(self) -> bool:
+        """Whether one more connection may come, those counted that are no clients yet."""
+        introducing = sum(acceptor.introducing for acceptor in self._acceptors)
+        return len(self._clients) + introducing < self.runtime.config.limits.connections
 
     def _sweep(self) -> None:
+        # First of all the next one: without it no timeout would ever fire again.
+        self._sweeper = self.loop.call_later(_sweep_interval(self.runtime.config.timeouts), self._sweep)
         now = self.loop.time()
         for client in list(self._clients):
-            client.sweep(now)
+            try:
+                client.sweep(now)
+            except Exception as bug:
+                client.on_bug(bug)
         for pool in self.runtime.pools.values():
             pool.sweep(now)
         self._retired = [pool for pool in self._retired if not pool.is_unused]
-        self._sweeper = self.loop.call_later(_sweep_interval(self.runtime.config.timeouts), self._sweep)
 
     async def _end_idle_clients(self, grace: float) -> None:
         while True:
@@ -212,7 +240,7 @@ class Worker:
         """Tell `drain` when nobody is left, nor anybody who was accepted and is still to come."""
         emptied = self._emptied
         assert emptied is not None
-        introducing = any(acceptor.is_introducing for acceptor in self._acceptors)
+        introducing = any(acceptor.introducing for acceptor in self._acceptors)
         if not self._clients and not introducing and not emptied.done():
             emptied.set_result(None)
 
@@ -231,6 +259,11 @@ def _listen_context(tls: ListenTls | None) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert_file, tls.key_file)
+    # Without a password to give, OpenSSL would ask for one on the terminal, and everything would wait.
+    context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_password)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _no_password() -> str:
+    raise OSError(errno.EACCES, "the key is encrypted; expected a key without a password")

@@ -652,6 +652,7 @@ KEPT = (
         (200,),
         script=(bare(CHUNKED, b"3\r\nabc\r\n"), Do.CLOSE),
         answer=bare(body=b"abc"),
+        cut=True,
     ),
     passes(
         "an answer names its request", get(b"/named?x=1", HOST.replace(b"Host", b"X-Host")), "RFC 9110 §9"

@@ -23,6 +23,9 @@ COMPARED_WITH = {"nginx": "1.22", "HAProxy": "2.6"}
 REASONS: dict[str, tuple[str, ...]] = {
     "The field that frames a body goes on in its plain spelling, because the next parser may not know "
     "another.": ("Chunked in capitals",),
+    "An answer that is cut must not look whole: without a framing it ends in a reset.": (
+        "chunked answer to HTTP/1.0, cut off",
+    ),
     "Who sends Upgrade says so in Connection (RFC 9110, 7.8), with 426 as well.": ("426 names the upgrade",),
     "Lines end in CR LF and a request line has single spaces. RFC 9112 (2.2, 3) lets a server read more "
     "than that; two readers that read differently are how requests are smuggled.": (
@@ -84,7 +87,6 @@ REASONS: dict[str, tuple[str, ...]] = {
         "chunk last line ends in LF",
         "chunk body ends in LF",
     ),
-    "16 hex digits are a size; what was announced and did not come is a timeout.": (),
     "A trailer section is read like a head, and may not carry what frames, routes or authenticates (RFC "
     "9110, 6.5.1). nginx drops trailers; HAProxy forwards them all.": (
         "trailer Content-Length",

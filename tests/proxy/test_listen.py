@@ -265,7 +265,7 @@ async def test_a_reload_in_the_middle_of_an_introduction_keeps_the_address(
         sock.sendall(V1)
         sock.setblocking(False)
         acceptor = world.worker._acceptors[-1]
-        await until(lambda: acceptor.is_introducing, "the connection to be accepted")
+        await until(lambda: acceptor.introducing, "the connection to be accepted")
         await world.worker.reconfigure(world.config, world.snapshot(2))
         _, client = await loop.create_connection(
             Wire, sock=sock, ssl=certificates.client, server_hostname="a.test"

@@ -37,7 +37,11 @@ ANSWER_WITHIN = 2.0
 STALE_AFTER = 10.0
 """Seconds after which the last known status proves nothing any more."""
 END_WITHIN = 2.0
-"""Seconds that open requests may take when this process is told to stop."""
+"""Seconds that accepted connections may take when this process is told to stop."""
+LOOK_AGAIN_AFTER = 0.01
+"""Seconds between two looks at whether they have ended."""
+TURNS_TO_CONNECT = 5
+"""Turns of asyncio's loop, at the most, from accept() to a connection that aiohttp knows."""
 
 STATUS = TypeAdapter(ProxyStatus)
 
@@ -81,10 +85,12 @@ class _Process:
         order = await self._start
         runner = web.AppRunner(application(Supervisor(channel)), access_log=None, shutdown_timeout=END_WITHIN)
         await runner.setup()
-        for descriptor in order["sockets"]:
-            await web.SockSite(runner, socket.socket(fileno=descriptor)).start()
+        listening = [socket.socket(fileno=descriptor) for descriptor in order["sockets"]]
+        for sock in listening:
+            await web.SockSite(runner, sock).start()
         channel.answer(order, {"ready": True})
         await self._stop.wait()
+        await _answer_the_accepted(runner, listening)
         await runner.cleanup()
         channel.close()
 
@@ -94,6 +100,24 @@ class _Process:
                 self._start.set_result(message)
             case "stop":
                 self._stop.set()
+
+
+async def _answer_the_accepted(runner: web.AppRunner, listening: list[socket.socket]) -> None:
+    """Accept no more, and answer what has been accepted, for at most END_WITHIN.
+
+    The order matters: the next process accepts from the same sockets, so a connection that waits
+    there loses nothing, while one that this process has taken has nobody else.
+    """
+    loop = asyncio.get_running_loop()
+    for sock in listening:
+        loop.remove_reader(sock)
+    for _ in range(TURNS_TO_CONNECT):
+        await asyncio.sleep(0)
+    server = runner.server
+    assert server is not None
+    deadline = loop.time() + END_WITHIN
+    while server.connections and loop.time() < deadline:
+        await asyncio.sleep(LOOK_AGAIN_AFTER)
 
 
 class Supervisor:
@@ -153,7 +177,12 @@ def application(supervisor: Supervisor) -> web.Application:
     async def page(_: web.Request) -> web.Response:
         return web.Response(text=status_page(await supervisor.status()), content_type="text/html")
 
+    async def end_with_answer(_: web.Request, response: web.StreamResponse) -> None:
+        """Nothing is kept alive, so no request can meet the end of the process on an idle connection."""
+        response.force_close()
+
     found = web.Application()
+    found.on_response_prepare.append(end_with_answer)
     found.add_routes(
         [
             web.get("/healthz", healthz),

@@ -1,0 +1,97 @@
+"""The admin API's process alone: replaced on the same socket, it loses no connection."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+
+from crossfade import sockets
+from crossfade.admin_child import AdminChild
+from crossfade.channel import Message
+from crossfade.processes import Children
+
+REPLACEMENTS = 8
+PROBERS = 6
+
+
+class Prober:
+    """Clients that open a connection, wait a moment in some of them, ask, and read to the end."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.answered = 0
+        self.failures: list[str] = []
+        self.over = False
+
+    async def run(self) -> None:
+        while not self.over:
+            try:
+                answer = await self._ask()
+            except OSError as error:
+                self.failures.append(repr(error))
+                continue
+            if answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nok\n"):
+                self.answered += 1
+            else:
+                self.failures.append(repr(answer))
+
+    async def _ask(self) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            writer.write(b"GET /healthz HTTP/1.1\r\n")
+            # The end of the request comes in a packet of its own, perhaps after the order to stop.
+            await asyncio.sleep(0)
+            writer.write(b"Host: test\r\nConnection: close\r\n\r\n")
+            return await reader.read()
+        finally:
+            writer.close()
+
+
+async def nothing(_: Message) -> Message:
+    return {}
+
+
+async def test_its_replacement_resets_no_connection() -> None:
+    children = Children()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, children.reap)
+    listener = sockets.listen_admin("127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    current = await AdminChild.start(children, listener, nothing)
+    prober = Prober(port)
+    probing = [asyncio.create_task(prober.run()) for _ in range(PROBERS)]
+    try:
+        for _ in range(REPLACEMENTS):
+            successor = await AdminChild.start(children, listener, nothing)
+            await current.end()
+            current = successor
+    finally:
+        prober.over = True
+        await asyncio.gather(*probing)
+        await current.end()
+        loop.remove_signal_handler(signal.SIGCHLD)
+        listener.close()
+
+    assert prober.failures == []
+    assert prober.answered > 100
+
+
+async def test_a_connection_that_asks_nothing_does_not_hold_its_end_for_long() -> None:
+    children = Children()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, children.reap)
+    listener = sockets.listen_admin("127.0.0.1", 0)
+    child = await AdminChild.start(children, listener, nothing)
+    try:
+        with socket.create_connection(listener.sockets[0].getsockname()) as silent:
+            began = time.monotonic()
+            await child.end()
+            assert time.monotonic() - began < 10
+            assert child.process.exited.result() == 0
+            silent.settimeout(5)
+            assert await asyncio.to_thread(silent.recv, 1) == b""
+    finally:
+        loop.remove_signal_handler(signal.SIGCHLD)
+        listener.close()

@@ -116,7 +116,7 @@ async def _answer_the_accepted(runner: web.AppRunner, listening: list[socket.soc
     server = runner.server
     assert server is not None
     deadline = loop.time() + END_WITHIN
-    while server.connections and loop.time() < deadline:
+    while server.connections and loop.time() < deadline:  # noqa: ASYNC110  (aiohttp tells nobody)
         await asyncio.sleep(LOOK_AGAIN_AFTER)
 
 

@@ -5,9 +5,10 @@ asked is replaced in its place, on the same sockets, so that the connections in 
 for the successor instead of being reset.
 
 `change` is the only way to another configuration, another number of workers or other code, and it
-is all or nothing: workers that stay are reconfigured in place, workers that are needed are started,
-and only when each of them runs the new orders are the replaced ones drained. If one refuses, those
-that had obeyed are put back and those that were started are ended.
+is all or nothing: workers that stay are reconfigured in place, workers that are needed are prepared,
+and only when each of them runs the new orders do the new ones accept and the replaced ones drain. If
+one refuses, those that had obeyed are put back and those that were prepared are ended. Since nobody
+accepts before all could, nothing that a client has begun ends with them.
 
     starting -> ready -> draining -> ended (counted by reason)
 """
@@ -34,7 +35,7 @@ from crossfade.processes import Children, Process, own, resident_bytes
 from crossfade.status import WorkerStatus
 
 READY_WITHIN = 30.0
-"""Seconds that a new worker has until it accepts."""
+"""Seconds that a new worker has until it is prepared, and again until it accepts."""
 OBEY_WITHIN = 5.0
 """Seconds that a worker has to take over a new configuration."""
 SAMPLES_WITHIN = 0.5
@@ -97,7 +98,7 @@ class Worker:
             self.deaf.set_result(None)
 
     def end(self, reason: str, signum: int = signal.SIGKILL) -> None:
-        if self.ending is None:
+        if self.ending is None and not self.process.exited.done():
             self.ending = reason
         self.process.kill(signum)
 
@@ -160,7 +161,8 @@ class Fleet:
         try:
             # Among them the places of those that died instead of obeying.
             needed = [place for place in range(len(shares)) if place not in stay]
-            begun = await self._launch_all(needed, orders, shares)
+            begun = await self._prepare_all(needed, orders, shares)
+            await self._admit_all(begun)
         except BaseException:
             await self._put_back(obeyed)
             raise
@@ -174,12 +176,15 @@ class Fleet:
         # Who died in the meantime was in no place then, so its burial has not emptied one.
         self._places = {worker.place: worker for worker in present if not worker.buried.done()}
         for worker in leaving:
-            self._run(self.retire(worker))
+            self._let_go(worker)
+
+    def _let_go(self, worker: Worker) -> None:
+        worker.state = State.DRAINING
+        self._run(self.retire(worker))
 
     async def retire(self, worker: Worker) -> int:
         """Drain one worker and see it end; returns how many connections were cut at the deadline."""
-        assert self.orders is not None, "nothing to retire before the first change"
-        timeout = self.orders.drain
+        timeout = self.orders.drain if self.orders is not None else 0.0
         worker.state = State.DRAINING
         cut = 0
         try:
@@ -272,17 +277,17 @@ class Fleet:
 
     # Starting and keeping alive.
 
-    async def _launch_all(
+    async def _prepare_all(
         self, places: Sequence[int], orders: Orders, shares: Sequence[Share]
     ) -> list[Worker]:
         results = await asyncio.gather(
-            *(self._launch(place, orders, shares[place]) for place in places), return_exceptions=True
+            *(self._prepare(place, orders, shares[place]) for place in places), return_exceptions=True
         )
-        launched = [result for result in results if isinstance(result, Worker)]
+        prepared = [result for result in results if isinstance(result, Worker)]
         failures = [result for result in results if isinstance(result, BaseException)]
         if not failures:
-            return launched
-        for worker in launched:
+            return prepared
+        for worker in prepared:
             worker.end("not_ready")
         for failure in failures:
             if not isinstance(failure, ChangeError):
@@ -292,45 +297,67 @@ class Fleet:
         reasons = list(dict.fromkeys(reason for failure in known for reason in failure.reasons))
         raise ChangeError(reasons, late=any(failure.late for failure in known))
 
-    async def _launch(self, place: int, orders: Orders, share: Share) -> Worker:
-        """A new worker that accepts. Raises ChangeError if it does not come so far."""
+    async def _admit_all(self, workers: Sequence[Worker]) -> None:
+        """One after the other, so that where the first one cannot accept no other has begun to."""
+        try:
+            for worker in workers:
+                await self._admit(worker)
+        except BaseException:
+            for worker in workers:
+                if worker.state is State.STARTING:
+                    worker.end("not_ready")
+                elif worker.state is State.READY:
+                    # It may have clients by now.
+                    self._let_go(worker)
+            raise
+
+    async def _prepare(self, place: int, orders: Orders, share: Share) -> Worker:
+        """A new worker that could accept. Raises ChangeError if it does not come so far."""
         channel = Channel(lambda message: self._received(worker, message))
         try:
             process, line = self._children.spawn_with_line("crossfade.worker_process", share)
         except OSError as error:
             raise ChangeError([f"cannot start a process: {error.strerror}"]) from error
         worker = Worker(place, process, channel, share)
+        worker.generation = orders.generation
         self._living.add(worker)
         self._run(self._bury(worker))
+        told = {"worker": place, "sockets": [sock.fileno() for sock in share], "orders": orders.to_wire()}
         try:
             await channel.open(line)
-            answer = await channel.ask(
-                {
-                    "do": "start",
-                    "worker": place,
-                    "sockets": [sock.fileno() for sock in share],
-                    "orders": orders.to_wire(),
-                },
-                READY_WITHIN,
-            )
-        except TimeoutError:
-            worker.end("not_ready")
-            raise ChangeError(
-                [f"worker {place} was not ready within {READY_WITHIN:.0f} s"], late=True
-            ) from None
-        except ConnectionResetError:
-            code = await process.wait()
-            raise ChangeError([f"worker {place} ended while starting ({_exit_text(code)})"]) from None
+            await self._tell_new(worker, {"do": "prepare", **told})
         except BaseException:
             worker.end("not_ready")
             raise
-        if "error" in answer:
-            worker.ending = "not_ready"
-            raise ChangeError([answer["error"]])
-        worker.state, worker.generation = State.READY, orders.generation
+        return worker
+
+    async def _admit(self, worker: Worker) -> None:
+        """Have a prepared worker accept. Raises ChangeError if it does not."""
+        try:
+            await self._tell_new(worker, {"do": "accept"})
+        except ChangeError:
+            worker.end("not_ready")
+            raise
+        except BaseException:
+            # Given up while it may begin to have clients.
+            self._let_go(worker)
+            raise
+        worker.state = State.READY
         worker.heard = time.monotonic()
         worker.start_seconds = worker.heard - worker.born
-        return worker
+
+    async def _tell_new(self, worker: Worker, order: Message) -> None:
+        try:
+            answer = await worker.channel.ask(order, READY_WITHIN)
+        except TimeoutError:
+            reason = f"worker {worker.place} was not ready within {READY_WITHIN:.0f} s"
+            raise ChangeError([reason], late=True) from None
+        except ConnectionResetError:
+            code = await worker.process.wait()
+            reason = f"worker {worker.place} ended while starting ({_exit_text(code)})"
+            raise ChangeError([reason]) from None
+        if "error" in answer:
+            raise ChangeError([answer["error"]])
 
     async def _bury(self, worker: Worker) -> None:
         """Wait for the end of a worker, count it, and see to its place."""
@@ -380,7 +407,8 @@ class Fleet:
             await asyncio.sleep(backoff(self._early_deaths.get(place, 0)))
             assert self.orders is not None, "a place exists only after a change"
             try:
-                worker = await self._launch(place, self.orders, self._shares[place])
+                worker = await self._prepare(place, self.orders, self._shares[place])
+                await self._admit(worker)
             except ChangeError as error:
                 self._early_deaths[place] = self._early_deaths.get(place, 0) + 1
                 self._log.error("worker does not start", worker=place, reason=str(error))

@@ -5,6 +5,10 @@ of connections that nobody has accepted yet. Closing a socket resets what waits 
 socket lives as long as its address is configured: it survives its worker, and when the workers
 become fewer it is given to another one. (One shared socket would be simpler, but then the worker
 that wakes first takes nearly everything.)
+
+For the same reason a socket that is added to an address is bound and does not listen yet: from the
+first moment on the kernel would give it its share of the connections. The worker that accepts from
+it makes it listen.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,22 +42,26 @@ class Listener:
         return address_text(self.sockets[0])
 
     def widen(self, count: int) -> None:
-        """Have at least `count` sockets; never fewer than before. Raises AddressError."""
+        """Have at least `count` sockets; those that are added do not listen yet. Raises AddressError."""
         first = self.sockets[0]
         try:
             while len(self.sockets) < count:
-                self.sockets.append(_bind(first.family, first.getsockname(), reuse_port=True))
+                added = _bind(first.family, first.getsockname(), reuse_port=True, backlog=None)
+                self.sockets.append(added)
         except OSError as error:
             raise AddressError(f"cannot listen on {self} once more: {_reason(error, self.port)}") from error
+
+    def narrow(self, count: int) -> None:
+        """Give up all but the first `count` sockets, and reset what waits in their queues."""
+        for sock in self.sockets[count:]:
+            _stop_listening(sock)
+            sock.close()
+        del self.sockets[count:]
 
     def stop_listening(self) -> None:
         """Refuse new connections at once, whoever else holds a copy of the sockets."""
         for sock in self.sockets:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError as error:
-                if error.errno != errno.ENOTCONN:
-                    raise
+            _stop_listening(sock)
 
     def to_wire(self) -> dict[str, Any]:
         return {"host": self.host, "port": self.port, "sockets": [sock.fileno() for sock in self.sockets]}
@@ -63,7 +72,7 @@ class Listener:
 
 
 def listen(host: str, port: int, count: int) -> Listener:
-    """Bind `count` sockets to one address. Port 0 takes any free port.
+    """Listen with `count` sockets on one address. Port 0 takes any free port.
 
     Raises AddressError, with nothing left bound.
     """
@@ -74,14 +83,12 @@ def listen(host: str, port: int, count: int) -> Listener:
             # SO_REUSEPORT would let us join another program of the same user without a word and take half of
             # its connections; a socket without it finds out.
             _bind(family, address, reuse_port=False, backlog=None).close()
-        listener.sockets.append(_bind(family, address, reuse_port=True))
-        listener.widen(count)
+        for _ in range(count):
+            listener.sockets.append(_bind(family, address, reuse_port=True))
+            address = listener.sockets[0].getsockname()
     except OSError as error:
         listener.close()
         raise AddressError(f"cannot listen on {_text(host, port)}: {_reason(error, port)}") from error
-    except AddressError:
-        listener.close()
-        raise
     return listener
 
 
@@ -91,6 +98,23 @@ def listen_admin(host: str, port: int) -> Listener:
         return Listener(host, port, [_bind(*_resolve(host, port), reuse_port=False)])
     except OSError as error:
         raise AddressError(f"cannot listen on {_text(host, port)} (admin): {_reason(error, port)}") from error
+
+
+@contextmanager
+def widened(listeners: Sequence[Listener], count: int) -> Iterator[None]:
+    """Have at least `count` sockets in each; if the block fails, those that were added are gone again.
+
+    Raises AddressError.
+    """
+    before = [len(listener.sockets) for listener in listeners]
+    try:
+        for listener in listeners:
+            listener.widen(count)
+        yield
+    except BaseException:
+        for listener, had in zip(listeners, before, strict=True):
+            listener.narrow(had)
+        raise
 
 
 def shares(listeners: Sequence[Listener], workers: int) -> list[list[socket.socket]]:
@@ -132,6 +156,14 @@ def _bind(
         sock.close()
         raise
     return sock
+
+
+def _stop_listening(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
 
 
 def _text(host: str, port: int) -> str:

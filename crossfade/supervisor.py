@@ -220,11 +220,9 @@ class Supervisor:
             )
         generation = self._generation + 1
         try:
-            for listener in self._listeners:
-                listener.widen(settings.workers)
-            await self._fleet.change(
-                _orders(generation, settings), sockets.shares(self._listeners, settings.workers)
-            )
+            with sockets.widened(self._listeners, settings.workers):
+                shares = sockets.shares(self._listeners, settings.workers)
+                await self._fleet.change(_orders(generation, settings), shares)
         except AddressError as error:
             return Outcome(1, [f"not reloaded: {error}"], "failed")
         except ChangeError as error:
@@ -375,14 +373,15 @@ class Supervisor:
                 if listener is None:
                     listener = sockets.listen(address.host, address.port, settings.workers)
                 listeners.append(listener)
-                listener.widen(settings.workers)
             if settings.admin != _address(admin):
                 admin = sockets.listen_admin(settings.admin.host, settings.admin.port)
-            shares = sockets.shares(listeners, settings.workers)
-            await self._fleet.change(_orders(self._generation + 1, settings), shares, afresh=True)
+            with sockets.widened(listeners, settings.workers):
+                shares = sockets.shares(listeners, settings.workers)
+                await self._fleet.change(_orders(self._generation + 1, settings), shares, afresh=True)
         except (SettingsError, AddressError, ChangeError) as error:
             for listener in listeners:
                 if listener not in self._listeners:
+                    listener.stop_listening()
                     listener.close()
             if admin is not self._admin:
                 admin.close()

@@ -1,8 +1,9 @@
 """The process around one proxy worker: `python -m crossfade.worker_process LINE PARENT`.
 
-It does what its supervisor says on the line (start, configure, drain, samples, reopen) and pushes
-its samples each second. Told to end by anybody else (SIGTERM), or left alone by a supervisor that
-died, it drains and ends by itself.
+It does what its supervisor says on the line (prepare, accept, configure, drain, samples, reopen) and
+pushes its samples each second. Prepared, it has found all that it needs and takes no connection yet.
+Told to end by anybody else (SIGTERM), or left alone by a supervisor that died, it drains and ends by
+itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from crossfade import exposition
 from crossfade.channel import Channel, Message
 from crossfade.orders import Orders, OtherLayoutError
 from crossfade.processes import die_with_parent
+from crossfade.sockets import BACKLOG
 from flags.snapshot import compile_snapshot
 from proxy.config import ProxyConfig
 from proxy.worker import Worker
@@ -44,6 +46,8 @@ class _Shell:
         self._worker: Worker | None = None
         self._sockets: list[socket.socket] = []
         self._drain_timeout = 0.0
+        self._turn = asyncio.Lock()
+        """Whoever changes what the worker accepts and runs holds it: one after the other, as they came."""
         self._draining: asyncio.Task[int] | None = None
         self._over = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -68,8 +72,10 @@ class _Shell:
 
     def _obey(self, message: Message) -> None:
         match message["do"]:
-            case "start":
-                self._run(self._start(message))
+            case "prepare":
+                self._run(self._prepare(message))
+            case "accept":
+                self._run(self._accept(message))
             case "configure":
                 self._run(self._configure(message))
             case "drain":
@@ -80,7 +86,7 @@ class _Shell:
                 if self._worker is not None:
                     self._worker.reopen_log()
 
-    async def _start(self, message: Message) -> None:
+    async def _prepare(self, message: Message) -> None:
         orders = Orders.from_wire(message["orders"])
         try:
             proxy, routes = orders.unpack()
@@ -91,29 +97,45 @@ class _Shell:
         self._drain_timeout = orders.drain
         try:
             self._sockets = [socket.socket(fileno=fd) for fd in message["sockets"]]
-            worker = Worker(proxy, compile_snapshot(routes, orders.generation))
-            await worker.start(self._sockets)
+            self._worker = Worker(proxy, compile_snapshot(routes, orders.generation))
         except OSError as error:
             self._channel.answer(message, {"error": _words(error, proxy)})
             self._over.set()
             return
-        self._worker = worker
         # What exists now lives as long as the process: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
+        self._channel.answer(message, {"prepared": True})
+
+    async def _accept(self, message: Message) -> None:
+        assert self._worker is not None, "a worker accepts only after it was prepared"
+        async with self._turn:
+            if self._draining is not None:
+                self._channel.answer(message, {"error": "a worker was told to end while it started"})
+                return
+            try:
+                # Those that were added do not listen yet. All do before one is accepted from.
+                for sock in self._sockets:
+                    sock.listen(BACKLOG)
+                await self._worker.start(self._sockets)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                self._channel.answer(message, {"error": f"a worker cannot accept: {reason}"})
+                return
         self._channel.answer(message, {"ready": True})
 
     async def _configure(self, message: Message) -> None:
-        assert self._worker is not None, "a worker is configured only after it was started"
+        assert self._worker is not None, "a worker is configured only after it was prepared"
         orders = Orders.from_wire(message["orders"])
         # Supervisor and worker are of one image here, so the layout is the same.
         proxy, routes = orders.unpack()
-        try:
-            await self._worker.reconfigure(proxy, compile_snapshot(routes, orders.generation))
-        except OSError as error:
-            self._channel.answer(message, {"error": _words(error, proxy)})
-            return
-        self._drain_timeout = orders.drain
+        async with self._turn:
+            try:
+                await self._worker.reconfigure(proxy, compile_snapshot(routes, orders.generation))
+            except OSError as error:
+                self._channel.answer(message, {"error": _words(error, proxy)})
+                return
+            self._drain_timeout = orders.drain
         self._channel.answer(message, {"done": True})
 
     async def _leave(self, message: Message) -> None:
@@ -144,10 +166,11 @@ class _Shell:
         """Drain once, however often it is asked for."""
         if self._worker is None:
             return 0
-        if self._draining is None:
-            self._draining = self._run(self._worker.drain(timeout))
-            await asyncio.sleep(0)
-            self._channel.send({"deaf": True})
+        async with self._turn:
+            if self._draining is None:
+                self._draining = self._run(self._worker.drain(timeout))
+                await asyncio.sleep(0)
+                self._channel.send({"deaf": True})
         return await asyncio.shield(self._draining)
 
     async def _push_samples(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -102,3 +103,42 @@ async def test_a_worker_that_dies_during_a_change_comes_back_on_the_new_orders()
         os.kill(victim.process.pid, signal.SIGKILL)
         await fleet.change(orders(2, PROXY, ()), sockets.shares([listener], 2))
         assert {worker.generation for worker in await until_ready(fleet)} == {2}
+
+
+async def test_a_new_worker_that_has_clients_is_not_killed_when_the_next_one_cannot_accept() -> None:
+    async with running_fleet(2) as (fleet, ledger, listener):
+        old, _ = before = fleet.living
+        first, second = listener.sockets
+        async with clients_of(listener, old) as waiting:
+            with (
+                socket.create_connection(first.getsockname()) as deaf,
+                pytest.raises(ChangeError, match="a worker cannot accept"),
+            ):
+                # The first new worker takes the clients; the second one is given what nobody can listen on.
+                await fleet.change(orders(2, PROXY, ()), [[first, second], [deaf]], afresh=True)
+            os.kill(old.process.pid, signal.SIGCONT)
+            for reader, writer in waiting:
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                # The target is nowhere; what counts is that there is an answer.
+                assert await reader.readline() == b"HTTP/1.1 502 Bad Gateway\r\n"
+        async with asyncio.timeout(30):
+            while len(fleet.living) > 2:  # noqa: ASYNC110  (it is another process)
+                await asyncio.sleep(0.01)
+        assert fleet.living == before
+        assert ledger.exits() == {"not_ready": 1, "drained": 1}
+
+
+@contextlib.asynccontextmanager
+async def clients_of(
+    listener: sockets.Listener, stopped: Worker
+) -> AsyncIterator[list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
+    """Connected clients, some of them in the queue of a worker that stands still."""
+    os.kill(stopped.process.pid, signal.SIGSTOP)
+    port = listener.sockets[0].getsockname()[1]
+    found = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+    try:
+        async with asyncio.timeout(30):
+            yield found
+    finally:
+        for _, writer in found:
+            writer.close()

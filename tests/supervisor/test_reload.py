@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from functools import partial
@@ -13,6 +14,13 @@ from tests.supervisor.stream import stream
 from tests.support.crossfade_process import running_crossfade
 
 Config = dict[str, Any]
+
+BROKEN = """
+import os, sys
+if os.path.exists({marker!r}) and "crossfade.worker_process" in sys.orig_argv:
+    os._exit(3)
+"""
+"""A `sitecustomize` with which new workers end before their first line."""
 
 
 def runs(generation: int, status: dict[str, Any]) -> bool:
@@ -125,6 +133,34 @@ async def test_what_a_worker_refuses_no_worker_runs(tmp_path: Path, config: Conf
             (pid, 1, "ready") for pid in workers
         ]
         assert (await cf.get()).body == b"legacy"
+
+
+async def test_more_workers_that_do_not_start_take_no_connection(tmp_path: Path, config: Config) -> None:
+    code, marker = tmp_path / "code", tmp_path / "broken"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(BROKEN.format(marker=str(marker)))
+    async with running_crossfade(tmp_path, config, environment={"PYTHONPATH": str(code)}) as cf:
+        marker.touch()
+        cf.configure({**config, "workers": 6})
+
+        done = await cf.command("reload")
+
+        assert done.code == 1
+        assert "ended while starting (exit code 3)" in done.err
+        # Were sockets left that nobody accepts from, most of these would wait there for good.
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(*(cf.get() for _ in range(50)))
+        assert {answer.body for answer in answers} == {b"legacy"}
+
+        marker.unlink()
+        assert (await cf.command("reload")).out == "6/6 workers on generation 2\n"
+        connections = [await cf.connect() for _ in range(60)]
+        for connection in connections:
+            await connection.get("/")
+        status = await cf.until(lambda s: sum(w["connections"] for w in s["workers"]) == 60)
+        assert all(worker["connections"] for worker in status["workers"])
+        for connection in connections:
+            connection.close()
 
 
 async def test_more_workers_and_fewer_lose_no_request(tmp_path: Path, config: Config) -> None:

@@ -27,6 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
+from crossfade.store.actors import Role
+
 SCHEMA = "crossfade_store"
 MOMENT = TIMESTAMP(timezone=True)
 
@@ -94,14 +96,19 @@ audit = Table(
 )
 """What was done or tried, in the order in which it happened. Triggers refuse UPDATE, DELETE, TRUNCATE."""
 
-ROLES = ("viewer", "reviewer", "operator", "approver", "admin")
+ROLES = tuple(role.value for role in Role)
 
 people = Table(
     "people",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("name", Text, nullable=False),
-    Column("role", Text, CheckConstraint(f"role IN {ROLES}", name="role"), nullable=False),
+    Column(
+        "role",
+        Text,
+        CheckConstraint(f"role IN {ROLES}", name="role"),
+        nullable=False,
+    ),
     Column("token_hash", LargeBinary, nullable=False, unique=True),
     Column("created_at", MOMENT, nullable=False, server_default=func.now()),
     Column("revoked_at", MOMENT),

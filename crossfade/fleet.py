@@ -173,8 +173,12 @@ class Fleet:
         ]
         self.orders, self._shares = orders, list(shares)
         present = [*stay.values(), *begun]
-        # Who died in the meantime was in no place then, so its burial has not emptied one.
-        self._places = {worker.place: worker for worker in present if not worker.buried.done()}
+        # Who died or left in the meantime was in no place then, so that has not emptied one.
+        self._places = {
+            worker.place: worker
+            for worker in present
+            if worker.state is State.READY and not worker.buried.done()
+        }
         for worker in leaving:
             self._let_go(worker)
 
@@ -413,7 +417,7 @@ class Fleet:
                 self._early_deaths[place] = self._early_deaths.get(place, 0) + 1
                 self._log.error("worker does not start", worker=place, reason=str(error))
                 continue
-            if worker.buried.done():
+            if worker.state is not State.READY or worker.buried.done():
                 self._early_deaths[place] = self._early_deaths.get(place, 0) + 1
                 continue
             self._places[place] = worker
@@ -472,8 +476,19 @@ class Fleet:
         worker.heard = time.monotonic()
         if message.get("deaf"):
             worker.hear_no_more()
+            if worker.state is State.READY:
+                self._leaves_unasked(worker)
         if "samples" in message:
             worker.samples = exposition.from_wire(message["samples"])
+
+    def _leaves_unasked(self, worker: Worker) -> None:
+        """Somebody else has told it to end. Who connects meanwhile shall not wait until it has drained."""
+        who = {"worker": worker.place, "pid": worker.process.pid}
+        self._log.warning("worker drains without being asked", **who)
+        worker.state = State.DRAINING
+        if self._places.get(worker.place) is worker:
+            del self._places[worker.place]
+            self._resume_replacements()
 
     async def _refresh(self, worker: Worker) -> None:
         try:

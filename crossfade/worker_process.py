@@ -61,8 +61,10 @@ class _Shell:
         self._run(self._push_samples())
         self._run(self._notice_orphanhood())
         await self._over.wait()
-        self._send_samples()
         if self._worker is not None:
+            # What that ends is counted like all else.
+            await self._worker.cut()
+            self._send_samples()
             await self._worker.close()
         self._channel.close()
         await self._channel.closed

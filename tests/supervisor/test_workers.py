@@ -67,6 +67,52 @@ async def test_a_worker_told_to_end_by_hand_finishes_its_requests(
         assert status["worker_exits"] == {"terminated": 1}
 
 
+async def test_clients_do_not_wait_for_the_drain_of_a_worker_told_to_end_by_hand(
+    tmp_path: Path, config: Config, legacy: Backend
+) -> None:
+    long_drain = {**config, "workers": 1, "timeouts": {"drain": 300}}
+    async with running_crossfade(tmp_path, long_drain) as cf:
+        connection = await cf.connect()
+        connection.ask("/hold")
+        await legacy.holding.wait()
+        (worker,) = await cf.worker_pids()
+
+        os.kill(worker, signal.SIGTERM)
+
+        status = await cf.until(lambda s: s["ready"] and len(s["workers"]) == 2)
+        assert [(w["worker"], w["state"]) for w in status["workers"]] == [(0, "draining"), (0, "ready")]
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(*(cf.get() for _ in range(20)))
+        assert {answer.status for answer in answers} == {200}
+        # A reload reaches those that stay, and a restart takes the one that leaves along.
+        assert (await cf.command("reload")).out == "1/1 workers on generation 2\n"
+        assert (await cf.command("restart")).out == "1/1 workers on generation 3\n"
+        assert worker in await cf.worker_pids("draining")
+
+        legacy.release.set()
+        assert (await connection.answer()).body == b"legacy"
+        connection.close()
+        await cf.until(lambda s: len(s["workers"]) == 1)
+
+
+async def test_what_the_end_of_a_worker_cuts_is_counted(
+    tmp_path: Path, config: Config, legacy: Backend
+) -> None:
+    short_drain = {**config, "workers": 1, "timeouts": {"drain": 0.1}}
+    async with running_crossfade(tmp_path, short_drain) as cf:
+        connection = await cf.connect()
+        connection.ask("/hold")
+        await legacy.holding.wait()
+        before = await cf.metrics()
+        assert before.total("crossfade_requests_total") == 0
+
+        assert (await cf.command("restart")).code == 0
+        await cf.until(lambda s: s["worker_exits"] == {"drained": 1})
+
+        assert (await cf.metrics()).total("crossfade_requests_total", side="legacy") == 1
+        connection.close()
+
+
 async def test_metrics_never_go_backwards_when_workers_die(tmp_path: Path, config: Config) -> None:
     async with running_crossfade(tmp_path, config) as cf:
         for _ in range(50):

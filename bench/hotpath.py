@@ -19,6 +19,7 @@ from flags.snapshot import Snapshot, compile_snapshot
 from proxy.config import Forwarding
 from proxy.forwarding import Peer
 from proxy.head import parse_request, parse_response, without
+from tests.support.facts import KnownFacts
 
 ROUTES = (
     Route("items.read", "/api/items/{id}", frozenset({"GET", "HEAD"}), side=Side.NEW),
@@ -28,6 +29,7 @@ ROUTES = (
     Route("transfers", "/api/wallets/{id}/transfers", frozenset({"POST"})),
     Route("back-office", "/**", host="office.shop.example"),
 )
+FACTS = KnownFacts()
 REPEAT, NUMBER = 7, 20_000
 
 
@@ -44,8 +46,8 @@ def main() -> None:
         _row("parse request, browser's", lambda: _request(browser)),
         _row("parse request, Host only", lambda: _request(short)),
         _row("parse request, POST", lambda: _request(post)),
-        _row("decide, first route", lambda: decide(snapshot, head)),
-        _row("decide, no route", lambda: decide(snapshot, nowhere)),
+        _row("decide, first route", lambda: decide(snapshot, head, FACTS)),
+        _row("decide, no route", lambda: decide(snapshot, nowhere, FACTS)),
         _row("build request head", lambda: _outgoing(head, peer)),
         _row("build request head, X-Forwarded-For brought", lambda: _outgoing(brought, peer)),
         _row("parse answer", _answer),
@@ -84,7 +86,7 @@ def _outgoing(head: RequestHead, peer: Peer) -> bytes:
 
 def _exchange(data: bytes, snapshot: Snapshot, peer: Peer) -> bytes:
     head = _request(data)
-    decide(snapshot, head)
+    decide(snapshot, head, FACTS)
     _outgoing(head, peer)
     return _answer().raw
 

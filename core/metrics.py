@@ -78,6 +78,18 @@ RETRIES = Metric(
     "Requests sent again because the target cannot have seen them, by reason.",
     ("side", "reason"),
 )
+FALLBACKS = Metric(
+    "crossfade_fallbacks_total",
+    Kind.COUNTER,
+    "Failures of new where legacy may answer instead, by cause; the outcome is taken or over_budget.",
+    ("flag", "cause", "outcome"),
+)
+COHORT_SECONDS = Metric(
+    "crossfade_cohort_seconds",
+    Kind.HISTOGRAM,
+    "As crossfade_request_seconds, for those requests alone whose side the weight of their flag chose.",
+    ("flag", "side"),
+)
 REQUESTS_IN_FLIGHT = Metric("crossfade_requests_in_flight", Kind.GAUGE, "Requests being answered.", ())
 REQUESTS_WAITING = Metric(
     "crossfade_requests_waiting", Kind.GAUGE, "Requests waiting for a connection to a target.", ("side",)
@@ -121,8 +133,8 @@ RELOADS = Metric(
 )
 
 WORKER_METRICS = (
-    REQUESTS, REQUEST_SECONDS, ERRORS, CLIENT_CONNECTIONS, CLIENT_CONNECTIONS_CLOSED,
-    UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS, UPSTREAM_DISCARDED, RETRIES, REQUESTS_IN_FLIGHT,
+    REQUESTS, REQUEST_SECONDS, COHORT_SECONDS, FALLBACKS, ERRORS, CLIENT_CONNECTIONS,
+    CLIENT_CONNECTIONS_CLOSED, UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS, UPSTREAM_DISCARDED, RETRIES, REQUESTS_IN_FLIGHT,
     REQUESTS_WAITING, RECEIVED_BYTES, SENT_BYTES, TUNNELS, ACCESS_LOG_DROPPED, WORKER_CPU_SECONDS,
 )  # fmt: skip
 """Counted in each worker, summed over workers before they are exposed."""

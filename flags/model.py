@@ -2,6 +2,10 @@
 
 A route names the requests that one flag governs. What the flag decides for a request is a
 `Decision`, which always carries its reason; the reason is also the metric label and the log word.
+
+A flag stands between two neighbouring stages (`flags/stages.py` has their table): `weight_ppm` of the
+keys are in the upper one, `target`, and the rest in the lower one, `origin`. 0 is nobody and 1,000,000
+everybody, exactly; a flag with either is *settled*.
 """
 
 from __future__ import annotations
@@ -9,8 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from flags.conditions import Condition
+
 NO_ROUTE = "-"
 """The flag name that stands in metrics and logs for a request that no route matched."""
+EVERYBODY = 1_000_000
+"""Parts per million: a weight that admits every key."""
 
 
 class Side(StrEnum):
@@ -23,13 +31,40 @@ class Side(StrEnum):
     """An enum's own hash is a Python function, and sides are looked up for each request."""
 
 
+class Stage(StrEnum):
+    """How far a flag has come: who answers, and who is asked besides."""
+
+    LEGACY = "legacy"
+    SHADOW = "shadow"
+    LIVE = "live"
+    NEW = "new"
+
+    __hash__ = str.__hash__
+
+
 class Reason(StrEnum):
     """Why a request went where it went."""
 
     ROUTE = "route"
-    """The matching route names this side in the configuration."""
+    """The matching route names this side in the configuration, and no flag of that name is known."""
     NO_ROUTE = "no_route"
     """No route matched; legacy answers everything that nobody has claimed."""
+    GLOBAL_KILL = "global_kill"
+    """Everything goes to legacy, because a person said so."""
+    FLAG_KILL = "flag_kill"
+    """Everything of this flag goes to legacy, because a person or a guardrail said so."""
+    OVERRIDE = "override"
+    """An override names this request's stage."""
+    RULE = "rule"
+    """The first rule that matches decided, by its own weight."""
+    STAGE = "stage"
+    """The flag is settled: its stage holds for everybody."""
+    WEIGHT = "weight"
+    """The bucket of the request's key, against the flag's weight."""
+    NO_KEY = "no_key"
+    """The request has none of the attributes to bucket by, so it stays at the lower stage."""
+    FALLBACK = "fallback"
+    """New failed, and legacy answered instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +74,7 @@ class Route:
     `methods` empty means any method; methods are compared exactly, as HTTP demands.
     `path` is a template: literal segments, `{name}` for one segment, and a last `**` for any rest.
     `host` is a name without port, `*.example.com` for its subdomains, or None for any host.
+    `side` answers as long as no flag of this name is known.
     """
 
     flag: str
@@ -56,3 +92,102 @@ class Decision:
     reason: Reason
     flag: str
     version: int
+    stage: Stage | None = None
+    """None where no flag decided."""
+    mirror: Side | None = None
+    """Who is asked besides, for comparison."""
+    fallback: Decision | None = None
+    """What holds when new fails and the request may be asked again; None where that is not wanted."""
+    fallback_ppm: int = 0
+    """The share of new's answers that may be replaced so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """`weight_ppm` of the keys are at `target`, the upper neighbour of `origin`, where the rest is."""
+
+    origin: Stage
+    target: Stage
+    weight_ppm: int
+
+    @property
+    def settled(self) -> Stage | None:
+        """The stage that holds for everybody, None in between."""
+        if self.weight_ppm == 0:
+            return self.origin
+        return self.target if self.weight_ppm == EVERYBODY else None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Everything goes to legacy until somebody takes this back. `at` is ISO 8601, UTC."""
+
+    reason: str
+    by: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bucketing:
+    """Which attribute is the key: the first of `by` that a request has.
+
+    `salt` keeps flags independent of each other and never changes while a weight is between.
+    `assign_cookie` names a cookie that gives an identity to clients that have no key.
+    """
+
+    by: tuple[str, ...]
+    salt: str
+    assign_cookie: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Requests for which `when` holds are at `stage`, until `expires_at` (Unix time; None: for good)."""
+
+    id: str
+    when: Condition
+    stage: Stage
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Requests for which `when` holds follow `transition` instead of the flag's own."""
+
+    id: str
+    when: Condition
+    transition: Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag as its owner wrote it. `version` counts its changes."""
+
+    key: str
+    version: int
+    transition: Transition
+    bucketing: Bucketing
+    owner: str = ""
+    ticket: str = ""
+    expires_on: str | None = None
+    """The ISO date by which the migration behind it should be over; later it is shown as overdue."""
+    description: str = ""
+    kill: Kill | None = None
+    overrides: tuple[Override, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    fallback_ppm: int | None = None
+    """The share of new's answers that legacy may replace when new fails; None: clients see the failure."""
+    archived: bool = False
+    """Its routes follow the configuration again, and its key is never used for another flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlagSet:
+    """All flags at one version; flags are in the order of their keys."""
+
+    version: int
+    kill: Kill | None = None
+    flags: tuple[Flag, ...] = ()
+
+    def flag(self, key: str) -> Flag | None:
+        return next((flag for flag in self.flags if flag.key == key), None)

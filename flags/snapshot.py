@@ -1,31 +1,231 @@
-"""The compiled set of routes that decisions are made from: immutable, swapped by one assignment."""
+"""The compiled routes and flags that decisions are made from: immutable, swapped by one assignment.
+
+For each route there is either the one decision that holds for all its requests, or a `Plan` that looks
+at the request. Everything that a plan may decide is made here once, so that a decision is a choice among
+objects, and the same choice is the same object.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
+from core.http import RequestHead
+from flags.attributes import Facts, Reader, reader
+from flags.bucket import bucket
+from flags.conditions import Predicate, compile_condition
 from flags.match import Matcher
-from flags.model import NO_ROUTE, Decision, Reason, Route, Side
+from flags.model import (
+    NO_ROUTE,
+    Bucketing,
+    Decision,
+    Flag,
+    FlagSet,
+    Override,
+    Reason,
+    Route,
+    Side,
+    Stage,
+    Transition,
+)
+from flags.stages import STAGES
+
+
+class KeyReader:
+    """The key of a request, by which it has its bucket: the first of its attributes that is there.
+
+    An attribute that is there and empty counts as missing.
+    """
+
+    __slots__ = ("_cookie", "_readers", "_salt")
+
+    def __init__(self, bucketing: Bucketing) -> None:
+        cookie = bucketing.assign_cookie
+        by = bucketing.by if cookie is None else (*bucketing.by, f"cookie:{cookie}")
+        self._readers: tuple[Reader, ...] = tuple(map(reader, by))
+        self._salt = bucketing.salt
+        self._cookie = bucketing.assign_cookie
+
+    def bucket(self, head: RequestHead, facts: Facts) -> int | None:
+        """The bucket of a request that is being decided; it may be given an identity by this."""
+        found = self.known_bucket(head, facts)
+        if found is None and self._cookie is not None:
+            return bucket(self._salt, facts.assigned_identity(self._cookie))
+        return found
+
+    def known_bucket(self, head: RequestHead, facts: Facts) -> int | None:
+        """The bucket of a request by what it brought itself."""
+        for read in self._readers:
+            key = read(head, facts)
+            if key:
+                return bucket(self._salt, key)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A transition in which both stages are occupied."""
+
+    weight_ppm: int
+    upper: Decision
+    lower: Decision
+    no_key: Decision
+
+
+Outcome: TypeAlias = Decision | Split
+
+
+@dataclass(frozen=True, slots=True)
+class _Override:
+    applies: Predicate
+    expires_at: float | None
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    applies: Predicate
+    outcome: Outcome
+
+
+class Plan:
+    """What one flag decides where that depends on the request: overrides, then rules, then the weight."""
+
+    __slots__ = ("_key", "_otherwise", "_overrides", "_rules")
+
+    def __init__(
+        self,
+        key: KeyReader,
+        overrides: tuple[_Override, ...],
+        rules: tuple[_Rule, ...],
+        otherwise: Outcome,
+    ) -> None:
+        self._key = key
+        self._overrides = overrides
+        self._rules = rules
+        self._otherwise = otherwise
+
+    def decide(self, head: RequestHead, facts: Facts) -> Decision:
+        for override in self._overrides:
+            expires = override.expires_at
+            if (expires is None or facts.now() < expires) and override.applies(head, facts):
+                return override.decision
+        outcome = self._otherwise
+        for rule in self._rules:
+            if rule.applies(head, facts):
+                outcome = rule.outcome
+                break
+        if isinstance(outcome, Decision):
+            return outcome
+        number = self._key.bucket(head, facts)
+        if number is None:
+            return outcome.no_key
+        return outcome.upper if number < outcome.weight_ppm else outcome.lower
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One version of the routes. A request is decided by exactly one snapshot."""
+    """One version of routes and flags. A request is decided by exactly one snapshot."""
 
     version: int
+    """The generation of the configuration."""
     matcher: Matcher
-    decisions: tuple[Decision, ...]
+    plans: tuple[Decision | Plan, ...]
     """What each route decides, in the order of the routes."""
     unclaimed: Decision
     """What is decided for a request that no route matches."""
+    flags_version: int = 0
+    """The version of the flag set; 0 without one."""
+    keys: Mapping[str, KeyReader] = field(default_factory=dict)
+    """Of each flag that has something to bucket by."""
 
 
-def compile_snapshot(routes: Sequence[Route], version: int) -> Snapshot:
-    """Compile `routes`; raises `flags.match.InvalidRouteError` for one that cannot be compiled."""
+def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | None = None) -> Snapshot:
+    """Compile `routes` under `flag_set`, which must have been checked (`flags.document`).
+
+    Without a flag set, and for a route whose flag it does not have, the route's own side holds. Raises
+    `flags.match.InvalidRouteError` for a route that cannot be compiled.
+    """
+    unclaimed = Decision(Side.LEGACY, Reason.NO_ROUTE, NO_ROUTE, version)
+    known: dict[str, Flag] = {}
+    if flag_set is not None:
+        known = {flag.key: flag for flag in flag_set.flags if not flag.archived}
+        if flag_set.kill is not None:
+            unclaimed = replace(unclaimed, reason=Reason.GLOBAL_KILL, version=flag_set.version)
+    compiled: dict[str, Decision | Plan] = {}
+    plans: list[Decision | Plan] = []
+    for route in routes:
+        flag = known.get(route.flag)
+        if flag_set is not None and flag_set.kill is not None:
+            plan: Decision | Plan = Decision(Side.LEGACY, Reason.GLOBAL_KILL, route.flag, flag_set.version)
+            plan = compiled.setdefault(route.flag, plan)
+        elif flag is None or flag_set is None:
+            plan = Decision(route.side, Reason.ROUTE, route.flag, version)
+        else:
+            # Routes of one flag share its plan, and so its decisions.
+            if flag.key not in compiled:
+                compiled[flag.key] = compile_flag(flag, flag_set.version)
+            plan = compiled[flag.key]
+        plans.append(plan)
     return Snapshot(
         version=version,
         matcher=Matcher(routes),
-        decisions=tuple(Decision(route.side, Reason.ROUTE, route.flag, version) for route in routes),
-        unclaimed=Decision(Side.LEGACY, Reason.NO_ROUTE, NO_ROUTE, version),
+        plans=tuple(plans),
+        unclaimed=unclaimed,
+        flags_version=flag_set.version if flag_set is not None else 0,
+        keys={
+            key: KeyReader(flag.bucketing)
+            for key, flag in known.items()
+            if flag.bucketing.by or flag.bucketing.assign_cookie
+        },
     )
+
+
+def compile_flag(flag: Flag, version: int) -> Decision | Plan:
+    """What `flag` decides as part of the flag set `version`."""
+    if flag.kill is not None:
+        return Decision(Side.LEGACY, Reason.FLAG_KILL, flag.key, version)
+    otherwise = _outcome(flag, flag.transition, version, Reason.STAGE, Reason.WEIGHT)
+    if not flag.overrides and not flag.rules and isinstance(otherwise, Decision):
+        return otherwise
+    return Plan(
+        KeyReader(flag.bucketing),
+        tuple(_compile_override(flag, override, version) for override in flag.overrides),
+        tuple(
+            _Rule(
+                compile_condition(rule.when),
+                _outcome(flag, rule.transition, version, Reason.RULE, Reason.RULE),
+            )
+            for rule in flag.rules
+        ),
+        otherwise,
+    )
+
+
+def _compile_override(flag: Flag, override: Override, version: int) -> _Override:
+    decision = _at(flag, override.stage, version, Reason.OVERRIDE)
+    return _Override(compile_condition(override.when), override.expires_at, decision)
+
+
+def _outcome(
+    flag: Flag, transition: Transition, version: int, when_settled: Reason, in_between: Reason
+) -> Outcome:
+    stage = transition.settled
+    if stage is not None:
+        return _at(flag, stage, version, when_settled)
+    return Split(
+        transition.weight_ppm,
+        upper=_at(flag, transition.target, version, in_between),
+        lower=_at(flag, transition.origin, version, in_between),
+        no_key=_at(flag, transition.origin, version, Reason.NO_KEY),
+    )
+
+
+def _at(flag: Flag, stage: Stage, version: int, reason: Reason) -> Decision:
+    row = STAGES[stage]
+    decision = Decision(row.answers, reason, flag.key, version, stage, row.mirror)
+    if row.answers is Side.LEGACY or flag.fallback_ppm is None:
+        return decision
+    instead = Decision(Side.LEGACY, Reason.FALLBACK, flag.key, version, stage)
+    return replace(decision, fallback=instead, fallback_ppm=flag.fallback_ppm)

@@ -12,7 +12,7 @@ from collections import Counter
 
 from core import metrics
 from core.metrics import LATENCY_BUCKETS, Histogram, Metric, Sample
-from flags.model import Decision
+from flags.model import Decision, Reason, Side
 
 
 class _Tally:
@@ -53,6 +53,14 @@ class Counters:
         self._decisions.append(decision)
         return tally
 
+    def answers(self, flag: str, side: Side) -> int:
+        """Answers of `side` under `flag` so far."""
+        return sum(
+            sum(tally.codes)
+            for (of_flag, of_side, _), tally in self._tallies.items()
+            if of_flag == flag and of_side == side.value
+        )
+
     def forget_decisions(self) -> None:
         """Let go of the decisions of replaced snapshots; the counts stay."""
         self._by_decision.clear()
@@ -75,6 +83,9 @@ class Counters:
             buckets, seconds = latency.get((flag, side), ([0] * len(tally.buckets), 0.0))
             merged = [a + b for a, b in zip(buckets, tally.buckets, strict=True)]
             latency[flag, side] = (merged, seconds + tally.seconds)
+            if reason == Reason.WEIGHT.value:
+                seen = Histogram(tuple(tally.buckets), tally.seconds)
+                found.append(Sample(metrics.COHORT_SECONDS.name, (flag, side), seen))
             bytes_by_side[metrics.RECEIVED_BYTES.name, side] += tally.received
             bytes_by_side[metrics.SENT_BYTES.name, side] += tally.sent
         for key, (merged, seconds) in latency.items():

@@ -14,13 +14,16 @@ How an exchange may end:
 
 A request is sent a second time only if the target cannot have acted on it: it went out on a pooled
 connection that died before one byte of an answer, its method is safe and it has no body (RFC 9110,
-9.2.2; RFC 9112, 9.3.1).
+9.2.2; RFC 9112, 9.3.1). Where its flag says so, a safe request that new has failed is asked once more
+of legacy (fallback); that new failed is counted before it is hidden.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
 from core import metrics
@@ -29,7 +32,9 @@ from flags.decide import decide
 from flags.model import Decision
 from proxy.answers import CONTINUE, own_answer
 from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
+from proxy.claims import unverified_claims
 from proxy.head import without
+from proxy.recent import EVERY, Recent
 from proxy.stall import Stall
 
 if TYPE_CHECKING:
@@ -46,6 +51,12 @@ _INTERIM_LIMIT = 100
 _CORK = 16 * 1024
 """Payloads up to this size are joined with their head into one write."""
 
+_TARGETS_FAULT = frozenset({502, 503, 504})
+"""Statuses of ours that say that the target has failed, and not the client or Crossfade."""
+_IDENTITY_SECONDS = 34_560_000
+"""400 days: as long as browsers keep a cookie at the most."""
+_IDENTITY_BYTES = 16
+
 _REFUSED = {b"TRACE": "trace_refused", b"CONNECT": "connect_refused"}
 """Methods that would show a client what was added on the way, or open a way past this proxy."""
 
@@ -55,14 +66,17 @@ class Exchange:
 
     `received` and `sent` count payload bytes that were relayed; `error` says in one word why the
     exchange did not end as it should have; `request_body` is the part of the request that is still
-    to come, None once it has been sent whole; at loop time `deadline`, `on_deadline` is called.
+    to come, None once it has been sent whole; at loop time `deadline`, `on_deadline` is called;
+    `identity` is a cookie (name, value) that the answer is to set.
+
+    It also is the `flags.attributes.Facts` of its own decision.
     """
 
     __slots__ = (
         "_answer", "_answer_body", "_answered_after", "_body_stall", "_chunk_answer", "_close_client",
         "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated", "_started", "_target_stall",
-        "client", "deadline", "decision", "error", "head", "received", "request_body", "runtime", "sent",
-        "status", "tunnelled", "upstream",
+        "client", "deadline", "decision", "error", "head", "identity", "received", "request_body", "runtime",
+        "sent", "status", "tunnelled", "upstream",
     )  # fmt: skip
 
     decision: Decision
@@ -80,6 +94,7 @@ class Exchange:
         self.status = 0
         self.error: str | None = None
         self.tunnelled = False
+        self.identity: tuple[str, str] | None = None
         self.deadline = math.inf
         self._answer: ResponseHead | None = None
         self._answer_body: Body | None = None
@@ -99,7 +114,7 @@ class Exchange:
         """Decide who answers, and forward as soon as there is a connection."""
         head = self.head
         runtime = self.runtime
-        decision = self.decision = decide(runtime.snapshot, head)
+        decision = self.decision = decide(runtime.snapshot, head, self)
         pool = self._pool = runtime.pools[decision.side]
         if not head.plain and head.method in _REFUSED:
             self.fail(405, _REFUSED[head.method])
@@ -194,6 +209,8 @@ class Exchange:
     def on_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None:
         """Relay an answer's head; `data` holds it and what came after it."""
         request = self.head
+        if head.status >= 500 and self._fall_back("http_5xx"):
+            return
         if (
             head.plain
             and head.content_length == len(data) - head.size
@@ -201,6 +218,7 @@ class Exchange:
             and (request.plain or self._expects_plain_answer())
             and not self.client.is_leaving
             and self.runtime.via is None
+            and self.identity is None
         ):
             # The plain case: the whole answer is in hand, and both connections go on.
             self.status = head.status
@@ -323,6 +341,8 @@ class Exchange:
         if self._answer is not None:
             self._break_off(reason)
             return
+        if status in _TARGETS_FAULT and self._fall_back(reason):
+            return
         self._let_go_of_target()
         self.error = reason
         self.status = status
@@ -338,6 +358,32 @@ class Exchange:
         )
         self._settle()
         self.client.exchange_ended(keep=keep)
+
+    def _fall_back(self, cause: str) -> bool:
+        """Ask legacy for what new has failed, if the flag, the request and the budget allow it."""
+        decision = self.decision
+        instead = decision.fallback
+        head = self.head
+        if instead is None or head.method not in SAFE_METHODS or head.has_body or head.upgrade:
+            return False
+        runtime = self.runtime
+        answers = runtime.counters.answers(decision.flag, decision.side)
+        covered = runtime.budgets.take(decision.flag, decision.fallback_ppm, answers, self.client.now())
+        outcome = "taken" if covered else "over_budget"
+        runtime.counters.event(metrics.FALLBACKS, decision.flag, cause, outcome)
+        if not covered:
+            return False
+        self._let_go_of_target()
+        self.decision = instead
+        self._pool = runtime.pools[instead.side]
+        self._repeated = False
+        self._interim = 0
+        connection = self._pool.take()
+        if connection is not None:
+            self.forward(connection)
+        else:
+            self._wait_for_connection()
+        return True
 
     def _break_off(self, reason: str) -> None:
         """End an exchange whose answer has begun and cannot be completed."""
@@ -530,6 +576,8 @@ class Exchange:
             extra = b"Via: 1.1 " + self.runtime.via + b"\r\n"
         if head.status == 426 and head.upgrade:
             extra += b"Connection: upgrade\r\n"
+        if self.identity is not None:
+            extra += self._identity_cookie(*self.identity)
         if close:
             extra += b"Connection: close\r\n"
         elif self.head.minor == 0:
@@ -538,6 +586,11 @@ class Exchange:
         if head.chunked and not self._chunk_answer and (head.status == 204 or not self.head.minor):
             start = _without_framing(start)
         return start[:-2] + extra + b"\r\n" if extra else start
+
+    def _identity_cookie(self, name: str, value: str) -> bytes:
+        secure = "; Secure" if self.client.peer.proto == b"https" else ""
+        attributes = f"Path=/; Max-Age={_IDENTITY_SECONDS}; HttpOnly; SameSite=Lax{secure}"
+        return f"Set-Cookie: {name}={value}; {attributes}\r\n".encode()
 
     def _switch_protocols(self, head: ResponseHead, data: bytes) -> None:
         if not (self.head.upgrade and head.upgrade and self.request_body is None):
@@ -579,9 +632,46 @@ class Exchange:
         counters.count(decision, self.status, taken, self.received, self.sent)
         if self.error is not None:
             counters.event(metrics.ERRORS, decision.side.value, self.error)
+        recent = self.runtime.recent
+        recent.until_sample -= 1
+        if recent.until_sample <= 0:
+            recent.until_sample = EVERY
+            self._note_bucket(recent)
         log = self.client.worker.runtime.access_log  # today's: a reload may have closed the one before
         if log is not None and log.wants(self.status):
             self.client.log_exchange(log, self, seconds)
+
+    def _note_bucket(self, recent: Recent) -> None:
+        key = self.runtime.snapshot.keys.get(self.decision.flag)
+        bucket = None if key is None else key.known_bucket(self.head, self)
+        if bucket is not None:
+            recent.note(self.decision.flag, bucket, time.time())
+
+    # The facts that a decision may ask for (`flags.attributes.Facts`).
+
+    def client_address(self) -> str:
+        """The peer's address, or what a trusted peer says of it (the last one that it names)."""
+        peer = self.client.peer
+        if peer.trusted and self.head.forwarded:
+            for name, value, _, _ in reversed(self.head.forwarded):
+                if name == b"x-forwarded-for":
+                    return value.rpartition(b",")[2].strip().decode("latin-1")
+        return peer.address
+
+    def now(self) -> float:
+        return time.time()
+
+    def claims(self) -> Mapping[str, object]:
+        values = field_values(self.head.fields, b"authorization")
+        return unverified_claims(values[0]) if values else {}
+
+    def attributes(self) -> Mapping[str, str]:
+        return {}
+
+    def assigned_identity(self, cookie: str) -> str:
+        if self.identity is None:
+            self.identity = (cookie, token_urlsafe(_IDENTITY_BYTES))
+        return self.identity[1]
 
 
 def _outgoing(head: ResponseHead) -> bytes:

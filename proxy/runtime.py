@@ -13,7 +13,9 @@ from flags.snapshot import Snapshot
 from proxy.access_log import AccessLogWriter
 from proxy.config import ProxyConfig
 from proxy.counters import Counters
+from proxy.fallback import Budgets
 from proxy.pool import Pool
+from proxy.recent import Recent
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +29,5 @@ class Runtime:
     access_log: AccessLogWriter | None
     via: bytes | None
     """Our pseudonym in the Via field of answers."""
+    budgets: Budgets
+    recent: Recent

@@ -11,6 +11,7 @@ import errno
 import math
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from socket import socket
 
 from core import metrics
@@ -21,7 +22,9 @@ from proxy.access_log import AccessLogWriter
 from proxy.client import ClientConnection
 from proxy.config import ListenTls, ProxyConfig, Timeouts
 from proxy.counters import Counters
+from proxy.fallback import Budgets
 from proxy.pool import Pool
+from proxy.recent import Recent
 from proxy.runtime import Runtime
 
 _SHORTEST_SWEEP = 0.02
@@ -42,6 +45,8 @@ class Worker:
     def __init__(self, config: ProxyConfig, snapshot: Snapshot) -> None:
         self.loop = asyncio.get_running_loop()
         self.counters = Counters()
+        self.recent = Recent()
+        self._budgets = Budgets()
         self.draining = False
         self._clients: set[ClientConnection] = set()
         self._retired: list[Pool] = []
@@ -90,6 +95,11 @@ class Worker:
             if self._acceptors and not self.draining:
                 self._acceptors[-1].stop()
                 await self._accept()
+
+    def decide_by(self, snapshot: Snapshot) -> None:
+        """Decide by `snapshot` from the next request on; everything else stays."""
+        self.runtime = replace(self.runtime, snapshot=snapshot)
+        self.counters.forget_decisions()
 
     async def drain(self, timeout: float) -> int:
         """Stop accepting and let what is in flight end; returns how many exchanges were cut off.
@@ -195,7 +205,16 @@ class Worker:
         else:
             log = AccessLogWriter(config.access_log)
         via = config.forwarding.via
-        return Runtime(config, snapshot, pools, self.counters, log, None if via is None else via.encode())
+        return Runtime(
+            config,
+            snapshot,
+            pools,
+            self.counters,
+            log,
+            None if via is None else via.encode(),
+            self._budgets,
+            self.recent,
+        )
 
     async def _accept(self) -> None:
         config = self.runtime.config

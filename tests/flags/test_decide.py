@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from core.http import RequestHead
-from flags.decide import decide
+from flags.decide import decide as decide_by
 from flags.model import Decision, Reason, Route, Side
-from flags.snapshot import compile_snapshot
+from flags.snapshot import Snapshot, compile_snapshot
 from proxy.head import parse_request
+from tests.support.facts import KnownFacts
 
 
 def request(line: bytes, host: bytes = b"a.test") -> RequestHead:
@@ -15,6 +16,10 @@ def request(line: bytes, host: bytes = b"a.test") -> RequestHead:
     )
     assert isinstance(head, RequestHead)
     return head
+
+
+def decide(snapshot: Snapshot, head: RequestHead) -> Decision:
+    return decide_by(snapshot, head, KnownFacts())
 
 
 ROUTES = [

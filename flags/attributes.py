@@ -1,0 +1,134 @@
+"""What a flag can ask of a request, by spelling: `header:x-tenant`, `cookie:sid`, `claim:sub`, `client`, …
+
+    header:NAME   the first field of that name     method   as it was sent
+    cookie:NAME   the first cookie of that name    host     lower case, without port
+    query:NAME    the first parameter, decoded     path     without query
+    claim:NAME    of the token that came along     client   the client's address
+    attr:NAME     of the users' own code
+
+An attribute that a request does not have is None, which is not the empty text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+from urllib.parse import unquote_plus
+
+from core.http import RequestHead, field_values
+
+
+class Facts(Protocol):
+    """What a decision may want to know beyond the request's head. Nothing of it is asked without need."""
+
+    def client_address(self) -> str:
+        """The client's IP address: the peer's, or what a trusted peer says of it."""
+        ...
+
+    def now(self) -> float:
+        """Seconds of Unix time."""
+        ...
+
+    def claims(self) -> Mapping[str, object]:
+        """The claims of the request's token; empty when it has none, or none that can be believed."""
+        ...
+
+    def attributes(self) -> Mapping[str, str]:
+        """What the users' own code says of this request."""
+        ...
+
+    def assigned_identity(self, cookie: str) -> str:
+        """A new random identity for a client that has none; the answer will set it as `cookie`."""
+        ...
+
+
+Reader: TypeAlias = Callable[[RequestHead, Facts], "str | None"]
+
+NAMED = ("header", "cookie", "query", "claim", "attr")
+PLAIN = ("method", "host", "path", "client")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+FORM = "one of method, host, path, client, or header:NAME, cookie:NAME, query:NAME, claim:NAME, attr:NAME"
+
+
+def is_attribute(spelling: str) -> bool:
+    kind, colon, name = spelling.partition(":")
+    return kind in NAMED and _NAME.fullmatch(name) is not None if colon else spelling in PLAIN
+
+
+def reader(spelling: str) -> Reader:
+    """The function that reads one attribute; `spelling` must be one (`is_attribute`)."""
+    kind, _, name = spelling.partition(":")
+    match kind:
+        case "header":
+            return _header(name.lower().encode())
+        case "cookie":
+            return _cookie(name)
+        case "query":
+            return _query(name)
+        case "claim":
+            return lambda _, facts: _text_of(facts.claims().get(name))
+        case "attr":
+            return lambda _, facts: facts.attributes().get(name)
+        case "method":
+            return lambda head, _: head.method.decode("latin-1")
+        case "host":
+            return lambda head, _: _host_name(head.host)
+        case "path":
+            return lambda head, _: head.path.decode("latin-1")
+        case "client":
+            return lambda _, facts: facts.client_address()
+    raise ValueError(f"{spelling!r} is no attribute: expected {FORM}")
+
+
+def _header(name: bytes) -> Reader:
+    # One search over the raw bytes: fields are checked when they are parsed, so a line is a field.
+    line = re.compile(rb"\r\n" + re.escape(name) + rb":[ \t]*([^\r\n]*)", re.IGNORECASE)
+
+    def read(head: RequestHead, _: Facts) -> str | None:
+        found = line.search(head.raw, head.fields_start - 2)
+        return None if found is None else found[1].rstrip(b" \t").decode("utf-8", "surrogateescape")
+
+    return read
+
+
+def _cookie(name: str) -> Reader:
+    pair = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode()) + rb"=([^;]*)")
+    present = re.compile(rb"\r\ncookie:", re.IGNORECASE)
+
+    def read(head: RequestHead, _: Facts) -> str | None:
+        if present.search(head.raw, head.fields_start - 2) is None:
+            return None
+        for value in field_values(head.fields, b"cookie"):
+            found = pair.search(value)
+            if found is not None:
+                return found[1].strip(b' \t"').decode("utf-8", "surrogateescape")
+        return None
+
+    return read
+
+
+def _query(name: str) -> Reader:
+    def read(head: RequestHead, _: Facts) -> str | None:
+        mark, query = head.sent_target.partition(b"?")[1:]
+        if not mark:
+            return None
+        for pair in query.split(b"&"):
+            key, value = pair.partition(b"=")[::2]
+            if unquote_plus(key.decode("latin-1")) == name:
+                return unquote_plus(value.decode("latin-1"), errors="surrogateescape")
+        return None
+
+    return read
+
+
+def _text_of(claim: object) -> str | None:
+    """Claims that are no single value have no text to compare."""
+    if isinstance(claim, bool):
+        return "true" if claim else "false"
+    return str(claim) if isinstance(claim, str | int | float) else None
+
+
+def _host_name(host: bytes) -> str:
+    name, colon, port = host.rpartition(b":")
+    return (name if colon and not port.endswith(b"]") else host).decode("latin-1")

@@ -1,0 +1,368 @@
+"""What a change makes of a flag set: a command and the set before it give the set after it, or a refusal.
+
+Pure. Who may change, the reason, the record and the version of the whole set are the store's business;
+here each flag that becomes another one gets its own version raised by one. A command that changes nothing
+gives the same object back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from flags.document import (
+    InvalidFlagError,
+    check_flag,
+    check_key,
+    condition_to_json,
+    flag_from_json,
+    flag_to_json,
+)
+from flags.model import EVERYBODY, Bucketing, Flag, FlagSet, Kill, Override, Rule, Side, Stage, Transition
+from flags.stages import ORDER, STAGES, StageJumpError, described, moved, percent
+
+
+class Refused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
+    """The change is not possible; `kind` is one word, the message says what is.
+
+    Kinds: not_found, archived, exists, stage_jump, invalid, conflict.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new flag; its key must never have been used."""
+
+    flag: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Everything about a flag but where it stands: what is None stays as it is."""
+
+    key: str
+    bucketing: Bucketing | None = None
+    overrides: tuple[Override, ...] | None = None
+    rules: tuple[Rule, ...] | None = None
+    fallback_ppm: int | None = None
+    no_fallback: bool = False
+    owner: str | None = None
+    ticket: str | None = None
+    expires_on: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """`weight_ppm` of the keys to the stage `to`; the rest stays where it is."""
+
+    key: str
+    to: Stage
+    weight_ppm: int = EVERYBODY
+
+
+@dataclass(frozen=True, slots=True)
+class KillFlag:
+    key: str
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unkill:
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillAll:
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnkillAll:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Flags as a file has them: those it names become so, others stay. All or nothing.
+
+    Kills are not the file's business and stay; so do versions. A transition may only change as `Move`
+    could change it.
+    """
+
+    flags: tuple[Flag, ...]
+
+
+Command: TypeAlias = Create | Edit | Move | KillFlag | Unkill | KillAll | UnkillAll | Archive | Apply
+
+
+def change(flag_set: FlagSet, command: Command, *, now: float) -> FlagSet:
+    """The set after `command`; `now` is Unix time. Raises Refused."""
+    match command:
+        case Create(flag):
+            if flag_set.flag(flag.key) is not None:
+                raise _exists(flag_set, flag.key)
+            return _with(flag_set, None, _checked(replace(flag, version=0)))
+        case Edit(key):
+            flag = _found(flag_set, key)
+            return _with(flag_set, flag, _edited(flag, command))
+        case Move(key, to, weight_ppm):
+            flag = _found(flag_set, key)
+            return _with(flag_set, flag, _moved(flag, to, weight_ppm))
+        case KillFlag(key, reason, by):
+            flag = _found(flag_set, key)
+            return _with(flag_set, flag, replace(flag, kill=flag.kill or Kill(reason, by, _at(now))))
+        case Unkill(key):
+            flag = _found(flag_set, key)
+            return _with(flag_set, flag, replace(flag, kill=None))
+        case KillAll(reason, by):
+            return flag_set if flag_set.kill else replace(flag_set, kill=Kill(reason, by, _at(now)))
+        case UnkillAll():
+            return replace(flag_set, kill=None) if flag_set.kill else flag_set
+        case Archive(key):
+            flag = _found(flag_set, key)
+            if flag.transition.settled is None:
+                raise Refused(
+                    "invalid",
+                    f"{key} is in between ({described(flag.transition)}); settle it first, then archive it",
+                )
+            return _with(flag_set, flag, replace(flag, archived=True))
+        case Apply(flags):
+            return _applied(flag_set, flags)
+
+
+def _applied(flag_set: FlagSet, flags: tuple[Flag, ...]) -> FlagSet:
+    found = flag_set
+    keys = [flag.key for flag in flags]
+    for index, wanted in enumerate(flags):
+        if wanted.key in keys[:index]:
+            raise Refused("invalid", f"{wanted.key} is in the file twice")
+        flag = found.flag(wanted.key)
+        if flag is None:
+            found = _with(found, None, _checked(replace(wanted, version=0, kill=None)))
+            continue
+        if flag.archived:
+            raise _exists(found, wanted.key)
+        _check_step(flag, wanted.transition)
+        _check_salt(flag, wanted.bucketing)
+        after = _checked(replace(wanted, version=flag.version, kill=flag.kill))
+        found = _with(found, flag, after)
+    return found
+
+
+def _check_step(flag: Flag, wanted: Transition) -> None:
+    """A file may not do in one step what `Move` could not."""
+    now = flag.transition
+    same_pair = (now.origin, now.target) == (wanted.origin, wanted.target)
+    if same_pair or wanted.settled is now.settled is not None:
+        return
+    here, there = now.settled, wanted.settled
+    if here is not None and there is not None:
+        possible = abs(ORDER.index(here) - ORDER.index(there)) == 1
+    elif here is not None:
+        possible = here in (wanted.origin, wanted.target)
+    else:
+        possible = there in (now.origin, now.target)
+    if not possible:
+        raise Refused(
+            "stage_jump",
+            f"{flag.key}: cannot go from {described(now)} to {described(wanted)} in one step; "
+            "go by neighbouring stages, each settled before the next",
+        )
+
+
+def _check_salt(flag: Flag, wanted: Bucketing) -> None:
+    if flag.transition.settled is None and (wanted.salt, wanted.by) != (
+        flag.bucketing.salt,
+        flag.bucketing.by,
+    ):
+        raise Refused(
+            "invalid",
+            f"{flag.key} is in between ({described(flag.transition)}): another salt or key would move "
+            "clients back and forth; settle it first",
+        )
+
+
+def _edited(flag: Flag, edit: Edit) -> Flag:
+    if edit.bucketing is not None:
+        _check_salt(flag, edit.bucketing)
+    after = replace(
+        flag,
+        bucketing=flag.bucketing if edit.bucketing is None else edit.bucketing,
+        overrides=flag.overrides if edit.overrides is None else edit.overrides,
+        rules=flag.rules if edit.rules is None else edit.rules,
+        fallback_ppm=flag.fallback_ppm if edit.fallback_ppm is None else edit.fallback_ppm,
+        owner=flag.owner if edit.owner is None else edit.owner,
+        ticket=flag.ticket if edit.ticket is None else edit.ticket,
+        expires_on=flag.expires_on if edit.expires_on is None else edit.expires_on,
+        description=flag.description if edit.description is None else edit.description,
+    )
+    return _checked(replace(after, fallback_ppm=None) if edit.no_fallback else after)
+
+
+def _moved(flag: Flag, to: Stage, weight_ppm: int) -> Flag:
+    if not 0 <= weight_ppm <= EVERYBODY:
+        raise Refused("invalid", f"a weight is from 0 to 100%; {percent(weight_ppm)} is not")
+    try:
+        transition = moved(flag.transition, to, weight_ppm)
+    except StageJumpError as error:
+        raise Refused("stage_jump", f"{flag.key}: {error}") from None
+    after = replace(flag, transition=transition)
+    if transition.settled is None and not (flag.bucketing.by or flag.bucketing.assign_cookie):
+        raise Refused(
+            "invalid",
+            f"{flag.key} has nothing to bucket by, so a part of its clients cannot be chosen; give it one: "
+            f"crossfade flag edit {flag.key} --bucket-by cookie:NAME (or --assign-cookie NAME)",
+        )
+    return after
+
+
+def _found(flag_set: FlagSet, key: str) -> Flag:
+    flag = flag_set.flag(key)
+    if flag is None:
+        near = [known.key for known in flag_set.flags if key and (key in known.key or known.key in key)][:3]
+        hint = f"did you mean {' or '.join(near)}?" if near else "crossfade flag list shows what there is"
+        raise Refused("not_found", f'there is no flag "{key}"; {hint}')
+    if flag.archived:
+        raise Refused("archived", f"{key} is archived and stays as it is; create a flag with another key")
+    return flag
+
+
+def _exists(flag_set: FlagSet, key: str) -> Refused:
+    flag = flag_set.flag(key)
+    if flag is not None and flag.archived:
+        return Refused("archived", f"{key} was used and archived, and no key is used twice; take another")
+    return Refused("exists", f"{key} exists; crossfade flag edit {key} changes it")
+
+
+def _checked(flag: Flag) -> Flag:
+    try:
+        check_key(flag.key)
+        found = flag_from_json(flag_to_json(flag), flag.key)
+        check_flag(found)
+    except InvalidFlagError as error:
+        raise Refused("invalid", str(error)) from None
+    splits = [flag.transition, *(rule.transition for rule in flag.rules)]
+    if any(split.settled is None for split in splits) and not (
+        flag.bucketing.by or flag.bucketing.assign_cookie
+    ):
+        raise Refused("invalid", f"{flag.key} has a weight in between but no bucketing.by; add it")
+    return found
+
+
+def _with(flag_set: FlagSet, before: Flag | None, after: Flag) -> FlagSet:
+    if before == after:
+        return flag_set
+    after = replace(after, version=after.version + 1)
+    others = (flag for flag in flag_set.flags if flag is not before)
+    return replace(flag_set, flags=tuple(sorted((*others, after), key=lambda flag: flag.key)))
+
+
+def _at(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+
+
+# What a change means, for people and for approvals.
+
+
+def differences(before: FlagSet, after: FlagSet) -> list[str]:
+    """One line for each thing that is otherwise."""
+    lines = []
+    if before.kill != after.kill:
+        lines.append("everything goes to legacy" if after.kill else "the kill of everything is taken back")
+    was = {flag.key: flag for flag in before.flags}
+    for flag in after.flags:
+        old = was.get(flag.key)
+        if old is None:
+            lines.append(f"{flag.key}: new, at {described(flag.transition)}")
+        elif old != flag:
+            lines += (f"{flag.key}: {line}" for line in _flag_differences(old, flag))
+    return lines
+
+
+def _flag_differences(old: Flag, new: Flag) -> Iterator[str]:
+    if old.transition != new.transition:
+        yield f"{described(old.transition)} → {described(new.transition)}"
+    if old.kill != new.kill:
+        yield "killed: everybody to legacy" if new.kill else "the kill is taken back"
+    if old.archived != new.archived:
+        yield "archived"
+    for name in ("owner", "ticket", "expires_on", "description"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            yield f"{name} {before or 'none'} → {after or 'none'}"
+    if old.fallback_ppm != new.fallback_ppm:
+        yield f"fallback {_share(old.fallback_ppm)} → {_share(new.fallback_ppm)}"
+    if old.bucketing != new.bucketing:
+        yield f"bucketing {_bucketing_text(old.bucketing)} → {_bucketing_text(new.bucketing)}"
+    yield from _part_differences("override", old.overrides, new.overrides)
+    yield from _part_differences("rule", old.rules, new.rules)
+
+
+def _part_differences(
+    what: str, old: tuple[Override, ...] | tuple[Rule, ...], new: tuple[Override, ...] | tuple[Rule, ...]
+) -> Iterator[str]:
+    was, becomes = {part.id: part for part in old}, {part.id: part for part in new}
+    for gone in was.keys() - becomes.keys():
+        yield f"{what} {gone} removed"
+    for one, part in becomes.items():
+        if one not in was:
+            yield f"{what} {one} added: {condition_to_json(part.when)}"
+        elif was[one] != part:
+            yield f"{what} {one} changed: {condition_to_json(part.when)}"
+    if was.keys() == becomes.keys() and list(was) != list(becomes):
+        yield f"{what}s in the order {', '.join(becomes)}"
+
+
+def _share(ppm: int | None) -> str:
+    return "off" if ppm is None else f"up to {percent(ppm)}"
+
+
+def _bucketing_text(bucketing: Bucketing) -> str:
+    by = [*bucketing.by, *([f"assigned cookie {bucketing.assign_cookie}"] if bucketing.assign_cookie else [])]
+    return f"by {', '.join(by) or 'nothing'} (salt {bucketing.salt})"
+
+
+def raises_risk(before: FlagSet, after: FlagSet) -> bool:
+    """Whether more requests may be answered by new than before. Lowering risk never needs an approval."""
+    if before.kill and not after.kill:
+        return True
+    if after.kill:
+        return False
+    was = {flag.key: flag for flag in before.flags}
+    return any(_raises_risk(was.get(flag.key), flag) for flag in after.flags)
+
+
+def _raises_risk(old: Flag | None, new: Flag) -> bool:
+    if new.kill or old == new:
+        return False
+    if old is None or (old.kill and not new.kill):
+        return exposure(new) > 0
+    return exposure(new) > exposure(old) or (old.rules, old.overrides) != (new.rules, new.overrides)
+
+
+def exposure(flag: Flag) -> int:
+    """Parts per million of a flag's keys that new answers, rules and overrides left aside."""
+    if flag.kill or flag.archived:
+        return 0
+    transition = flag.transition
+    found = 0
+    for stage, share in (
+        (transition.origin, EVERYBODY - transition.weight_ppm),
+        (transition.target, transition.weight_ppm),
+    ):
+        found += share if STAGES[stage].answers is Side.NEW else 0
+    return found

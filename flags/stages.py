@@ -1,0 +1,107 @@
+"""The stages of a flag, as a table; and which move from where.
+
+    stage    answers   asked besides
+    legacy   legacy    nobody
+    shadow   legacy    new           mirrored and compared
+    live     new       legacy        mirrored and compared, so that the way back stays proven
+    new      new       nobody
+
+Only neighbours mix. A flag that is settled can move to either neighbour of its stage; one in between
+can move to one of its two stages only. So no key ever jumps over a stage in one step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from flags.model import EVERYBODY, Side, Stage, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    answers: Side
+    mirror: Side | None
+
+
+STAGES = MappingProxyType(
+    {
+        Stage.LEGACY: Row(Side.LEGACY, None),
+        Stage.SHADOW: Row(Side.LEGACY, Side.NEW),
+        Stage.LIVE: Row(Side.NEW, Side.LEGACY),
+        Stage.NEW: Row(Side.NEW, None),
+    }
+)
+ORDER = tuple(STAGES)
+
+
+class StageJumpError(ValueError):
+    """A move that would skip a stage; the message names the moves that are possible."""
+
+
+def above(stage: Stage) -> Stage | None:
+    index = ORDER.index(stage) + 1
+    return ORDER[index] if index < len(ORDER) else None
+
+
+def settled_at(stage: Stage) -> Transition:
+    """Everybody at `stage`, in the one spelling that is used for it."""
+    upper = above(stage)
+    if upper is None:
+        return Transition(ORDER[-2], stage, EVERYBODY)
+    return Transition(stage, upper, 0)
+
+
+def are_neighbours(origin: Stage, target: Stage) -> bool:
+    return above(origin) is target
+
+
+def reachable(now: Transition) -> tuple[Stage, ...]:
+    """The stages that a move may name: those occupied, and the neighbours of a settled one."""
+    here = now.settled
+    if here is None:
+        return (now.origin, now.target)
+    index = ORDER.index(here)
+    return ORDER[max(0, index - 1) : index + 2]
+
+
+def moved(now: Transition, to: Stage, weight_ppm: int) -> Transition:
+    """`weight_ppm` of the keys at `to`, the rest where they are occupied now.
+
+    Raises StageJumpError.
+    """
+    possible = reachable(now)
+    if to not in possible:
+        raise StageJumpError(f"cannot move to {to} from {described(now)}; possible: {', '.join(possible)}")
+    here = now.settled
+    if here is None:
+        share = weight_ppm if to is now.target else EVERYBODY - weight_ppm
+        return _spelled(now.origin, now.target, share)
+    if to is here:
+        if weight_ppm == EVERYBODY:
+            return settled_at(here)
+        raise StageJumpError(
+            f"everybody is at {here}; name the stage to which {percent(EVERYBODY - weight_ppm)} shall go: "
+            + ", ".join(stage for stage in possible if stage is not here)
+        )
+    if above(here) is to:
+        return _spelled(here, to, weight_ppm)
+    return _spelled(to, here, EVERYBODY - weight_ppm)
+
+
+def _spelled(origin: Stage, target: Stage, weight_ppm: int) -> Transition:
+    found = Transition(origin, target, weight_ppm)
+    return found if found.settled is None else settled_at(found.settled)
+
+
+def described(now: Transition) -> str:
+    """A transition in words: `shadow`, or `shadow→live at 5%`."""
+    here = now.settled
+    if here is not None:
+        return str(here)
+    return f"{now.origin}→{now.target} at {percent(now.weight_ppm)}"
+
+
+def percent(ppm: int) -> str:
+    """`50000` as `5%`, without needless digits."""
+    return f"{ppm / 10_000:.4f}".rstrip("0").rstrip(".") + "%"

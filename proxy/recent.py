@@ -1,0 +1,41 @@
+"""Which buckets of which flags asked lately: what a change of weight would move, known before it is made.
+
+A sample, so that it costs next to nothing: one exchange of `EVERY`. Bounded: a minute keeps at most
+`MOST_BUCKETS` buckets of a flag, and only the last `MINUTES` are kept. No key is kept, only its bucket.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+EVERY = 16
+"""Exchanges per sample; an estimate of all is the sample times this."""
+MINUTES = 10
+MOST_BUCKETS = 20_000
+
+
+class Recent:
+    """The sampled buckets of one worker."""
+
+    def __init__(self) -> None:
+        self.until_sample = EVERY
+        """Exchanges from now to the next one that is noted; whoever ends an exchange counts it down."""
+        self._minutes: deque[tuple[int, dict[str, Counter[int]]]] = deque(maxlen=MINUTES)
+
+    def note(self, flag: str, bucket: int, now: float) -> None:
+        """Note one sample; `now` is Unix time in seconds."""
+        minute = int(now // 60)
+        if not self._minutes or self._minutes[-1][0] != minute:
+            self._minutes.append((minute, {}))
+        counts = self._minutes[-1][1].setdefault(flag, Counter())
+        if bucket in counts or len(counts) < MOST_BUCKETS:
+            counts[bucket] += 1
+
+    def buckets(self, flag: str, now: float) -> dict[int, int]:
+        """Samples per bucket of `flag` in the last `MINUTES`."""
+        oldest = int(now // 60) - MINUTES
+        found: Counter[int] = Counter()
+        for minute, flags in self._minutes:
+            if minute > oldest:
+                found.update(flags.get(flag, {}))
+        return dict(found)

@@ -178,3 +178,19 @@ async def test_a_user_without_rights_is_told_so(store_url: str) -> None:
     finally:
         await run(database, "DROP ROLE guest_of_the_store")
         await database.close()
+
+
+async def test_a_process_that_stands_still_loses_its_locks_by_a_limit_of_each_transaction(
+    store_url: str,
+) -> None:
+    """The limits hold inside a transaction only, so that a pooler's next user does not inherit them."""
+    names = ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout")
+    shown = text(f"SELECT setting::int, reset_val::int FROM pg_settings WHERE name IN {names} ORDER BY name")
+    database = Database(store_url)
+    async with database.transaction() as connection:
+        assert [tuple(row) for row in await connection.execute(shown)] == [
+            (10_000, 0),
+            (4_000, 0),
+            (6_000, 0),
+        ]
+    await database.close()

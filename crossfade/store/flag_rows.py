@@ -1,0 +1,54 @@
+"""The flag set as rows: read whole at one moment, and written where it has changed."""
+
+from __future__ import annotations
+
+from sqlalchemy import extract, func, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crossfade.store.connection import StoreError, StoreReason
+from crossfade.store.tables import flag_set, flags
+from flags.document import InvalidFlagError, flag_to_json, from_json, kill_to_json
+from flags.model import FlagSet
+
+_WHOLE = select(
+    flag_set.c.version,
+    flag_set.c.kill,
+    select(func.jsonb_agg(aggregate_order_by(flags.c.document, flags.c.key))).scalar_subquery(),
+    extract("epoch", func.clock_timestamp()),
+)
+"""One statement: it sees one moment, so no flag in it is newer than the version."""
+
+
+async def read(connection: AsyncConnection) -> tuple[FlagSet, float]:
+    """The whole flag set, and the time by the store's clock (seconds of Unix time)."""
+    version, kill, documents, now = (await connection.execute(_WHOLE)).one()
+    try:
+        return from_json({"version": version, "kill": kill, "flags": documents or []}), float(now)
+    except InvalidFlagError as error:
+        raise StoreError(
+            StoreReason.UNREADABLE,
+            f"the store holds a flag that this Crossfade does not understand ({error}); run the version that "
+            "wrote it. Traffic goes on by the last flags that each worker has",
+        ) from error
+
+
+async def version(connection: AsyncConnection) -> int:
+    """The version alone, which is what a poll asks for."""
+    found: int = (await connection.execute(select(flag_set.c.version))).scalar_one()
+    return found
+
+
+async def write(connection: AsyncConnection, before: FlagSet, after: FlagSet) -> None:
+    """Write what differs. Flags are never removed: an archived one keeps its key."""
+    was = {flag.key: flag for flag in before.flags}
+    rows = [
+        {"key": flag.key, "version": flag.version, "document": flag_to_json(flag), "updated_at": func.now()}
+        for flag in after.flags
+        if flag != was.get(flag.key)
+    ]
+    for row in rows:
+        written = insert(flags).values(row)
+        await connection.execute(written.on_conflict_do_update(index_elements=["key"], set_=row))
+    kill = None if after.kill is None else kill_to_json(after.kill)
+    await connection.execute(update(flag_set).values(version=after.version, kill=kill, updated_at=func.now()))

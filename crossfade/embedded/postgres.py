@@ -22,8 +22,6 @@ a folder that we did not make.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -44,6 +42,7 @@ from typing import Self
 from urllib.parse import quote
 
 from crossfade.embedded import launch
+from crossfade.embedded.folders import POLL, NotPrivateError, make_private, socket_folder, take, write_secret
 
 USER = "crossfade"
 """The superuser of every embedded server."""
@@ -51,9 +50,6 @@ START_TIMEOUT = 60.0
 """Seconds; the repair after a crash is part of a start."""
 FAST_STOP_TIMEOUT = 20.0
 """Seconds that open transactions get to be rolled back, before the server is told to drop everything."""
-LONGEST_SOCKET_FOLDER = 80
-"""Bytes; the name of a socket, folder included, must stay below 104 (macOS) or 108 (Linux)."""
-POLL = 0.005
 CACHE = Path("/var/cache")
 """Where root's copy of the programs goes, if the user without rights cannot reach the wheel itself."""
 
@@ -134,7 +130,7 @@ class EmbeddedPostgres:
         ):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, number)
-            if (lock := _take(self.folder / "lock", seconds)) is not None:
+            if (lock := take(self.folder / "lock", seconds)) is not None:
                 os.close(lock)
                 break
         else:
@@ -152,7 +148,7 @@ class EmbeddedPostgres:
             password = (self.folder / "password").read_text(encoding="ascii")
         except FileNotFoundError:
             raise EmbeddedPostgresError(f"the PostgreSQL in {self.folder} was never started") from None
-        host = quote(str(self._socket_folder()), safe="/")
+        host = quote(str(socket_folder(self.folder)), safe="/")
         return f"postgresql://{USER}:{password}@/{quote(database, safe='')}?host={host}"
 
     def __enter__(self) -> Self:
@@ -183,21 +179,21 @@ class EmbeddedPostgres:
         gets the time of a fast stop. Without PR_SET_PDEATHSIG it is an orphan, and we end it.
         """
         path = self.folder / "lock"
-        if (lock := _take(path, 0.0)) is not None:
+        if (lock := take(path, 0.0)) is not None:
             return lock
         holder = self._postmaster()
         if holder is not None and _parent(holder) == os.getpid():
             # Its backends outlive a killed server by some milliseconds.
-            if (lock := _take(path, 0.3)) is not None:
+            if (lock := take(path, 0.3)) is not None:
                 return lock
             if os.waitid(os.P_PID, holder, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return None
         if holder is not None and _parent(holder) == 1:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder, signal.SIGINT)
-            if (lock := _take(path, FAST_STOP_TIMEOUT)) is not None:
+            if (lock := take(path, FAST_STOP_TIMEOUT)) is not None:
                 return lock
-        elif (lock := _take(path, 1.0)) is not None:
+        elif (lock := take(path, 1.0)) is not None:
             return lock
         who = f"process {holder}" if holder is not None else "another process"
         raise EmbeddedPostgresError(f"the PostgreSQL in {self.folder} is in use by {who}; stop it first")
@@ -214,8 +210,11 @@ class EmbeddedPostgres:
         binaries, identity = _binaries_and_identity()
         if not self._data.exists():
             self._create_cluster(binaries, identity, lock)
-        sockets = self._socket_folder()
-        _make_private(sockets)
+        sockets = socket_folder(self.folder)
+        try:
+            make_private(sockets)
+        except NotPrivateError as error:
+            raise EmbeddedPostgresError(str(error)) from None
         if self._log.exists():
             self._log.replace(self._log.with_suffix(".log.1"))
         with (
@@ -247,7 +246,7 @@ class EmbeddedPostgres:
                 said.seek(0)
                 text = said.read().decode(errors="replace").strip()
                 raise EmbeddedPostgresError(f"initdb failed in {self.folder}: {_fault(text)}")
-        _write_secret(self.folder / "password", password)
+        write_secret(self.folder / "password", password)
         new.rename(self._data)  # last: a cluster that exists is whole and its password known
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -261,12 +260,6 @@ class EmbeddedPostgres:
                     return
             time.sleep(POLL)
         raise EmbeddedPostgresError(f"PostgreSQL was not ready after {START_TIMEOUT:.0f} s; see {self._log}")
-
-    def _socket_folder(self) -> Path:
-        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
-        elsewhere = f"crossfade-{os.geteuid()}-{digest}"
-        places = (self.folder / "run", Path(tempfile.gettempdir(), elsewhere), Path("/tmp", elsewhere))  # noqa: S108
-        return next(place for place in places if len(os.fsencode(place)) <= LONGEST_SOCKET_FOLDER)
 
 
 def _binaries_and_identity() -> tuple[Path, str]:
@@ -345,22 +338,6 @@ def _spawn(
     return process
 
 
-def _take(path: Path, seconds: float) -> int | None:
-    """The exclusive lock on `path` as an open file, or None if it was not to be had in time."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(file)
-                return None
-            time.sleep(POLL)
-        else:
-            return file
-
-
 @contextlib.contextmanager
 def _lent(folder: Path, identity: str) -> Iterator[tuple[int, Path]]:
     """A private folder of ours as an open file and under the name that the server can use.
@@ -383,24 +360,6 @@ def _lent(folder: Path, identity: str) -> Iterator[tuple[int, Path]]:
 def _uid(identity: str) -> int:
     """The owner, seen from here, of what a server of that identity writes."""
     return int(identity.partition(":")[0]) if ":" in identity else os.geteuid()
-
-
-def _make_private(folder: Path) -> None:
-    """An empty folder of mode 0700, in a place where others may have been before us."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    ours = {os.geteuid()} if os.geteuid() else {0, pwd.getpwnam("nobody").pw_uid}
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours or found.st_mode & 0o077:
-        raise EmbeddedPostgresError(f"{folder} is not a private folder of ours (mode 0700): remove it")
-    for left_over in folder.iterdir():
-        left_over.unlink()
-
-
-def _write_secret(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(text)
 
 
 def _parent(pid: int) -> int | None:

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         cli.parser().parse_args(arguments[1:])
-        settings.load(Path(arguments[0]), os.environ)
+        settings.load_to_run(Path(arguments[0]), os.environ)
         handover = Handover.from_json(sys.stdin.read())
         crossfade.supervisor.understand(handover)
     except (settings.SettingsError, HandoverError) as error:

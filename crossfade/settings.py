@@ -1,8 +1,8 @@
 """Settings: `crossfade.yaml` read once, at the edge, into frozen values.
 
 `load` returns `Settings` or raises `SettingsError` with everything that is wrong, each with its line.
-`check` looks at the world besides: certificates, ports, targets. `to_wire` and `from_wire` hand
-settings to a worker. `diff_for_reload` names what a reload cannot change.
+`load_to_run` reads certificates and keys besides, `check` looks at ports and targets too.
+`diff_for_reload` names what a reload cannot change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from crossfade.settings_file import Document, Loc, Problem, read_document, spell
 from crossfade.settings_form import (
@@ -28,7 +28,7 @@ from crossfade.settings_form import (
     section_in,
 )
 from crossfade.settings_routes import unreached
-from crossfade.settings_world import warnings_from_the_world
+from crossfade.settings_world import tls_problems, warnings_from_the_world
 from flags.model import Route, Side
 from proxy.config import (
     AccessLog,
@@ -43,7 +43,7 @@ from proxy.config import (
 
 __all__ = [
     "Address", "CheckReport", "Databases", "Problem", "SecretUrl", "Settings", "SettingsError",
-    "check", "diff_for_reload", "from_wire", "load", "to_wire",
+    "check", "diff_for_reload", "load", "load_to_run",
 ]  # fmt: skip
 
 MOST_WORKERS_BY_DEFAULT = 4
@@ -106,6 +106,16 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     return _settings_of(read_document(path, environ), path)
 
 
+def load_to_run(path: Path, environ: Mapping[str, str]) -> Settings:
+    """`load`, and raises `SettingsError` for files of TLS too with which no worker would start."""
+    document = read_document(path, environ)
+    settings = _settings_of(document, path)
+    problems = tuple(tls_problems(settings.proxy, document))
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
 def check(path: Path, environ: Mapping[str, str] = os.environ) -> CheckReport:
     """`load`, and a look at the world. Opens files and sockets; takes a second for each silent target."""
     document = read_document(path, environ)
@@ -113,8 +123,9 @@ def check(path: Path, environ: Mapping[str, str] = os.environ) -> CheckReport:
         settings = _settings_of(document, path)
     except SettingsError as error:
         return CheckReport(error.problems, (), None)
+    problems = tuple(tls_problems(settings.proxy, document))
     world = warnings_from_the_world(settings, document)
-    return CheckReport((), (*settings.warnings, *world), settings)
+    return CheckReport(problems, (*settings.warnings, *world), None if problems else settings)
 
 
 def diff_for_reload(old: Settings, new: Settings) -> list[str]:
@@ -125,19 +136,6 @@ def diff_for_reload(old: Settings, new: Settings) -> list[str]:
         "data_dir": (old.data_dir, new.data_dir),
     }
     return [key for key, (before, after) in fixed.items() if before != after]
-
-
-def to_wire(settings: Settings) -> bytes:
-    """Settings as one JSON object, secrets included: for a private line from parent to child only."""
-    return _WIRE.dump_json(settings)
-
-
-def from_wire(wire: bytes) -> Settings:
-    """What `to_wire` was given; keys that a newer release has added are passed over."""
-    return _WIRE.validate_json(wire)
-
-
-_WIRE = TypeAdapter(Settings)
 
 
 def _settings_of(document: Document, path: Path) -> Settings:

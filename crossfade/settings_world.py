@@ -1,7 +1,9 @@
-"""What the world says about settings that are right in themselves: one line for each doubt.
+"""What the world says about settings that are right in themselves.
 
-Nothing is changed: a port is bound and let go, a target is connected to and left, a nameless file
-is made where state will be kept. Any of it may be different a second later, so these are warnings.
+Files of TLS without which no worker can start are problems, like anything in the file itself. All
+else is a line for each doubt. Nothing is changed: a port is bound and let go, a target is connected
+to and left, a nameless file is made where state will be kept. Any of it may be different a second
+later, so these are warnings.
 """
 
 from __future__ import annotations
@@ -14,28 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flags.model import Side
-from proxy.config import ListenTls, Target
+from proxy.config import ListenTls, ProxyConfig, Target
 
 if TYPE_CHECKING:
     from crossfade.settings import Settings
-    from crossfade.settings_file import Document
+    from crossfade.settings_file import Document, Loc, Problem
     from crossfade.settings_form import Address
 
 CONNECT_WITHIN = 1.0
 """Seconds that a target has to accept a connection."""
 
+_Fault = tuple[str, str]
+"""What was found, and what would be right."""
+
 
 def warnings_from_the_world(settings: Settings, document: Document) -> Iterator[str]:
     """Lines of the form `file:line: field: doubt`. Waits `CONNECT_WITHIN` for each address of a target."""
     proxy = settings.proxy
-    if proxy.listen_tls is not None:
-        key, fault = listen_tls_fault(proxy.listen_tls)
-        if fault:
-            yield f"{document.where(('tls', key))}: {fault}"
-    for side in Side:
-        fault = _target_tls_fault(proxy.targets[side])
-        if fault:
-            yield f"{document.where(('targets', side.value, 'tls', 'ca'))}: {fault}"
     fault = _folder_fault(settings.data_dir)
     if fault:
         yield f"{document.where(('data_dir',))}: {fault}"
@@ -56,24 +53,48 @@ def warnings_from_the_world(settings: Settings, document: Document) -> Iterator[
             yield f"{document.where(('targets', side.value, 'url'))}: {fault}"
 
 
-def listen_tls_fault(tls: ListenTls) -> tuple[str, str | None]:
+def tls_problems(proxy: ProxyConfig, document: Document) -> Iterator[Problem]:
+    """Certificates, keys and authorities with which a worker would not start."""
+    faults: list[tuple[Loc, _Fault]] = []
+    if proxy.listen_tls is not None:
+        key, fault = _listen_tls_fault(proxy.listen_tls)
+        if fault:
+            faults.append((("tls", key), fault))
+    for side in Side:
+        target_fault = _target_tls_fault(proxy.targets[side])
+        if target_fault:
+            faults.append((("targets", side.value, "tls", "ca"), target_fault))
+    for loc, (found, right) in faults:
+        problem = document.problem(loc, found, right)
+        if problem is not None:
+            yield problem
+
+
+def _listen_tls_fault(tls: ListenTls) -> tuple[str, _Fault | None]:
     """Which of `cert` and `key` is at fault, and why they make no TLS context; None when they do."""
     for key, file in (("cert", tls.cert_file), ("key", tls.key_file)):
         try:
             Path(file).read_bytes()
         except OSError as error:
-            return key, f"cannot read {file}: {error.strerror}"
+            return key, _unreadable(file, error)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # Without a password to give, OpenSSL would ask for one on the terminal.
         context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_password)
     except _EncryptedKeyError:
-        return "key", f"{tls.key_file} is encrypted; expected a key without a password"
+        return "key", (f'"{tls.key_file}" (encrypted)', "expected a key without a password")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            return "key", f"{tls.key_file} is not the key of {tls.cert_file}"
-        return "cert", f"{tls.cert_file} and {tls.key_file} are no certificate and key in PEM form"
+            return "key", (f'"{tls.key_file}"', f"expected the key of {tls.cert_file}")
+        return "cert", (
+            f'"{tls.cert_file}" and "{tls.key_file}"',
+            "expected a certificate and its key in PEM form",
+        )
     return "cert", None
+
+
+def _unreadable(file: str, error: OSError) -> _Fault:
+    return f'"{file}" ({error.strerror})', "expected a readable file"
 
 
 class _EncryptedKeyError(Exception):
@@ -84,15 +105,15 @@ def _no_password() -> str:
     raise _EncryptedKeyError
 
 
-def _target_tls_fault(target: Target) -> str | None:
+def _target_tls_fault(target: Target) -> _Fault | None:
     if target.tls is None or target.tls.ca_file is None:
         return None
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(target.tls.ca_file)
     except ssl.SSLError:
-        return f"{target.tls.ca_file} holds no certificates in PEM form"
+        return f'"{target.tls.ca_file}"', "expected certificates in PEM form"
     except OSError as error:
-        return f"cannot read {target.tls.ca_file}: {error.strerror}"
+        return _unreadable(target.tls.ca_file, error)
     return None
 
 

@@ -134,7 +134,7 @@ class Supervisor:
         Raises SettingsError, AlreadyRunningError, AddressError, ChangeError or OSError before it has served.
         """
         age = _process_age()
-        settings = settings_of_the_file.load(self._config, os.environ)
+        settings = settings_of_the_file.load_to_run(self._config, os.environ)
         self._data_dir = settings.data_dir
         self._lock = instance.claim(self._data_dir)
         try:
@@ -207,7 +207,7 @@ class Supervisor:
 
     async def _reload(self) -> Outcome:
         try:
-            settings = settings_of_the_file.load(self._config, os.environ)
+            settings = settings_of_the_file.load_to_run(self._config, os.environ)
         except SettingsError as error:
             return Outcome(
                 2, [*map(str, error.problems), "the running configuration stays as it was"], "invalid"
@@ -257,7 +257,7 @@ class Supervisor:
     async def _restart(self, client: asyncio.StreamWriter | None) -> Outcome:
         stays = "the running program goes on as it was"
         try:
-            settings = settings_of_the_file.load(self._config, os.environ)
+            settings = settings_of_the_file.load_to_run(self._config, os.environ)
         except SettingsError as error:
             return Outcome(2, [*map(str, error.problems), stays], "invalid")
         if settings.data_dir != self._data_dir:
@@ -366,7 +366,7 @@ class Supervisor:
         listeners: list[Listener] = []
         admin = self._admin
         try:
-            settings = settings_of_the_file.load(self._config, os.environ)
+            settings = settings_of_the_file.load_to_run(self._config, os.environ)
             kept = {(listener.host, listener.port): listener for listener in self._listeners}
             for address in settings.listen:
                 listener = kept.get((address.host, address.port))

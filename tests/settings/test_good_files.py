@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
-from crossfade.settings import (
-    Address,
-    Databases,
-    SecretUrl,
-    Settings,
-    diff_for_reload,
-    from_wire,
-    load,
-    to_wire,
-)
+from crossfade.settings import Address, Databases, SecretUrl, Settings, diff_for_reload, load
 from flags.model import Route, Side
 from proxy.config import (
     AccessLog,
@@ -147,18 +137,6 @@ def test_no_secret_is_printed(tmp_path: Path) -> None:
     assert str(settings.store) == "postgresql://***@db.example/crossfade?application_name=x"
     assert settings.data is not None
     assert str(settings.data.new) == "postgresql://h/shop?password=***&sslmode=require"
-
-
-def test_settings_survive_the_wire(tmp_path: Path) -> None:
-    settings = everything(tmp_path)
-    assert from_wire(to_wire(settings)) == settings
-    assert json.loads(to_wire(settings))["workers"] == 3
-
-
-def test_settings_of_a_newer_release_are_understood(tmp_path: Path) -> None:
-    settings = load(written(tmp_path, TARGETS), {})
-    newer = json.loads(to_wire(settings)) | {"telepathy": True}
-    assert from_wire(json.dumps(newer).encode()) == settings
 
 
 def test_a_relative_file_is_relative_to_where_it_lies(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from crossfade.settings import SettingsError, from_wire, load, to_wire
+from crossfade.orders import orders
+from crossfade.settings import SettingsError, load
 from tests.settings.test_good_files import EVERYTHING
 
 SECRET = "hunter2"
@@ -82,7 +83,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def read(path: Path, raw: bytes) -> None:
-    """The property: a value that survives the wire, or lines that name the file and no secret."""
+    """The property: a value that workers can be told, or lines that name the file and no secret."""
     path.write_bytes(raw)
     environ = {"PASSWORD": SECRET, "KEYS": SECRET, "SPEAKS_PROXY": "true", "A": SECRET}
     refused: SettingsError | None = None
@@ -91,7 +92,8 @@ def read(path: Path, raw: bytes) -> None:
     except SettingsError as error:
         refused = error
     if refused is None:
-        assert from_wire(to_wire(loaded)) == loaded
+        wanted = (loaded.proxy, loaded.routes)
+        assert orders(1, *wanted).unpack() == wanted
         return
     lines = str(refused).split("\n")
     assert len(lines) == len(refused.problems) > 0

@@ -1,8 +1,9 @@
-"""`check` looks at certificates, folders, ports and targets, and says a line for each doubt."""
+"""What is said of certificates, which must serve, and of what may be in doubt: folders, ports, targets."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from crossfade.settings import check
+from crossfade.settings import CheckReport, SettingsError, check, load_to_run
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ class World:
 
     def warnings(self, more: str = "", *, new: str | None = None) -> list[str]:
         """Warnings about the file with `more` as its lines from 6 on, without the file's name."""
+        report = self.report(more, new=new)
+        assert (report.problems, report.exit_code) == ((), 0)
+        assert report.settings is not None
+        load_to_run(self.path, {})
+        return [warning.removeprefix(str(self.path)) for warning in report.warnings]
+
+    def problem(self, more: str = "", *, new: str | None = None) -> str:
+        """The only problem, in the same form; who wants to run the file is told the same."""
+        report = self.report(more, new=new)
+        assert (report.settings, report.exit_code) == (None, 2)
+        (problem,) = report.problems
+        with pytest.raises(SettingsError, match=re.escape(str(problem))):
+            load_to_run(self.path, {})
+        return str(problem).removeprefix(str(self.path))
+
+    def report(self, more: str, *, new: str | None) -> CheckReport:
         self.path.write_text(
             f"listen: 127.0.0.1:{free_port()}\n"
             f"admin: {{listen: 127.0.0.1:{free_port()}}}\n"
@@ -58,10 +75,7 @@ class World:
             f'  legacy: {{url: "{self.url}"}}\n'
             f"  new: {new or '{url: ' + self.url + '}'}\n" + more
         )
-        report = check(self.path, {})
-        assert (report.problems, report.exit_code) == ((), 0)
-        assert report.settings is not None
-        return [warning.removeprefix(str(self.path)) for warning in report.warnings]
+        return check(self.path, {})
 
 
 @pytest.fixture
@@ -83,42 +97,52 @@ def test_problems_come_before_any_look_at_the_world(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cert", "key", "warning"),
+    ("cert", "key", "problem"),
     [
-        ("none.pem", "key.pem", ":6: tls.cert: cannot read {}/none.pem: No such file or directory"),
-        ("cert.pem", "none.pem", ":6: tls.key: cannot read {}/none.pem: No such file or directory"),
-        ("cert.pem", "other.pem", ":6: tls.key: {0}/other.pem is not the key of {0}/cert.pem"),
+        (
+            "none.pem",
+            "key.pem",
+            ':6: tls.cert: found "{}/none.pem" (No such file or directory); expected a readable file',
+        ),
+        (
+            "cert.pem",
+            "none.pem",
+            ':6: tls.key: found "{}/none.pem" (No such file or directory); expected a readable file',
+        ),
+        ("cert.pem", "other.pem", ':6: tls.key: found "{0}/other.pem"; expected the key of {0}/cert.pem'),
         (
             "key.pem",
             "key.pem",
-            ":6: tls.cert: {0}/key.pem and {0}/key.pem are no certificate and key in PEM form",
+            ':6: tls.cert: found "{0}/key.pem" and "{0}/key.pem"; '
+            "expected a certificate and its key in PEM form",
         ),
-        (".", "key.pem", ":6: tls.cert: cannot read {}: Is a directory"),
+        (".", "key.pem", ':6: tls.cert: found "{}" (Is a directory); expected a readable file'),
     ],
 )
 def test_certificates_that_cannot_serve(
-    world: World, folder: Path, cert: str, key: str, warning: str
+    world: World, folder: Path, cert: str, key: str, problem: str
 ) -> None:
-    assert world.warnings(f"tls: {{cert: {cert}, key: {key}}}\n") == [warning.format(folder)]
+    assert world.problem(f"tls: {{cert: {cert}, key: {key}}}\n") == problem.format(folder)
 
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_a_password(world: World, folder: Path) -> None:
     command = ["openssl", "pkey", "-aes128", "-passout", "pass:x", "-in", "key.pem", "-out", "locked.pem"]
     subprocess.run(command, cwd=folder, check=True)
-    assert world.warnings("tls: {cert: cert.pem, key: locked.pem}\n") == [
-        f":6: tls.key: {folder}/locked.pem is encrypted; expected a key without a password"
-    ]
+    assert world.problem("tls: {cert: cert.pem, key: locked.pem}\n") == (
+        f':6: tls.key: found "{folder}/locked.pem" (encrypted); expected a key without a password'
+    )
 
 
 def test_authorities_of_a_target_that_cannot_be_read(world: World, folder: Path) -> None:
     https = world.url.replace("http:", "https:")
     assert world.warnings(new=f"{{url: {https}, tls: {{ca: ca.pem}}}}") == []
-    assert world.warnings(new=f"{{url: {https}, tls: {{ca: key.pem}}}}") == [
-        f":5: targets.new.tls.ca: {folder}/key.pem holds no certificates in PEM form"
-    ]
-    assert world.warnings(new=f"{{url: {https}, tls: {{ca: none.pem}}}}") == [
-        f":5: targets.new.tls.ca: cannot read {folder}/none.pem: No such file or directory"
-    ]
+    assert world.problem(new=f"{{url: {https}, tls: {{ca: key.pem}}}}") == (
+        f':5: targets.new.tls.ca: found "{folder}/key.pem"; expected certificates in PEM form'
+    )
+    assert world.problem(new=f"{{url: {https}, tls: {{ca: none.pem}}}}") == (
+        f':5: targets.new.tls.ca: found "{folder}/none.pem" (No such file or directory); '
+        "expected a readable file"
+    )
 
 
 def test_folders_that_take_no_file(world: World, folder: Path) -> None:

@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,7 @@ from crossfade.logs import Log
 from crossfade.orders import Orders, orders
 from crossfade.processes import Children
 from flags.model import Side
-from proxy.config import AccessLog, ProxyConfig, Target
+from proxy.config import AccessLog, ListenTls, ProxyConfig, Target
 
 TARGETS = {Side.LEGACY: Target("127.0.0.1", 1), Side.NEW: Target("127.0.0.1", 2)}
 PROXY = ProxyConfig(TARGETS, access_log=AccessLog(None))
@@ -84,6 +86,19 @@ async def test_a_change_that_one_worker_does_not_answer_is_taken_back(
         await stopped.buried
         assert ledger.exits() == {"hung": 1}
         assert {worker.generation for worker in await until_ready(fleet)} == {1}
+
+
+async def test_what_a_worker_refuses_no_worker_runs(tmp_path: Path) -> None:
+    """The supervisor has looked at the certificate before, but the file may go in between."""
+    gone = replace(PROXY, listen_tls=ListenTls(str(tmp_path / "a.pem"), str(tmp_path / "a.key")))
+    async with running_fleet(2) as (fleet, ledger, listener):
+        before = fleet.living
+        with pytest.raises(ChangeError, match=r"cannot use .*a\.pem or .*a\.key: No such file") as caught:
+            await fleet.change(orders(2, gone, ()), sockets.shares([listener], 2))
+        assert not caught.value.late
+        assert [(worker.generation, worker.state) for worker in fleet.living] == [(1, "ready")] * 2
+        assert fleet.living == before
+        assert ledger.exits() == {}
 
 
 async def test_orders_that_a_new_worker_cannot_read_change_nothing() -> None:

@@ -198,18 +198,22 @@ async def test_a_broken_version_does_not_take_over(tmp_path: Path, config: Confi
 async def test_after_a_failed_takeover_dead_workers_are_still_replaced(
     tmp_path: Path, config: Config
 ) -> None:
-    async with running_crossfade(tmp_path, config) as cf:
-        cf.configure({**config, "tls": {"cert": str(tmp_path / "a.pem"), "key": str(tmp_path / "a.key")}})
+    code, marker = tmp_path / "code", tmp_path / "broken"
+    code.mkdir()
+    broken = BROKEN.format(marker=str(marker), module="crossfade.worker_process")
+    (code / "sitecustomize.py").write_text(broken)
+    async with running_crossfade(tmp_path, config, environment={"PYTHONPATH": str(code)}) as cf:
+        marker.touch()
         done = await cf.command("restart")
         assert done.code == 1
         assert "the old workers go on serving" in done.err
+        marker.unlink()
         victim, _ = await cf.worker_pids()
 
         os.kill(victim, signal.SIGKILL)
 
         await cf.until(lambda s: s["ready"] and victim not in [w["pid"] for w in s["workers"]])
         assert (await cf.get()).body == b"legacy"
-        cf.configure(config)
         assert (await cf.command("reload")).out == "2/2 workers on generation 2\n"
 
 

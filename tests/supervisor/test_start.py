@@ -27,6 +27,13 @@ from tests.support.crossfade_process import (
 
 Config = dict[str, Any]
 
+BROKEN = """
+import os, sys
+if "crossfade.worker_process" in sys.orig_argv:
+    os._exit(3)
+"""
+"""A `sitecustomize` with which no worker starts."""
+
 
 async def test_it_serves_and_says_so(tmp_path: Path, config: Config) -> None:
     async with running_crossfade(tmp_path, config) as cf:
@@ -148,18 +155,31 @@ async def test_an_invalid_file_is_named_with_its_line(tmp_path: Path, config: Co
     assert "Traceback" not in ended.err
 
 
+async def test_a_certificate_that_cannot_serve_is_named_with_its_line(tmp_path: Path, config: Config) -> None:
+    cert, file = tmp_path / "a.pem", tmp_path / "crossfade.yaml"
+    file.write_text(yaml.safe_dump({"tls": {"cert": str(cert), "key": str(cert)}, **config}, sort_keys=False))
+
+    ended = await crossfade_command("up", "-c", str(file))
+
+    assert ended.code == 2
+    assert ended.err == (
+        f'{file}:2: tls.cert: found "{cert}" (No such file or directory); expected a readable file\n'
+    )
+
+
 async def test_workers_that_cannot_start_are_one_line_and_leave_nothing(
     tmp_path: Path, config: Config
 ) -> None:
-    cert, key = tmp_path / "a.pem", tmp_path / "a.key"
-    tls = {"cert": str(cert), "key": str(key)}
-    config |= {"listen": "127.0.0.1:0", "admin": {"listen": "127.0.0.1:0"}, "tls": tls}
-    (tmp_path / "crossfade.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    with pytest.raises(RuntimeError) as caught:
+        async with running_crossfade(tmp_path, config, environment={"PYTHONPATH": str(tmp_path)}):
+            pass
 
-    ended = await crossfade_command("proxy", "-c", str(tmp_path / "crossfade.yaml"))
-
-    assert ended.code == 1
-    assert ended.err == f"crossfade: cannot use {cert} or {key}: No such file or directory\n"
+    said, *log = str(caught.value).splitlines()
+    assert said == "crossfade ended with 1 instead of serving:"
+    assert log == [
+        "crossfade: worker 0 ended while starting (exit code 3); worker 1 ended while starting (exit code 3)"
+    ]
     assert not (tmp_path / ".crossfade" / "run" / "control.sock").exists()
 
 

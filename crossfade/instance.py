@@ -19,6 +19,8 @@ from typing import Any
 
 LONGEST_PATH = 100
 """Unix socket addresses end at 108 bytes, less on some systems."""
+ASKED_AT_MOST = 10
+"""Restarts in a row that one request outlives."""
 
 
 class NothingRunningError(Exception):
@@ -69,8 +71,28 @@ def listen(data_dir: Path) -> socket.socket:
 def ask(data_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, Any]:
     """The running instance's answer to one request; `timeout` is in seconds.
 
+    A restart hangs up on whoever waits for his turn behind it. He asks again then, the next image of
+    the program; every request may be made twice.
+
     Raises NothingRunningError, NoAnswerError, or TimeoutError.
     """
+    deadline = time.monotonic() + timeout
+    for attempt in range(ASKED_AT_MOST):
+        try:
+            answer = _ask_once(data_dir, request, max(deadline - time.monotonic(), 0.001))
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {timeout:.0f} s") from None
+        except NothingRunningError as error:
+            if attempt == 0:
+                raise
+            raise NoAnswerError("the running instance ended before it answered") from error
+        if answer is not None:
+            return answer
+    raise NoAnswerError("the running instance hangs up again and again; see its log")
+
+
+def _ask_once(data_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+    """None if it hung up instead of answering."""
     path = data_dir / "run" / "control.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
@@ -79,17 +101,19 @@ def ask(data_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, An
                 sock.connect(address)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NothingRunningError(f"nothing is running on the data folder {data_dir}") from None
+        except TimeoutError:
+            raise
         except OSError as error:
             raise NoAnswerError(f"cannot reach the running instance at {path}: {error.strerror}") from error
         try:
             sock.sendall(json.dumps(request).encode() + b"\n")
             line = sock.makefile("rb").readline()
         except TimeoutError:
-            raise TimeoutError(f"no answer within {timeout:.0f} s") from None
-        except OSError as error:
-            raise NoAnswerError(f"the running instance hung up: {error.strerror}") from error
+            raise
+        except OSError:
+            return None
     if not line.endswith(b"\n"):
-        raise NoAnswerError("the running instance ended before it answered")
+        return None
     answer: dict[str, Any] = json.loads(line)
     return answer
 

@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +118,8 @@ class Supervisor:
         self._api_keeper: asyncio.Task[None] | None = None
         self._operation = asyncio.Lock()
         """One operation at a time: reload, restart or stop."""
+        self._signalled: list[signal.Signals] = []
+        """Which signals asked for the operations that wait or run."""
         self._stop_asked = False
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -272,6 +275,7 @@ class Supervisor:
             if self._stop_asked:
                 return STOPPING
             self._log.info("restarting", generation=self._generation)
+            self._signal_again(client)
             handover.execute(self._handover(client))
         except HandoverError as error:
             lines = [f"not restarted: {line}" for line in str(error).splitlines()]
@@ -438,14 +442,34 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self.ask_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
-        loop.add_signal_handler(signal.SIGUSR2, lambda: self._task(self.restart(None)))
+        loop.add_signal_handler(
+            signal.SIGUSR2, lambda: self._task(self._as_signalled(signal.SIGUSR2, self.restart(None)))
+        )
 
     def _hang_up(self) -> None:
         if self._on_terminal and not _has_terminal():
             # The terminal that we were started on was closed; nobody asked for a reload.
             self.ask_to_stop()
         else:
-            self._task(self.reload())
+            self._task(self._as_signalled(signal.SIGHUP, self.reload()))
+
+    async def _as_signalled(self, signum: signal.Signals, operation: Coroutine[Any, Any, Outcome]) -> None:
+        self._signalled.append(signum)
+        try:
+            await operation
+        finally:
+            self._signalled.remove(signum)
+
+    def _signal_again(self, client: asyncio.StreamWriter | None) -> None:
+        """Leave what signals have asked for, and waits behind a restart, to the next image.
+
+        To be called while signals are held. Commands that wait ask it themselves (`instance.ask`).
+        """
+        waiting = list(self._signalled)
+        if client is None:
+            waiting.remove(signal.SIGUSR2)
+        for signum in set(waiting):
+            os.kill(os.getpid(), signum)
 
     def _reopen_logs(self) -> None:
         for worker in self._fleet.living:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from crossfade import instance
 from tests.supervisor.backend import Backend
 from tests.supervisor.stream import stream
 from tests.support.crossfade_process import RunningCrossfade, running_crossfade
@@ -134,6 +135,31 @@ async def test_signals_that_arrive_during_the_exec_are_not_lost(tmp_path: Path, 
         await cf.notice("READY=1")
         status = await cf.until(lambda s: s["generation"] == 3)
         assert status["restarts"] == 1
+
+
+async def test_commands_that_wait_behind_a_restart_are_carried_out(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        restarting = asyncio.create_task(asyncio.to_thread(instance.ask, cf.data_dir, {"do": "restart"}, 60))
+        await cf.notice("RELOADING=1")
+        waiting = [
+            asyncio.to_thread(instance.ask, cf.data_dir, {"do": order}, 60)
+            for order in ("reload", "restart", "reload")
+        ]
+        answers = [await restarting, *await asyncio.gather(*waiting)]
+        assert [answer["word"] for answer in answers] == ["applied"] * 4, answers
+        status = await cf.status()
+        assert (status["restarts"], status["generation"]) == (2, 5)
+
+
+async def test_signals_that_wait_behind_a_restart_are_carried_out(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        cf.signal(signal.SIGUSR2)
+        await cf.notice("RELOADING=1")
+        # The rehearsal has only begun, so these are handled by the image that is about to go.
+        cf.signal(signal.SIGHUP)
+        cf.signal(signal.SIGUSR2)
+        status = await cf.until(lambda s: s["generation"] == 4 and s["state"] == "serving")
+        assert status["restarts"] == 2
 
 
 async def test_an_address_comes_and_one_goes(tmp_path: Path, config: Config) -> None:

@@ -24,8 +24,10 @@ _REGISTERED = frozenset(
 _ALLOWED = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
 
-def own_answer(status: int, reason: str, *, now: float, head_only: bool, close: bool) -> bytes:
-    """The whole answer as bytes; `now` is seconds since the epoch."""
+def own_answer(
+    status: int, reason: str, *, now: float, head_only: bool, close: bool, more: bytes = b""
+) -> bytes:
+    """The whole answer as bytes; `now` is seconds since the epoch, `more` are further field lines."""
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}\ncrossfade: {reason}\n".encode()
     if reason in _REGISTERED:
@@ -46,4 +48,4 @@ def own_answer(status: int, reason: str, *, now: float, head_only: bool, close: 
         lines += _ALLOWED
     if close:
         lines += b"Connection: close\r\n"
-    return lines + b"\r\n" + (b"" if head_only else body)
+    return lines + more + b"\r\n" + (b"" if head_only else body)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from core import metrics
 from core.http import Refusal, RequestHead, field_values
-from flags.model import NO_ROUTE
+from flags.model import NO_ROUTE, Decision
 from proxy.access_log import Entry
 from proxy.answers import own_answer
 from proxy.forwarding import Peer
@@ -152,6 +152,12 @@ class ClientConnection(asyncio.Protocol):
     def now(self) -> float:
         """The event loop's time in seconds."""
         return self.loop.time()
+
+    def hand_over(self, before: Exchange, decision: Decision) -> None:
+        """Let another exchange answer by `decision` what `before`, which is over, has not answered."""
+        exchange = self._exchange = Exchange(self, before.head, before.runtime)
+        exchange.succeed(before)
+        exchange.start(decision)
 
     def send(self, data: bytes) -> None:
         self._sent += len(data)

@@ -23,9 +23,7 @@ class Peer:
         self.proto = b"https" if tls else b"http"
         ip = _parse(address)
         self.address = str(ip) if ip is not None else address
-        self.trusted = ip is not None and any(
-            ip.version == network.version and ip in network for network in forwarding.trusted
-        )
+        self.trusted = ip is not None and _is_trusted(ip, forwarding)
         self.own_fields = self._fields(())
         """The forwarding fields of a request that brought none itself."""
 
@@ -44,6 +42,31 @@ class Peer:
         proto_known = any(name == b"x-forwarded-proto" for name, _, _, _ in inbound)
         return cuts, self._fields(chain, proto_known=proto_known)
 
+    def client_address(self, head: RequestHead) -> str:
+        """Who sent `head`: the peer, or the nearest one named by trusted peers that is not one of them.
+
+        What an untrusted peer says of others is not heard, and what is no address says nothing.
+        """
+        client = self.address
+        if self.trusted and head.forwarded:
+            chain = b",".join(value for name, value, _, _ in head.forwarded if name == b"x-forwarded-for")
+            for hop in reversed(chain.decode("latin-1").split(",")):
+                ip = _parse(hop.strip())
+                if ip is None:
+                    break
+                client = str(ip)
+                if not _is_trusted(ip, self.forwarding):
+                    break
+        return client
+
+    def came_by_tls(self, head: RequestHead) -> bool:
+        """Whether the client spoke TLS, with us or with the trusted peer before us."""
+        if self.trusted and head.forwarded:
+            for name, value, _, _ in head.forwarded:
+                if name == b"x-forwarded-proto":
+                    return value.lower() == b"https"
+        return self.proto == b"https"
+
     def _fields(self, chain: list[bytes] | tuple[()], *, proto_known: bool = False) -> bytes:
         settings = self.forwarding
         address = self.address.encode("latin-1", "replace")
@@ -58,6 +81,10 @@ class Peer:
         if settings.via is not None:
             fields += b"Via: 1.1 " + settings.via.encode() + b"\r\n"
         return fields
+
+
+def _is_trusted(ip: IPv4Address | IPv6Address, forwarding: Forwarding) -> bool:
+    return any(ip.version == network.version and ip in network for network in forwarding.trusted)
 
 
 def _parse(address: str) -> IPv4Address | IPv6Address | None:

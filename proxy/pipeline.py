@@ -15,7 +15,8 @@ How an exchange may end:
 A request is sent a second time only if the target cannot have acted on it: it went out on a pooled
 connection that died before one byte of an answer, its method is safe and it has no body (RFC 9110,
 9.2.2; RFC 9112, 9.3.1). Where its flag says so, a safe request that new has failed is asked once more
-of legacy (fallback); that new failed is counted before it is hidden.
+of legacy (fallback), as long as the client has seen no byte of an answer; that new failed is counted
+before it is hidden. Whoever asks once more is a new exchange with the client's request as it came.
 """
 
 from __future__ import annotations
@@ -110,11 +111,11 @@ class Exchange:
 
     # The way of a request, in order.
 
-    def start(self) -> None:
-        """Decide who answers, and forward as soon as there is a connection."""
+    def start(self, instead: Decision | None = None) -> None:
+        """Decide who answers, unless it is decided, and forward as soon as there is a connection."""
         head = self.head
         runtime = self.runtime
-        decision = self.decision = decide(runtime.snapshot, head, self)
+        decision = self.decision = decide(runtime.snapshot, head, self) if instead is None else instead
         pool = self._pool = runtime.pools[decision.side]
         if not head.plain and head.method in _REFUSED:
             self.fail(405, _REFUSED[head.method])
@@ -209,7 +210,7 @@ class Exchange:
     def on_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None:
         """Relay an answer's head; `data` holds it and what came after it."""
         request = self.head
-        if head.status >= 500 and self._fall_back("http_5xx"):
+        if head.status >= 500 and self._fall_back("http_5xx", head, len(data)):
             return
         if (
             head.plain
@@ -354,36 +355,47 @@ class Exchange:
             and not self.client.is_leaving
         )
         self.client.send(
-            own_answer(status, reason, now=time.time(), head_only=self.head.method == b"HEAD", close=not keep)
+            own_answer(
+                status,
+                reason,
+                now=time.time(),
+                head_only=self.head.method == b"HEAD",
+                close=not keep,
+                more=b"" if self.identity is None else self._identity_cookie(*self.identity),
+            )
         )
         self._settle()
         self.client.exchange_ended(keep=keep)
 
-    def _fall_back(self, cause: str) -> bool:
-        """Ask legacy for what new has failed, if the flag, the request and the budget allow it."""
+    def _fall_back(self, cause: str, answer: ResponseHead | None = None, size: int = 0) -> bool:
+        """Let legacy answer what new has failed, if the flag, the request and the budget allow it.
+
+        `answer` is what new did answer, and `size` how many bytes of it there are.
+        """
         decision = self.decision
         instead = decision.fallback
-        head = self.head
-        if instead is None or head.method not in SAFE_METHODS or head.has_body or head.upgrade:
+        if instead is None or not self._may_ask_again() or self.head.upgrade or self._interim:
             return False
         runtime = self.runtime
         answers = runtime.counters.answers(decision.flag, decision.side)
         covered = runtime.budgets.take(decision.flag, decision.fallback_ppm, answers, self.client.now())
         outcome = "taken" if covered else "over_budget"
         runtime.counters.event(metrics.FALLBACKS, decision.flag, cause, outcome)
-        if not covered:
-            return False
-        self._let_go_of_target()
-        self.decision = instead
-        self._pool = runtime.pools[instead.side]
-        self._repeated = False
-        self._interim = 0
-        connection = self._pool.take()
-        if connection is not None:
-            self.forward(connection)
-        else:
-            self._wait_for_connection()
-        return True
+        if covered:
+            upstream = self.upstream
+            if upstream is not None and answer is not None and _is_whole(answer, size):
+                self.upstream = None
+                self._pool.release(upstream, answer.keep_alive_timeout)
+            else:
+                self._let_go_of_target()
+            self.client.hand_over(self, instead)
+        return covered
+
+    def succeed(self, before: Exchange) -> None:
+        """Go on for the client where `before` has given up."""
+        self._started = before._started
+        self.identity = before.identity
+        self._interim_sent = before._interim_sent
 
     def _break_off(self, reason: str) -> None:
         """End an exchange whose answer has begun and cannot be completed."""
@@ -448,7 +460,13 @@ class Exchange:
             self._answered(self._answer, upstream)
         elif self._answer is not None:
             self._break_off("http_response_incomplete")
-        elif upstream is not None and upstream.reused and not upstream.heard and self._may_repeat():
+        elif (
+            upstream is not None
+            and upstream.reused
+            and not upstream.heard
+            and not self._repeated
+            and self._may_ask_again()
+        ):
             self.runtime.counters.event(metrics.RETRIES, self.decision.side.value, "stale_connection")
             self._repeated = True
             self._let_go_of_target()
@@ -524,8 +542,9 @@ class Exchange:
         if self.client.half_closed and not self.head.upgrade:  # a tunnel may still have bytes to carry
             self._pass_on_half_close()
 
-    def _may_repeat(self) -> bool:
-        return not self._repeated and self.head.method in SAFE_METHODS and not self.head.has_body
+    def _may_ask_again(self) -> bool:
+        """Whether nothing changes by asking twice."""
+        return self.head.method in SAFE_METHODS and not self.head.has_body
 
     def _let_go_of_target(self) -> None:
         upstream, self.upstream = self.upstream, None
@@ -576,7 +595,7 @@ class Exchange:
             extra = b"Via: 1.1 " + self.runtime.via + b"\r\n"
         if head.status == 426 and head.upgrade:
             extra += b"Connection: upgrade\r\n"
-        if self.identity is not None:
+        if self.identity is not None and not _is_shared(head.fields):
             extra += self._identity_cookie(*self.identity)
         if close:
             extra += b"Connection: close\r\n"
@@ -588,7 +607,7 @@ class Exchange:
         return start[:-2] + extra + b"\r\n" if extra else start
 
     def _identity_cookie(self, name: str, value: str) -> bytes:
-        secure = "; Secure" if self.client.peer.proto == b"https" else ""
+        secure = "; Secure" if self.client.peer.came_by_tls(self.head) else ""
         attributes = f"Path=/; Max-Age={_IDENTITY_SECONDS}; HttpOnly; SameSite=Lax{secure}"
         return f"Set-Cookie: {name}={value}; {attributes}\r\n".encode()
 
@@ -650,13 +669,7 @@ class Exchange:
     # The facts that a decision may ask for (`flags.attributes.Facts`).
 
     def client_address(self) -> str:
-        """The peer's address, or what a trusted peer says of it (the last one that it names)."""
-        peer = self.client.peer
-        if peer.trusted and self.head.forwarded:
-            for name, value, _, _ in reversed(self.head.forwarded):
-                if name == b"x-forwarded-for":
-                    return value.rpartition(b",")[2].strip().decode("latin-1")
-        return peer.address
+        return self.client.peer.client_address(self.head)
 
     def now(self) -> float:
         return time.time()
@@ -672,6 +685,17 @@ class Exchange:
         if self.identity is None:
             self.identity = (cookie, token_urlsafe(_IDENTITY_BYTES))
         return self.identity[1]
+
+
+def _is_whole(head: ResponseHead, size: int) -> bool:
+    """Whether `size` bytes are exactly the answer, after which its connection goes on."""
+    return head.plain and head.content_length == size - head.size
+
+
+def _is_shared(fields: bytes) -> bool:
+    """Whether caches may give this answer to others, who would get the identity in it too."""
+    directives = b",".join(field_values(fields, b"cache-control")).lower()
+    return b"public" in directives or b"s-maxage" in directives
 
 
 def _outgoing(head: ResponseHead) -> bytes:

@@ -31,11 +31,12 @@ class Recent:
         if bucket in counts or len(counts) < MOST_BUCKETS:
             counts[bucket] += 1
 
-    def buckets(self, flag: str, now: float) -> dict[int, int]:
-        """Samples per bucket of `flag` in the last `MINUTES`."""
+    def buckets(self, now: float) -> dict[str, dict[int, int]]:
+        """By flag and bucket: how many requests there were in the last `MINUTES`, estimated."""
         oldest = int(now // 60) - MINUTES
-        found: Counter[int] = Counter()
+        found: dict[str, Counter[int]] = {}
         for minute, flags in self._minutes:
             if minute > oldest:
-                found.update(flags.get(flag, {}))
-        return dict(found)
+                for flag, counts in flags.items():
+                    found.setdefault(flag, Counter()).update(counts)
+        return {flag: {at: seen * EVERY for at, seen in counts.items()} for flag, counts in found.items()}

@@ -30,7 +30,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from core.metrics import WORKER_METRICS, Histogram
-from flags.model import Route, Side
+from flags.model import FlagSet, Route, Side
 from flags.snapshot import Snapshot, compile_snapshot
 from proxy.config import AccessLog, ProxyConfig, Target, TargetTls, Timeouts
 from proxy.worker import Worker
@@ -364,6 +364,7 @@ class World:
     new: Backend
     config: ProxyConfig
     routes: tuple[Route, ...] = ()
+    flags: FlagSet | None = None
     worker: Worker = field(init=False)
     sock: socket.socket = field(init=False)
     port: int = 0
@@ -382,6 +383,7 @@ class World:
         legacy_trust: TargetTls | None = None,
         target: dict[str, Any] | None = None,
         timeouts: Timeouts | None = None,
+        flags: FlagSet | None = None,
         **config: Any,
     ) -> AsyncIterator[World]:
         """A world that is closed and checked when it is left.
@@ -401,7 +403,7 @@ class World:
             timeouts=timeouts or Timeouts(),
             **config,
         )
-        world = World(*backends, settings, tuple(routes))
+        world = World(*backends, settings, tuple(routes), flags)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: world.faults.append(context))
         try:
@@ -433,7 +435,7 @@ class World:
         await until(lambda: all(w.lost for w in [*self.clients, *self.legacy.wires, *self.new.wires]), "ends")
 
     def snapshot(self, version: int) -> Snapshot:
-        return compile_snapshot(self.routes, version)
+        return compile_snapshot(self.routes, version, self.flags)
 
     async def client(self, *, tls: ssl.SSLContext | None = None, name: str = "a.test") -> Wire:
         """A new client connection; with `tls` the handshake is done."""

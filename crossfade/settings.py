@@ -22,6 +22,7 @@ from crossfade.settings_form import (
     RouteForm,
     SecretUrl,
     Section,
+    Server,
     TargetForm,
     TargetTlsForm,
     TargetUrl,
@@ -69,9 +70,9 @@ class Settings:
     routes: tuple[Route, ...]
     warnings: tuple[str, ...] = ()
     """Lines about what is allowed but probably not meant, such as a route that is never reached."""
-    store: SecretUrl | None = None
-    """None: embedded. This and the following are read by a later release; no effect yet."""
-    bus: SecretUrl | None = None
+    store: Server = "embedded"
+    """Where flags live. With `none` routes go where the configuration says."""
+    bus: Server = "embedded"
     code: Path | None = None
     data: Databases | None = None
 
@@ -134,6 +135,8 @@ def diff_for_reload(old: Settings, new: Settings) -> list[str]:
         "listen": (old.listen, new.listen),
         "admin.listen": (old.admin, new.admin),
         "data_dir": (old.data_dir, new.data_dir),
+        "store": (old.store, new.store),
+        "bus": (old.bus, new.bus),
     }
     return [key for key, (before, after) in fixed.items() if before != after]
 

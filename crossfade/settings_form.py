@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from crossfade.settings_file import Substituted, mask
+from flags.document import KEY, KEY_FORM
 from flags.match import InvalidRouteError, check_host, check_path
 from flags.model import Side
 from proxy.config import AccessLog, Forwarding, Limits, Target, TargetTls, Timeouts
@@ -217,9 +218,13 @@ def _target_url(value: Any) -> TargetUrl:
     return TargetUrl(tls, *found)
 
 
-def _secret_url(schemes: tuple[str, ...], word: str | None, example: str) -> BeforeValidator:
-    """A reader of URLs with credentials, or of one word; what it refuses it shows only in outline."""
-    right = (f'"{word}" or ' if word else "") + f"a URL such as {example}"
+Server: TypeAlias = SecretUrl | Literal["embedded", "none"]
+"""A server of somebody's, our own, or none at all."""
+
+
+def _secret_url(schemes: tuple[str, ...], words: tuple[str, ...], example: str) -> BeforeValidator:
+    """A reader of URLs with credentials, or of a word; what it refuses it shows only in outline."""
+    right = "".join(f'"{word}" or ' for word in words) + f"a URL such as {example}"
 
     def outline(value: Any) -> str | None:
         if not isinstance(value, str) or isinstance(value, Substituted):
@@ -228,9 +233,9 @@ def _secret_url(schemes: tuple[str, ...], word: str | None, example: str) -> Bef
         known = re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,20}", scheme)
         return f'"{scheme}://..." (the rest is not shown)' if colon and known else "a text that is not shown"
 
-    def read(value: Any) -> SecretUrl | None:
-        if word is not None and value == word:
-            return None
+    def read(value: Any) -> SecretUrl | str:
+        if isinstance(value, str) and value in words:
+            return str(value)
         if not isinstance(value, str) or not value.isprintable() or " " in value:
             raise _WrongError(right, outline(value))
         try:
@@ -323,15 +328,13 @@ HOST_VALUE = _matching(
 )
 HOST_NAME = _matching(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", "a host name")
 PSEUDONYM = _matching(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}", "a word for the Via field, such as crossfade")
-FLAG = _matching(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
-    "a flag name of letters, digits, dots, dashes and underscores, such as items.read",
-)
+FLAG = _matching(KEY.pattern, f"a flag's key ({KEY_FORM}), such as items.read")
 SECTION = BeforeValidator(_empty_is_a_section)
-STORE = _secret_url(("postgresql", "postgres"), "embedded", "postgresql://user:password@host/db")
-BUS = _secret_url(("redis", "rediss", "valkey", "valkeys"), "embedded", "redis://host:6379/0")
+SERVERS = ("embedded", "none")
+STORE = _secret_url(("postgresql", "postgres"), SERVERS, "postgresql://user:password@host/db")
+BUS = _secret_url(("redis", "rediss", "valkey", "valkeys"), SERVERS, "redis://host:6379/0")
 DATABASE = _secret_url(
-    ("postgresql", "postgres", "mysql", "mariadb", "sqlite"), None, "postgresql://user:password@host/db"
+    ("postgresql", "postgres", "mysql", "mariadb", "sqlite"), (), "postgresql://user:password@host/db"
 )
 
 
@@ -481,8 +484,8 @@ class FileForm(Section):
     tls: Annotated[ListenTlsForm | None, SECTION] = None
     proxy_protocol: Annotated[bool, TRUTH] = False
     access_log: AccessLogForm = AccessLogForm()
-    store: Annotated[SecretUrl | None, STORE] = None
-    bus: Annotated[SecretUrl | None, BUS] = None
+    store: Annotated[Server, STORE] = "embedded"
+    bus: Annotated[Server, BUS] = "embedded"
     code: Annotated[str | None, _read_by(_python_file)] = None
     data: Annotated[DataForm | None, SECTION] = None
 

@@ -89,6 +89,15 @@ class EmbeddedPostgres:
         state = f"running as {self._pid}" if self._pid else "stopped"
         return f"<EmbeddedPostgres {self.folder} {state}>"
 
+    @property
+    def running(self) -> bool:
+        """Whether the server that was started here lives."""
+        return self._pid is not None and (self._process is None or self._process.poll() is None)
+
+    @property
+    def pid(self) -> int | None:
+        return self._pid
+
     def start(self) -> None:
         """Return when the server takes connections. A no-op while it runs.
 

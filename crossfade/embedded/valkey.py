@@ -56,6 +56,10 @@ class EmbeddedValkey:
         return f"<EmbeddedValkey {self.folder} {state}>"
 
     @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
@@ -65,7 +69,7 @@ class EmbeddedValkey:
         Call it from the main thread: the kernel ends the server with the *thread* that started it.
         Raises EmbeddedValkeyError.
         """
-        if self._process is not None and self._process.poll() is None:
+        if self.running:
             return
         if threading.current_thread() is not threading.main_thread():
             raise EmbeddedValkeyError(

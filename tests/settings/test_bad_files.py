@@ -21,7 +21,10 @@ TOP = (
 )
 PATH = 'expected a path from "/" on, each segment plain text or one {name}, with "**" only as the last'
 HOST = "expected a host name without port, such as api.example.com or *.example.com"
-FLAG = "expected a flag name of letters, digits, dots, dashes and underscores, such as items.read"
+FLAG = (
+    "expected a flag's key (2 to 63 of a-z, 0-9, dot, underscore and hyphen, with a letter or digit first), "
+    "such as items.read"
+)
 ADDRESS = "expected an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"
 DATABASE = "expected a URL such as postgresql://user:password@host/db"
 
@@ -57,8 +60,8 @@ zzz: 1
         TARGETS
         + """\
 routes:
-  - {flag: a, match: {path: /a}, target: nwe}
-  - flag: b
+  - {flag: aa, match: {path: /a}, target: nwe}
+  - flag: bb
     match:
       methods: GET
   - flag: "-"
@@ -86,7 +89,7 @@ routes:
         ],
     ),
     "a route of no method at all": (
-        TARGETS + "routes:\n  - {flag: a, match: {methods: [], path: /a}}\n",
+        TARGETS + "routes:\n  - {flag: aa, match: {methods: [], path: /a}}\n",
         [
             ":5: routes[0].match.methods: found a list; expected a list such as [GET, HEAD], "
             "or no such key for any method"
@@ -216,9 +219,9 @@ data:
 """,
         [
             ':4: store: found "mysql://..." (the rest is not shown); '
-            'expected "embedded" or a URL such as postgresql://user:password@host/db',
+            'expected "embedded" or "none" or a URL such as postgresql://user:password@host/db',
             ":5: bus: found a text that is not shown; "
-            'expected "embedded" or a URL such as redis://host:6379/0',
+            'expected "embedded" or "none" or a URL such as redis://host:6379/0',
             f':7: data.legacy.url: found "postgresql://..." (the rest is not shown); {DATABASE}',
             ":9: data.old: found an unknown key; expected one of legacy, new",
         ],
@@ -362,9 +365,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_problem_is_also_data(tmp_path: Path) -> None:
     path = tmp_path / "crossfade.yaml"
-    path.write_text(TARGETS + "routes:\n  - {flag: a, match: {path: /a}, target: nwe}\n")
+    path.write_text(TARGETS + "routes:\n  - {flag: aa, match: {path: /a}, target: nwe}\n")
     with pytest.raises(SettingsError) as caught:
         load(path, {})
     [problem] = caught.value.problems
-    assert (problem.file, problem.line, problem.column) == (str(path), 5, 42)
+    assert (problem.file, problem.line, problem.column) == (str(path), 5, 43)
     assert (problem.field, problem.found) == ("routes[0].target", '"nwe"')

@@ -1,0 +1,194 @@
+"""The flags that this instance runs: the last good set that the store gave, and the kills made on this host.
+
+The supervisor holds them, so that neither the store, the bus nor the control process has to be there:
+
+    flags/last.json    the last good set, with its checksum; read at the start, before anybody is asked
+    flags/kills.json   kills made here, in force until the store has taken them over
+
+A set that cannot be read, is older than the one held, or is empty where the one held is not, is refused:
+a store that was restored from an old copy, or emptied, must not move traffic. Both files are written whole
+beside the old one, forced to disk and put in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flags.document import InvalidFlagError, check_key, from_json, kill_to_json, to_json
+from flags.model import Bucketing, Flag, FlagSet, Kill, Stage
+from flags.stages import settled_at
+
+
+class RefusedSetError(Exception):
+    """A flag set that is not taken. `reason` is one word: invalid, older or empty."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Kills:
+    """Kills that were made on this host. `every` kills all flags."""
+
+    every: Kill | None = None
+    flags: Mapping[str, Kill] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.every is not None or bool(self.flags)
+
+    def with_kill(self, key: str | None, kill: Kill) -> Kills:
+        """`key` None is everything. A kill that is there already stays as it is."""
+        if key is None:
+            return replace(self, every=self.every or kill)
+        return replace(self, flags={key: kill, **self.flags})
+
+    def without(self, key: str | None) -> Kills:
+        if key is None:
+            return replace(self, every=None)
+        return replace(self, flags={other: kill for other, kill in self.flags.items() if other != key})
+
+    def over(self, flag_set: FlagSet) -> FlagSet:
+        """`flag_set` with these kills in it. A flag that it does not know is there then, and killed."""
+        known = {flag.key for flag in flag_set.flags}
+        flags = [
+            replace(flag, kill=flag.kill or self.flags.get(flag.key), archived=False)
+            if flag.key in self.flags
+            else flag
+            for flag in flag_set.flags
+        ]
+        flags += [
+            Flag(key, 0, settled_at(Stage.LEGACY), Bucketing((), key), kill=kill)
+            for key, kill in self.flags.items()
+            if key not in known
+        ]
+        return FlagSet(
+            flag_set.version,
+            flag_set.kill or self.every,
+            tuple(sorted(flags, key=lambda flag: flag.key)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "every": kill_to_json(self.every) if self.every else None,
+            "flags": {key: kill_to_json(kill) for key, kill in self.flags.items()},
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Kills:
+        """Raises InvalidFlagError."""
+        # The form of a kill is that of a flag set's, so that form reads it.
+        every = from_json({"version": 0, "kill": document["every"], "flags": []}).kill
+        flags = {}
+        for key, kill in document["flags"].items():
+            found = from_json({"version": 0, "kill": kill, "flags": []}).kill
+            if found is not None:
+                flags[check_key(key)] = found
+        return cls(every, flags)
+
+
+class HeldFlags:
+    """What this instance knows of flags, in memory and in the folder `flags` of its data.
+
+    `trouble` is why the disk's set was not used, if it was not.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "flags"
+        self._given: FlagSet | None = None
+        self.kills = Kills()
+        self.trouble: str | None = None
+
+    def load(self) -> None:
+        """Take what the disk remembers. Nothing there is no trouble, something unreadable is."""
+        try:
+            last = _read(self._folder / "last.json")
+            self._given = None if last is None else from_json(last)
+        except (OSError, ValueError, KeyError) as error:
+            self.trouble = f"{self._folder / 'last.json'} cannot be used: {error}"
+        try:
+            kills = _read(self._folder / "kills.json")
+            self.kills = Kills() if kills is None else Kills.from_json(kills)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.trouble = f"{self._folder / 'kills.json'} cannot be used: {error}"
+
+    @property
+    def version(self) -> int:
+        """Of the store's set; 0 while there is none."""
+        return 0 if self._given is None else self._given.version
+
+    @property
+    def effective(self) -> FlagSet | None:
+        """What workers decide by: the store's set under the kills of this host."""
+        if not self.kills:
+            return self._given
+        return self.kills.over(self._given or FlagSet(0))
+
+    def take(self, document: Any) -> bool:
+        """Take a set from the store and write it to disk; False if it is the one held already.
+
+        Raises RefusedSetError, or OSError after it has been taken but could not be written.
+        """
+        try:
+            found = from_json(document)
+        except InvalidFlagError as error:
+            raise RefusedSetError("invalid", f"the store's flag set cannot be read: {error}") from None
+        held = self._given
+        if held is not None:
+            if found.version < held.version:
+                raise RefusedSetError(
+                    "older",
+                    f"the store has version {found.version}, this instance runs {held.version}",
+                )
+            if held.flags and not found.flags:
+                raise RefusedSetError(
+                    "empty",
+                    f"the store's version {found.version} has no flags, {held.version} had some",
+                )
+            if found == held:
+                return False
+        self._given = found
+        self._write("last.json", to_json(found))
+        return True
+
+    def set_kills(self, kills: Kills) -> None:
+        """Put `kills` into force once they are on disk. Raises OSError, and then nothing has changed."""
+        if kills != self.kills:
+            self._write("kills.json", kills.to_json())
+            self.kills = kills
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+        whole = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "value": value}) + "\n"
+        new = self._folder / f"{name}.new"
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._folder / name)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path: Path) -> Any:
+    """What was written, None if nothing was. Raises OSError or ValueError."""
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if not isinstance(whole, dict) or "value" not in whole:
+        raise ValueError("it is not what Crossfade writes")
+    text = json.dumps(whole["value"], sort_keys=True, separators=(",", ":"))
+    if hashlib.sha256(text.encode()).hexdigest() != whole.get("sha256"):
+        raise ValueError("its checksum does not fit")
+    return whole["value"]

@@ -1,0 +1,1 @@
+"""Ramps and guardrails: their laws, and the reconciler with a real store."""

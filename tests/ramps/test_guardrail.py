@@ -1,0 +1,319 @@
+"""Guardrails: seldom wrong, quick when new is really worse, and careful where order is unknown."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flags.cohort import Cohort, Cohorts, Seen, cohorts_from_json, cursor_from_json, cursor_to_json, growth
+from flags.guardrail import (
+    RATIOS,
+    Action,
+    Counted,
+    Evidence,
+    Guardrail,
+    InvalidGuardrailError,
+    Mode,
+    Signal,
+    State,
+    counted,
+    evidence_from_json,
+    evidence_to_json,
+    guardrail_from_json,
+    guardrail_to_json,
+    has_something_to_judge,
+    observe,
+    share_of_new,
+    verdict,
+    way_back,
+)
+from flags.model import Stage, Transition
+from tests.ramps.traffic import Canary, bad_answers_before_the_trip, binomial, rises
+
+ERRORS = Guardrail("g", "items.read", Signal.ERRORS)
+NOBODY = Counted()
+
+# How often it is wrong.
+
+
+@pytest.mark.parametrize(("worse", "ramps"), [(1.0, 2000), (1.5, 2000)])
+def test_what_is_no_worse_than_tolerated_is_seldom_taken_back(worse: float, ramps: int) -> None:
+    """Equal backends, and new exactly at the tolerance; looked at after each bad answer, at many weights."""
+    guardrail = replace(ERRORS, alpha=0.05)
+    wrong = sum(
+        rises(seed, guardrail, bad_answers=80, share_bad=0.02, worse=worse).value >= 20.0
+        for seed in range(ramps)
+    )
+    assert wrong <= 0.05 * ramps
+
+
+def test_the_evidence_is_on_average_at_most_one() -> None:
+    """The law behind the bound, where it is tightest: new at the tolerance, high shares, small batches."""
+    chance = random.Random(7)
+    guardrail = replace(ERRORS, tolerance=1.5)
+    values = []
+    for _ in range(2000):
+        evidence = Evidence()
+        for _ in range(6):
+            weight_ppm = chance.choice((50_000, 300_000, 700_000))
+            of_new = binomial(chance, 8, weight_ppm / 1e6)
+            new = Counted(of_new, binomial(chance, of_new, 0.45))
+            legacy = Counted(8 - of_new, binomial(chance, 8 - of_new, 0.3))
+            evidence = observe(evidence, guardrail, new, legacy, (weight_ppm,))
+        values.append(evidence.value)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert statistics.mean(values) <= 1.0 + 3.0 * error
+
+
+def test_given_where_each_request_went_the_law_is_exact() -> None:
+    """All outcomes of a small batch, by their chances: the evidence after it is worth at most what it was."""
+    guardrail = replace(ERRORS, tolerance=1.3)
+    share_bad = 0.2
+    share_new = 1.3 * (share_bad + 0.0001)
+    for of_new, of_legacy in itertools.product(range(5), range(5)):
+        # A client that brings more requests than its weight: all by the share that was really seen.
+        worth = sum(
+            math.comb(of_new, a) * share_new**a * (1 - share_new) ** (of_new - a)
+            * math.comb(of_legacy, b) * share_bad**b * (1 - share_bad) ** (of_legacy - b)
+            * observe(Evidence(), guardrail, Counted(of_new, a), Counted(of_legacy, b), (10_000,)).value
+            for a in range(of_new + 1) for b in range(of_legacy + 1)
+        )  # fmt: skip
+        assert worth <= 1.0 + 1e-9
+
+
+# How quick it is.
+
+
+def test_a_canary_ten_times_worse_is_found_before_fifteen_bad_answers() -> None:
+    found = [bad_answers_before_the_trip(seed, ERRORS, Canary()) for seed in range(60)]
+    assert statistics.median(found) < 15
+
+
+def test_a_backend_that_goes_bad_after_a_long_good_time_is_found_as_well() -> None:
+    found = [bad_answers_before_the_trip(seed, ERRORS, Canary(), good_requests=500_000) for seed in range(12)]
+    assert statistics.median(found) < 30
+
+
+def test_a_backend_that_only_fails_is_found_at_once_though_legacy_never_does() -> None:
+    evidence, bad = Evidence(), 0
+    while verdict(evidence, ERRORS).state is not State.TRIPPED:
+        evidence = observe(evidence, ERRORS, Counted(1, 1), Counted(19, 0), (50_000,))
+        bad += 1
+    assert bad <= 7
+
+
+def test_few_errors_among_very_many_requests_are_not_worse_than_none() -> None:
+    evidence = Evidence()
+    for _ in range(50):
+        evidence = observe(evidence, ERRORS, Counted(20_000, 1), Counted(380_000, 0), (50_000,))
+    assert verdict(evidence, ERRORS).state is State.OK
+
+
+# Batches.
+
+batches = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 400), st.integers(0, 400)), max_size=30
+)
+
+
+@given(batches, st.lists(st.integers(0, 1_000_000), min_size=1, max_size=4))
+def test_another_weight_that_may_have_been_in_force_never_adds_to_the_evidence_against_new(
+    seen: list[tuple[int, int, int, int]], weights: list[int]
+) -> None:
+    """Requests that were fine still make it likelier that new is fine, so only bad batches are compared."""
+    for bad_new, bad_legacy, _, legacy in seen:
+        new, old = Counted(bad_new, bad_new), Counted(bad_legacy + legacy, bad_legacy)
+        alone = observe(Evidence(), ERRORS, new, old, (min(weights),))
+        together = observe(Evidence(), ERRORS, new, old, weights)
+        assert together.value <= alone.value * (1.0 + 1e-6)
+
+
+@given(batches)
+def test_nothing_that_can_be_counted_breaks_it(seen: list[tuple[int, int, int, int]]) -> None:
+    evidence = Evidence()
+    for bad_new, bad_legacy, new, legacy in seen:
+        evidence = observe(
+            evidence,
+            ERRORS,
+            Counted(bad_new + new, bad_new),
+            Counted(bad_legacy + legacy, bad_legacy),
+            (50_000,),
+        )
+        assert 0.0 < evidence.value < math.inf
+        assert len(evidence.stakes) == len(RATIOS)
+        assert evidence_from_json(evidence_to_json(evidence)) == evidence
+    assert evidence.highest >= evidence.value or not seen
+    assert evidence.new == Counted(sum(b + n for b, _, n, _ in seen), sum(b for b, *_ in seen))
+
+
+def test_an_enormous_batch_is_counted_and_not_overflowed() -> None:
+    evidence = observe(Evidence(), ERRORS, Counted(10**9, 10**9), Counted(10**9, 10**9), (1_000,))
+    assert verdict(evidence, ERRORS).state is State.OK
+    worse = observe(Evidence(), ERRORS, Counted(10**6, 10**6), Counted(10**9, 0), (1_000,))
+    assert verdict(worse, ERRORS).state is State.TRIPPED
+
+
+def test_a_client_that_brings_most_of_the_requests_does_not_speak_against_new() -> None:
+    """1 % of the clients, 90 % of the requests, and equal backends: most errors are new's, rightly so."""
+    evidence = Evidence()
+    for _ in range(40):
+        evidence = observe(evidence, ERRORS, Counted(90, 9), Counted(10, 1), (10_000,))
+    assert evidence.recent_share == pytest.approx(0.9)
+    assert verdict(evidence, ERRORS).state is State.OK
+
+
+# Verdicts.
+
+
+def test_too_little_neither_passes_nor_fails() -> None:
+    nothing = verdict(Evidence(), ERRORS)
+    assert nothing.state is State.INSUFFICIENT_DATA
+    few = observe(Evidence(), ERRORS, Counted(19), Counted(1000), (50_000,))
+    assert verdict(few, ERRORS).state is State.INSUFFICIENT_DATA
+    assert "19 of the 20 requests of new" in verdict(few, ERRORS).message
+    alone = observe(Evidence(), ERRORS, Counted(1000), Counted(19), (980_000,))
+    assert verdict(alone, ERRORS).state is State.INSUFFICIENT_DATA
+    enough = observe(few, ERRORS, Counted(1), NOBODY, (50_000,))
+    assert verdict(enough, ERRORS).state is State.OK
+
+
+def test_the_ceiling_is_about_the_last_requests_whatever_legacy_does() -> None:
+    ceiling = replace(ERRORS, ceiling=0.5)
+    evidence = Evidence()
+    for _ in range(100):
+        evidence = observe(evidence, ceiling, Counted(50, 20), Counted(950, 380), (50_000,))
+        assert verdict(evidence, ceiling).state is State.OK
+    for _ in range(6):  # both sides break down: not worse than legacy, and too much all the same
+        evidence = observe(evidence, ceiling, Counted(10, 9), Counted(190, 171), (50_000,))
+    assert (verdict(evidence, ceiling).state, verdict(evidence, ceiling).trigger) == (
+        State.TRIPPED,
+        "ceiling",
+    )
+    assert "of new's last requests are bad, the ceiling is 50.0%" in verdict(evidence, ceiling).message
+    few = observe(Evidence(), ceiling, Counted(19, 19), Counted(400, 400), (50_000,))
+    assert verdict(few, ceiling).state is State.INSUFFICIENT_DATA
+
+
+def test_slow_is_what_took_longer_than_the_next_bound_that_is_counted() -> None:
+    latency = replace(ERRORS, signal=Signal.LATENCY, latency_over=0.3)
+    cohort = Cohort(100, 7, {0.25: 30, 0.5: 12, 1.0: 3})
+    assert counted(latency, cohort) == Counted(100, 12)
+    assert counted(replace(latency, latency_over=0.25), cohort) == Counted(100, 30)
+    assert counted(replace(latency, latency_over=2.0), cohort) == NOBODY
+    assert counted(ERRORS, cohort) == Counted(100, 7)
+    mismatches = replace(ERRORS, signal=Signal.MISMATCHES)
+    assert counted(mismatches, Cohort(100, 7, {}, 40, 2)) == Counted(40, 2)
+
+
+def test_mismatches_are_measured_against_legacy_asked_twice() -> None:
+    mismatches = replace(ERRORS, signal=Signal.MISMATCHES)
+    noisy = worse = Evidence()
+    for _ in range(100):
+        noisy = observe(noisy, mismatches, Counted(50, 5), Counted(5, 1), (500_000,))
+        worse = observe(worse, mismatches, Counted(50, 25), Counted(50, 2), (500_000,))
+    assert verdict(noisy, mismatches).state is State.OK
+    assert verdict(worse, mismatches).state is State.TRIPPED
+
+
+@pytest.mark.parametrize(
+    ("transition", "share", "errors", "mismatches", "back"),
+    [
+        (Transition(Stage.LEGACY, Stage.SHADOW, 0), 0, False, False, Stage.LEGACY),
+        (Transition(Stage.LEGACY, Stage.SHADOW, 100), 0, False, True, Stage.LEGACY),
+        (Transition(Stage.SHADOW, Stage.LIVE, 0), 0, False, False, Stage.SHADOW),
+        (Transition(Stage.SHADOW, Stage.LIVE, 50_000), 50_000, True, True, Stage.SHADOW),
+        (Transition(Stage.LIVE, Stage.NEW, 0), 1_000_000, False, False, Stage.SHADOW),
+        (Transition(Stage.LIVE, Stage.NEW, 50_000), 1_000_000, True, True, None),
+        (Transition(Stage.LIVE, Stage.NEW, 1_000_000), 1_000_000, False, False, None),
+    ],
+)
+def test_what_there_is_to_judge_and_where_the_way_back_leads(
+    transition: Transition, share: int, errors: bool, mismatches: bool, back: Stage | None
+) -> None:
+    assert share_of_new(transition) == share
+    assert has_something_to_judge(Signal.ERRORS, transition) is errors
+    assert has_something_to_judge(Signal.MISMATCHES, transition) is mismatches
+    assert way_back(transition) is back
+
+
+# Definitions.
+
+
+def test_a_definition_keeps_its_form() -> None:
+    said = {"signal": "latency", "latency_over": 0.5, "action": "pause", "mode": "dry_run", "alpha": 0.01}
+    found = guardrail_from_json("g", "items.read", said)
+    assert (found.action, found.mode, found.tolerance) == (Action.PAUSE, Mode.DRY_RUN, 1.5)
+    assert guardrail_from_json("g", "items.read", guardrail_to_json(found)) == found
+    assert guardrail_from_json("g", "items.read", {"signal": "errors"}).ceiling == 0.5
+    assert guardrail_from_json("g", "items.read", {"signal": "errors", "ceiling": None}).ceiling is None
+
+
+@pytest.mark.parametrize(
+    ("definition", "named"),
+    [
+        ({}, "signal is missing: errors, latency, mismatches"),
+        ({"signal": "speed"}, "signal cannot be 'speed'"),
+        ({"signal": "latency"}, "latency_over (seconds) is missing"),
+        ({"signal": "errors", "latency_over": 1}, "belongs to the signal latency"),
+        ({"signal": "errors", "alpha": 0}, "alpha must be a number above"),
+        ({"signal": "errors", "alpha": math.nan}, "alpha must be a number above"),
+        ({"signal": "errors", "tolerance": 0.5}, "tolerance must be a number"),
+        ({"signal": "errors", "min_requests": 1.5}, "whole number"),
+        ({"signal": "errors", "min_requests": True}, "min_requests must be a number"),
+        ({"signal": "errors", "ceiling": 2}, "ceiling must be a number"),
+        ({"signal": "errors", "window": 5}, "there is no window"),
+        ({"signal": ["errors"]}, "signal cannot be"),
+    ],
+)
+def test_a_definition_that_cannot_be_says_why(definition: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidGuardrailError) as refusal:
+        guardrail_from_json("g", "items.read", definition)
+    assert named in str(refusal.value)
+
+
+# Counts.
+
+
+def test_growth_is_taken_in_once_whatever_instances_do() -> None:
+    def seen(started_at: float, requests: int, errors: int) -> Seen:
+        return Seen(started_at, Cohorts(Cohort(requests, errors, {0.5: errors}), Cohort(requests * 10)))
+
+    first = {"a": seen(1.0, 100, 1), "b": seen(2.0, 50, 0)}
+    assert growth({}, first) == Cohorts(Cohort(150, 1, {0.5: 1}), Cohort(1500))
+    assert growth(first, first) == Cohorts(Cohort(0, 0, {0.5: 0}), Cohort())
+    # a grew, b began anew, c is new; a's row vanishing later gives nothing back.
+    later = {"a": seen(1.0, 130, 2), "b": seen(9.0, 5, 1), "c": seen(8.0, 7, 0)}
+    assert growth(first, later).new == Cohort(42, 2, {0.5: 2})
+    assert growth(later, {"b": later["b"]}).new.requests == 0
+    # A count that went down without a new start: whoever counted began anew all the same.
+    assert growth(first, {"a": seen(1.0, 20, 0)}).new.requests == 20
+    assert cursor_from_json(cursor_to_json(later)) == later
+
+
+@pytest.mark.parametrize("said", [None, [], {}, {"new": 3}, {"new": {"requests": "x", "slow": [1]}}])
+def test_counts_that_make_no_sense_count_nothing(said: object) -> None:
+    assert cohorts_from_json(said) == Cohorts()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=20), st.sets(st.integers(1, 19)))
+def test_every_request_is_counted_once_however_often_somebody_looks(
+    steps: list[int], restarts: set[int]
+) -> None:
+    cursor: dict[str, Seen] = {}
+    total, now, started = 0, 0, 0.0
+    for number, requests in enumerate(steps):
+        if number in restarts:
+            now, started = 0, started + 1.0
+        now += requests
+        look = {"a": Seen(started, Cohorts(Cohort(now)))}
+        total += growth(cursor, look).new.requests
+        cursor = look
+    assert total == sum(steps)

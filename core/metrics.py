@@ -84,6 +84,12 @@ FALLBACKS = Metric(
     "Failures of new where legacy may answer instead, by cause; the outcome is taken or over_budget.",
     ("flag", "cause", "outcome"),
 )
+ADAPTER_FAILURES = Metric(
+    "crossfade_adapter_failures_total",
+    Kind.COUNTER,
+    "Messages that an adapter failed on; direction attributes is code that could not tell a request's own.",
+    ("flag", "direction"),
+)
 COHORT_SECONDS = Metric(
     "crossfade_cohort_seconds",
     Kind.HISTOGRAM,
@@ -132,15 +138,80 @@ RELOADS = Metric(
     "crossfade_reloads_total", Kind.COUNTER, "Reloads of the configuration, by outcome.", ("outcome",)
 )
 
+FLAGS_VERSION = Metric(
+    "crossfade_flags_version",
+    Kind.GAUGE,
+    "Version of the flag set that each worker decides by.",
+    ("worker",),
+)
+FLAGS_AGE_SECONDS = Metric(
+    "crossfade_flags_age_seconds",
+    Kind.GAUGE,
+    "Time since the store last said that it has no newer flags; traffic goes on by those that are held.",
+    (),
+)
+FLAGS_REFUSED = Metric(
+    "crossfade_flags_refused_total",
+    Kind.COUNTER,
+    "Flag sets from the store that were not taken: invalid, older or empty.",
+    ("reason",),
+)
+KILL_ACTIVE = Metric(
+    "crossfade_kill_active",
+    Kind.GAUGE,
+    "1 for each flag that is killed; * is everything.",
+    ("flag",),
+)
 WORKER_METRICS = (
-    REQUESTS, REQUEST_SECONDS, COHORT_SECONDS, FALLBACKS, ERRORS, CLIENT_CONNECTIONS,
+    REQUESTS, REQUEST_SECONDS, COHORT_SECONDS, FALLBACKS, ADAPTER_FAILURES, ERRORS, CLIENT_CONNECTIONS,
     CLIENT_CONNECTIONS_CLOSED, UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS, UPSTREAM_DISCARDED, RETRIES,
     REQUESTS_IN_FLIGHT, REQUESTS_WAITING, RECEIVED_BYTES, SENT_BYTES, TUNNELS, ACCESS_LOG_DROPPED,
     WORKER_CPU_SECONDS,
 )  # fmt: skip
 """Counted in each worker, summed over workers before they are exposed."""
-SUPERVISOR_METRICS = (WORKER_MEMORY_BYTES, WORKERS, WORKER_EXITS, CONFIG_GENERATION, RELOADS)
+SUPERVISOR_METRICS = (
+    WORKER_MEMORY_BYTES, WORKERS, WORKER_EXITS, CONFIG_GENERATION, RELOADS, FLAGS_VERSION,
+    FLAGS_AGE_SECONDS, FLAGS_REFUSED, KILL_ACTIVE,
+)  # fmt: skip
 """Known to the supervisor only."""
+
+GUARDRAIL_STATE = Metric(
+    "crossfade_guardrail_state",
+    Kind.GAUGE,
+    "1 for the state of each guardrail: ok, insufficient_data, tripped, dry_run_tripped.",
+    ("flag", "guardrail", "state"),
+)
+GUARDRAIL_EVIDENCE = Metric(
+    "crossfade_guardrail_evidence_log10",
+    Kind.GAUGE,
+    "How likely new is worse than tolerated; at log10(1/alpha) the guardrail trips.",
+    ("flag", "guardrail"),
+)
+RAMP_STEP = Metric(
+    "crossfade_ramp_step",
+    Kind.GAUGE,
+    "The step in force of each ramp under way; 0 before the first.",
+    ("flag",),
+)
+RAMP_STATE = Metric(
+    "crossfade_ramp_state", Kind.GAUGE, "1 for the state of each ramp under way.", ("flag", "state")
+)
+ROLLBACKS = Metric(
+    "crossfade_rollbacks_total",
+    Kind.COUNTER,
+    "Times that a guardrail took everybody back (or to legacy), by the signal that it watches.",
+    ("flag", "trigger"),
+)
+RECONCILER_LOOKS = Metric(
+    "crossfade_reconciler_looks_total",
+    Kind.COUNTER,
+    "Looks at ramps and guardrails by this process, by outcome; one process of all does it.",
+    ("outcome",),
+)
+CONTROL_METRICS = (
+    GUARDRAIL_STATE, GUARDRAIL_EVIDENCE, RAMP_STEP, RAMP_STATE, ROLLBACKS, RECONCILER_LOOKS,
+)  # fmt: skip
+"""Known to the control process only."""
 
 
 @dataclass(frozen=True, slots=True)

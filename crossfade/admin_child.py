@@ -33,8 +33,10 @@ class AdminChild:
         self.channel = Channel(self._asked)
 
     @classmethod
-    async def start(cls, children: Children, listener: Listener, answer: Answer) -> AdminChild:
-        """A process that serves on `listener`. Raises NotStartedError."""
+    async def start(
+        cls, children: Children, listener: Listener, answer: Answer, context: Message
+    ) -> AdminChild:
+        """A process that serves on `listener` and knows `context`. Raises NotStartedError."""
         try:
             process, line = children.spawn_with_line("crossfade.control", listener.sockets)
         except OSError as error:
@@ -43,7 +45,7 @@ class AdminChild:
         try:
             await child.channel.open(line)
             sockets = [sock.fileno() for sock in listener.sockets]
-            await child.channel.ask({"do": "start", "sockets": sockets}, READY_WITHIN)
+            await child.channel.ask({"do": "start", "sockets": sockets, "context": context}, READY_WITHIN)
         except (TimeoutError, ConnectionResetError) as error:
             process.kill()
             raise NotStartedError(f"it ended with {await process.wait()}") from error
@@ -61,6 +63,10 @@ class AdminChild:
     def to_wire(self) -> dict[str, Any]:
         unread = base64.b64encode(self.channel.unread).decode()
         return {"pid": self.process.pid, "channel": self.channel.fileno(), "unread": unread}
+
+    def tell(self, context: Message) -> None:
+        """What it has to know has changed."""
+        self.channel.send({"do": "context", "context": context})
 
     def leave(self) -> None:
         """Have it answer what it has begun and end."""

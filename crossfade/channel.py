@@ -45,6 +45,10 @@ class Channel(asyncio.Protocol):
         if unread:
             self.data_received(unread)
 
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
     def send(self, message: Message) -> None:
         if self._transport is None or self._transport.is_closing():
             return

@@ -20,6 +20,7 @@ import base64
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,10 +33,12 @@ from crossfade.ledger import Ledger
 from crossfade.logs import Log
 from crossfade.orders import Orders
 from crossfade.processes import Children, Process, own, resident_bytes
-from crossfade.status import WorkerStatus
+from crossfade.status import FlagsAck, WorkerStatus
 
 READY_WITHIN = 30.0
 """Seconds that a new worker has until it is prepared, and again until it accepts."""
+FLAGS_WITHIN = 2.0
+"""Seconds that a worker has to acknowledge other flags; one that is late may take them yet."""
 OBEY_WITHIN = 5.0
 """Seconds that a worker has to take over a new configuration."""
 SAMPLES_WITHIN = 0.5
@@ -80,6 +83,7 @@ class Worker:
         self.share = share
         self.state = State.STARTING
         self.generation = 0
+        self.flags_version = 0
         self.born = time.monotonic()
         self.start_seconds = 0.0
         self.heard = self.born
@@ -108,6 +112,7 @@ class Worker:
             pid=self.process.pid,
             state=self.state.value,
             generation=self.generation,
+            flags_version=self.flags_version,
             age_seconds=round(time.monotonic() - self.born, 3),
             start_seconds=round(self.start_seconds, 3),
             connections=int(exposition.total(self.samples, CLIENT_CONNECTIONS)),
@@ -124,6 +129,8 @@ class Fleet:
         self._ledger = ledger
         self._log = log
         self.orders: Orders | None = None
+        self.flags: Message | None = None
+        """The flag set that every worker decides by (`flags.document`), None before there is one."""
         self._shares: list[Share] = []
         self._places: dict[int, Worker] = {}
         self._living: set[Worker] = set()
@@ -229,6 +236,49 @@ class Fleet:
         for worker in self._living:
             worker.end("killed")
 
+    # Flags.
+
+    async def tell_flags(self, document: Message) -> list[FlagsAck]:
+        """Have every worker decide by `document`, also those that start or drain; who did, and how soon."""
+        self.flags = document
+        workers = [worker for worker in self.living if worker.channel.is_open]
+        return await asyncio.gather(*(self._tell_flags(worker, document) for worker in workers))
+
+    async def _tell_flags(self, worker: Worker, document: Message) -> FlagsAck:
+        began = time.monotonic()
+        error = None
+        try:
+            answer = await worker.channel.ask({"do": "flags", "flags": document}, FLAGS_WITHIN)
+            worker.flags_version = answer.get("version", worker.flags_version)
+            error = answer.get("error")
+        except TimeoutError:
+            error = f"no answer within {FLAGS_WITHIN:.0f} s"
+        except ConnectionResetError:
+            error = "it ended"
+        return FlagsAck(
+            worker.place,
+            worker.process.pid,
+            worker.flags_version,
+            round((time.monotonic() - began) * 1000, 3),
+            error,
+        )
+
+    async def recent(self, flag: str) -> dict[str, int]:
+        """Sampled requests per bucket of `flag` in the last minutes, over all workers."""
+
+        async def of(worker: Worker) -> dict[str, int]:
+            try:
+                answer = await worker.channel.ask({"do": "recent", "flag": flag}, SAMPLES_WITHIN)
+            except (TimeoutError, ConnectionResetError):
+                return {}
+            buckets: dict[str, int] = answer["buckets"]
+            return buckets
+
+        found: Counter[str] = Counter()
+        for buckets in await asyncio.gather(*(of(worker) for worker in self.living)):
+            found.update(buckets)
+        return dict(found)
+
     # What others want to know.
 
     @property
@@ -256,7 +306,7 @@ class Fleet:
     def status(self) -> list[WorkerStatus]:
         """Everyone who lives, and the places whose worker is going to be started again."""
         waiting = [
-            WorkerStatus(place, 0, "waiting", 0, 0.0, 0.0, 0, 0, 0)
+            WorkerStatus(place, 0, "waiting", 0, 0, 0.0, 0.0, 0, 0, 0)
             for place in range(self.size)
             if self._state(place) == "waiting"
         ]
@@ -329,7 +379,9 @@ class Fleet:
         told = {"worker": place, "sockets": [sock.fileno() for sock in share], "orders": orders.to_wire()}
         try:
             await channel.open(line)
-            await self._tell_new(worker, {"do": "prepare", **told})
+            # The flags of this moment: whatever comes later finds the line open.
+            prepared = await self._tell_new(worker, {"do": "prepare", **told, "flags": self.flags})
+            worker.flags_version = prepared["flags_version"]
         except BaseException:
             worker.end("not_ready")
             raise
@@ -350,7 +402,7 @@ class Fleet:
         worker.heard = time.monotonic()
         worker.start_seconds = worker.heard - worker.born
 
-    async def _tell_new(self, worker: Worker, order: Message) -> None:
+    async def _tell_new(self, worker: Worker, order: Message) -> Message:
         try:
             answer = await worker.channel.ask(order, READY_WITHIN)
         except TimeoutError:
@@ -362,6 +414,7 @@ class Fleet:
             raise ChangeError([reason]) from None
         if "error" in answer:
             raise ChangeError([answer["error"]])
+        return answer
 
     async def _bury(self, worker: Worker) -> None:
         """Wait for the end of a worker, count it, and see to its place."""
@@ -542,6 +595,7 @@ class Fleet:
                     "share": [s.fileno() for s in worker.share] if worker.state is State.READY else [],
                     "state": worker.state.value,
                     "generation": worker.generation,
+                    "flags_version": worker.flags_version,
                     "born": worker.born,
                     "start_seconds": worker.start_seconds,
                     "samples": exposition.to_wire(worker.samples),
@@ -565,6 +619,7 @@ class Fleet:
         worker = Worker(entry["place"], self._children.adopt(entry["pid"]), channel, share)
         worker.state = State(entry["state"])
         worker.generation = entry["generation"]
+        worker.flags_version = entry.get("flags_version", 0)
         worker.born, worker.start_seconds = entry["born"], entry["start_seconds"]
         worker.samples = exposition.from_wire(entry["samples"])
         self._living.add(worker)

@@ -54,6 +54,8 @@ class Handover:
     fleet: dict[str, Any]
     api: dict[str, Any] | None
     """The old process of the admin API."""
+    servers: dict[str, Any] | None
+    """The process of the embedded servers, which lives on."""
     ledger: dict[str, Any]
     started_at: str
     started: float
@@ -69,6 +71,8 @@ class Handover:
             found.append(self.client_fd)
         if self.api is not None:
             found.append(self.api["channel"])
+        if self.servers is not None:
+            found.append(self.servers["line"])
         return found
 
     def to_json(self) -> str:
@@ -146,6 +150,7 @@ def received() -> Handover | None:
 def main(arguments: Sequence[str]) -> int:
     """The rehearsal: `python -m crossfade.handover CONFIG ARGUMENTS…`, the state on stdin."""
     import crossfade.control  # noqa: PLC0415
+    import crossfade.servers_process  # noqa: PLC0415
     import crossfade.supervisor  # noqa: PLC0415
     import crossfade.worker_process  # noqa: PLC0415
     from crossfade import cli, settings  # noqa: PLC0415

@@ -119,6 +119,11 @@ class HeldFlags:
             self.trouble = f"{self._folder / 'kills.json'} cannot be used: {error}"
 
     @property
+    def given(self) -> FlagSet | None:
+        """The store's set, without the kills of this host."""
+        return self._given
+
+    @property
     def version(self) -> int:
         """Of the store's set; 0 while there is none."""
         return 0 if self._given is None else self._given.version

@@ -57,14 +57,16 @@ class Children:
             )
         return self.adopt(pid)
 
-    def spawn_with_line(self, module: str, sockets: Sequence[socket.socket]) -> tuple[Process, socket.socket]:
+    def spawn_with_line(
+        self, module: str, sockets: Sequence[socket.socket], more: Sequence[str] = ()
+    ) -> tuple[Process, socket.socket]:
         """Start a child that has one end of a socket pair; returns the other end with it.
 
-        The child's arguments are the descriptor of its end and our pid.
+        The child's arguments are the descriptor of its end, our pid, and `more`.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = [str(theirs.fileno()), str(os.getpid())]
+            arguments = [str(theirs.fileno()), str(os.getpid()), *more]
             try:
                 return self.spawn(module, arguments, [theirs, *sockets]), ours
             except OSError:

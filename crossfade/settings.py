@@ -43,7 +43,7 @@ from proxy.config import (
 )
 
 __all__ = [
-    "Address", "CheckReport", "Databases", "Problem", "SecretUrl", "Settings", "SettingsError",
+    "Address", "CheckReport", "Databases", "Problem", "SecretUrl", "Server", "Settings", "SettingsError",
     "check", "diff_for_reload", "load", "load_to_run",
 ]  # fmt: skip
 

@@ -16,12 +16,42 @@ class WorkerStatus:
     """starting, ready or draining; `waiting` is a place whose worker will be started again soon."""
     generation: int
     """Of the configuration that it runs."""
+    flags_version: int
+    """Of the flag set that it decides by; 0 without one."""
     age_seconds: float
     start_seconds: float
     """From the start of the process until it accepted."""
     connections: int
     in_flight: int
     memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlagsAck:
+    """That a worker decides by a version of the flags, or why it does not."""
+
+    worker: int
+    pid: int
+    version: int
+    milliseconds: float
+    """From the order to the answer."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlagsStatus:
+    """The flags that this instance runs."""
+
+    store: str
+    """Where they come from: embedded, none, or the address without its password."""
+    version: int
+    """0 without any."""
+    age_seconds: float | None
+    """Since the store last said that there is no newer version; None if it never did."""
+    kills: list[str]
+    """Flags killed on this host that the store does not know of yet; `*` is everything."""
+    trouble: str | None
+    """What is wrong with the flags or the way to them, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +80,4 @@ class ProxyStatus:
     worker_exits: dict[str, int]
     """Workers that have ended, by reason."""
     workers: list[WorkerStatus]
+    flags: FlagsStatus

@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,29 +32,22 @@ from crossfade import exposition, handover, instance, notify, sockets
 from crossfade import settings as settings_of_the_file
 from crossfade.admin_child import AdminChild, NotStartedError
 from crossfade.channel import Message
+from crossfade.flag_distribution import FlagDistribution
 from crossfade.fleet import EARLY, ChangeError, Fleet, State, backoff
 from crossfade.handover import Handover, HandoverError
 from crossfade.ledger import Ledger
 from crossfade.logs import Log
 from crossfade.orders import Orders, orders
+from crossfade.outcome import Outcome
 from crossfade.processes import Children, own
-from crossfade.settings import Address, Settings, SettingsError
+from crossfade.servers_child import ServersChild
+from crossfade.settings import Address, SecretUrl, Server, Settings, SettingsError
 from crossfade.sockets import AddressError, Listener
 from crossfade.status import ProxyStatus
 
 FLUSH_WITHIN = 2.0
 TICK = 1.0
 """Seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an operation ended: the exit code of the command that asked for it, and lines for a person."""
-
-    code: int
-    lines: list[str]
-    word: str
-    """For metrics and logs: applied, invalid, refused or failed."""
 
 
 STOPPING = Outcome(1, ["the instance is being stopped"], "refused")
@@ -109,6 +102,7 @@ class Supervisor:
         self._ledger = Ledger()
         self._log = Log("supervisor")
         self._fleet = Fleet(self._children, self._ledger, self._log)
+        self._flags = FlagDistribution(self._fleet, self._log)
         self._listeners: list[Listener] = []
         self._admin: Listener
         self._data_dir: Path
@@ -116,6 +110,10 @@ class Supervisor:
         self._control: socket.socket
         self._api: AdminChild | None = None
         self._api_keeper: asyncio.Task[None] | None = None
+        self._servers: ServersChild | None = None
+        self._servers_keeper: asyncio.Task[None] | None = None
+        self._settings: Settings | None = None
+        """Those that run; None in a new image that cannot read them any more."""
         self._operation = asyncio.Lock()
         """One operation at a time: reload, restart or stop."""
         self._signalled: list[signal.Signals] = []
@@ -140,6 +138,8 @@ class Supervisor:
         settings = settings_of_the_file.load_to_run(self._config, os.environ)
         self._data_dir = settings.data_dir
         self._lock = instance.claim(self._data_dir)
+        self._settle_on(settings)
+        self._flags.begin(self._data_dir, str(settings.store))
         try:
             for address in settings.listen:
                 self._listeners.append(sockets.listen(address.host, address.port, settings.workers))
@@ -159,7 +159,8 @@ class Supervisor:
             raise
         self._state = "serving"
         self._start_seconds = age + time.monotonic() - self._started
-        # Its imports take longer than the start of the workers, and no client waits for it.
+        # Both take longer than the start of the workers, and no client waits for them.
+        self._servers_keeper = self._task(self._keep_servers())
         self._api_keeper = self._task(self._keep_api())
         self._announce("serving", seconds=round(self._start_seconds, 3))
         for warning in settings.warnings:
@@ -184,6 +185,7 @@ class Supervisor:
             await asyncio.gather(self._api_keeper, return_exceptions=True)
         if self._api is not None:
             await self._api.end()
+        await self._end_servers()
         (self._data_dir / "run" / "control.sock").unlink(missing_ok=True)
 
     # Reload.
@@ -233,6 +235,9 @@ class Supervisor:
             return Outcome(
                 7 if error.late else 1, [*lines, "all workers run the old configuration"], "failed"
             )
+        self._settle_on(settings)
+        if self._api is not None:
+            self._api.tell(self._context())
         for warning in settings.warnings:
             self._log.warning(warning)
         return Outcome(0, [*settings.warnings, self._converged()], "applied")
@@ -310,6 +315,7 @@ class Supervisor:
             client_fd=client.get_extra_info("socket").fileno() if client is not None else None,
             fleet=self._fleet.to_wire(),
             api=self._api.to_wire() if self._api is not None else None,
+            servers=self._servers.to_wire() if self._servers is not None else None,
             ledger=self._ledger.to_wire(),
             started_at=self._started_at,
             started=self._started,
@@ -333,8 +339,14 @@ class Supervisor:
         self._on_terminal = given.on_terminal
         self._state = "restarting"
         self._handle_signals()
+        # If the file has been spoiled since it was checked, the replacement of the workers will say so.
+        with contextlib.suppress(SettingsError):
+            self._settle_on(settings_of_the_file.load_to_run(self._config, os.environ))
+        self._flags.begin(self._data_dir, str(self._settings.store) if self._settings else "unknown")
         known = {sock.fileno(): sock for listener in self._listeners for sock in listener.sockets}
         await self._fleet.adopt(given.fleet, known)
+        if given.servers is not None:
+            self._servers = ServersChild.adopt(self._children, given.servers)
         if given.api is not None:
             self._api = await AdminChild.adopt(self._children, given.api, self._answer_api)
             self._children.reap()
@@ -354,6 +366,7 @@ class Supervisor:
             if outcome.code == 0:
                 self._restarts += 1
                 self._start_seconds = time.monotonic() - began
+            self._servers_keeper = self._task(self._keep_servers())
             self._api_keeper = self._task(self._keep_api(instead_of=old_api))
             self._state = "serving"
         if outcome.code == 0:
@@ -398,6 +411,7 @@ class Supervisor:
                     listener.stop_listening()
                     listener.close()
         self._listeners, self._admin = listeners, admin
+        self._settle_on(settings)
         return Outcome(0, [*settings.warnings, self._converged()], "applied")
 
     # Stop.
@@ -515,6 +529,10 @@ class Supervisor:
                 return asdict(await self.reload())
             case "restart":
                 return asdict(await self.restart(writer))
+            case "kill":
+                return asdict(await self._flags.kill(order.get("flag"), order["reason"], order["by"]))
+            case "unkill":
+                return asdict(await self._flags.unkill(order.get("flag")))
             case "stop":
                 if not self._stop_asked:
                     self.ask_to_stop()
@@ -529,7 +547,9 @@ class Supervisor:
         while True:
             born = time.monotonic()
             try:
-                self._api = await AdminChild.start(self._children, self._admin, self._answer_api)
+                self._api = await AdminChild.start(
+                    self._children, self._admin, self._answer_api, self._context()
+                )
             except NotStartedError as error:
                 self._log.error("admin API does not start", reason=str(error))
             else:
@@ -545,9 +565,77 @@ class Supervisor:
             await asyncio.sleep(backoff(deaths))
 
     async def _answer_api(self, question: Message) -> Message:
-        if question["do"] == "samples":
-            return {"samples": exposition.to_wire(await self.samples())}
+        match question["do"]:
+            case "samples":
+                return {"samples": exposition.to_wire(await self.samples())}
+            case "flags":
+                return await self._flags.take(question["document"])
+            case "confirm":
+                return await self._flags.confirm(question["version"])
+            case "kill":
+                return asdict(await self._flags.kill(question["flag"], question["reason"], question["by"]))
+            case "recent":
+                return {"buckets": await self._fleet.recent(question["flag"])}
         return {"status": asdict(self.status())}
+
+    def _context(self) -> Message:
+        """What the admin API's process has to know of the configuration."""
+        settings = self._settings
+        return {
+            "config": str(self._config),
+            "data_dir": str(self._data_dir),
+            "store": _address_of(settings.store) if settings else "none",
+            "bus": _address_of(settings.bus) if settings else "none",
+            "routes": [
+                {
+                    "flag": route.flag,
+                    "path": route.path,
+                    "methods": sorted(route.methods),
+                    "host": route.host,
+                    "side": route.side.value,
+                }
+                for route in (settings.routes if settings else ())
+            ],
+            "address": str(self._admin),
+            "started": time.time() - (time.monotonic() - self._started),
+        }
+
+    # The embedded servers' process.
+
+    async def _keep_servers(self) -> None:
+        """Have one process that holds the embedded servers that the configuration wants."""
+        wanted = self._wanted_servers()
+        if self._servers is not None and self._servers.wanted != wanted:
+            await self._servers.end()
+            self._servers = None
+        deaths = 0
+        while wanted:
+            born = time.monotonic()
+            try:
+                self._servers = self._servers or ServersChild.start(self._children, self._data_dir, wanted)
+            except OSError as error:
+                self._log.error("cannot start a process for the servers", reason=error.strerror)
+            else:
+                code = await self._servers.process.wait()
+                self._servers = None
+                self._log.error("embedded servers ended", exit=code)
+            deaths = deaths + 1 if time.monotonic() - born < EARLY else 0
+            await asyncio.sleep(backoff(deaths))
+
+    def _wanted_servers(self) -> list[str]:
+        settings = self._settings
+        if settings is None:
+            return self._servers.wanted if self._servers is not None else []
+        named = (("store", settings.store), ("bus", settings.bus))
+        return [name for name, which in named if which == "embedded"]
+
+    async def _end_servers(self) -> None:
+        if self._servers_keeper is not None:
+            self._servers_keeper.cancel()
+            await asyncio.gather(self._servers_keeper, return_exceptions=True)
+        if self._servers is not None:
+            await self._servers.end()
+            self._servers = None
 
     # What it knows.
 
@@ -570,6 +658,7 @@ class Supervisor:
             control_pid=self._api.process.pid if self._api is not None else 0,
             worker_exits=self._ledger.exits(),
             workers=self._fleet.status(),
+            flags=self._flags.status(),
         )
 
     async def samples(self) -> list[Sample]:
@@ -585,7 +674,7 @@ class Supervisor:
                 own.append(Sample(CONFIG_GENERATION.name, place, worker.generation))
                 own.append(Sample(WORKER_MEMORY_BYTES.name, place, worker.memory_bytes))
         own += [Sample(WORKERS.name, (state,), count) for state, count in states.items()]
-        return exposition.summed(of_workers, self._ledger.samples(), own)
+        return exposition.summed(of_workers, self._ledger.samples(), own, self._flags.samples())
 
     @property
     def _generation(self) -> int:
@@ -602,7 +691,13 @@ class Supervisor:
             listen=tuple(_address(listener) for listener in self._listeners),
             admin=_address(self._admin),
             data_dir=self._data_dir,
+            store=self._settings.store if self._settings else settings.store,
+            bus=self._settings.bus if self._settings else settings.bus,
         )
+
+    def _settle_on(self, settings: Settings) -> None:
+        self._settings = settings
+        self._flags.route_flags = {route.flag for route in settings.routes}
 
     def _converged(self) -> str:
         return f"{self._fleet.ready_count}/{self._fleet.size} workers on generation {self._generation}"
@@ -631,6 +726,10 @@ class Supervisor:
 
 def _orders(generation: int, settings: Settings) -> Orders:
     return orders(generation, settings.proxy, settings.routes)
+
+
+def _address_of(server: Server) -> str:
+    return server.text if isinstance(server, SecretUrl) else server
 
 
 def _address(listener: Listener) -> Address:

@@ -13,6 +13,8 @@ import gc
 import signal
 import socket
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import uvloop
@@ -22,6 +24,8 @@ from crossfade.channel import Channel, Message
 from crossfade.orders import Orders, OtherLayoutError
 from crossfade.processes import die_with_parent
 from crossfade.sockets import BACKLOG
+from flags.document import InvalidFlagError, from_json
+from flags.model import FlagSet, Route
 from flags.snapshot import compile_snapshot
 from proxy.config import ProxyConfig
 from proxy.worker import Worker
@@ -45,6 +49,9 @@ class _Shell:
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._sockets: list[socket.socket] = []
+        self._flags: FlagSet | None = None
+        self._routes: Sequence[Route] = ()
+        self._generation = 0
         self._drain_timeout = 0.0
         self._turn = asyncio.Lock()
         """Whoever changes what the worker accepts and runs holds it: one after the other, as they came."""
@@ -80,6 +87,10 @@ class _Shell:
                 self._run(self._accept(message))
             case "configure":
                 self._run(self._configure(message))
+            case "flags":
+                self._run(self._take_flags(message))
+            case "recent":
+                self._channel.answer(message, {"buckets": self._recent(message["flag"])})
             case "drain":
                 self._run(self._leave(message))
             case "samples":
@@ -99,7 +110,9 @@ class _Shell:
         self._drain_timeout = orders.drain
         try:
             self._sockets = [socket.socket(fileno=fd) for fd in message["sockets"]]
-            self._worker = Worker(proxy, compile_snapshot(routes, orders.generation))
+            self._flags = _flag_set(message["flags"])
+            self._routes, self._generation = routes, orders.generation
+            self._worker = Worker(proxy, compile_snapshot(routes, orders.generation, self._flags))
         except OSError as error:
             self._channel.answer(message, {"error": _words(error, proxy)})
             self._over.set()
@@ -107,7 +120,7 @@ class _Shell:
         # What exists now lives as long as the process: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
-        self._channel.answer(message, {"prepared": True})
+        self._channel.answer(message, {"flags_version": self._worker.runtime.snapshot.flags_version})
 
     async def _accept(self, message: Message) -> None:
         assert self._worker is not None, "a worker accepts only after it was prepared"
@@ -133,12 +146,30 @@ class _Shell:
         proxy, routes = orders.unpack()
         async with self._turn:
             try:
-                await self._worker.reconfigure(proxy, compile_snapshot(routes, orders.generation))
+                await self._worker.reconfigure(
+                    proxy, compile_snapshot(routes, orders.generation, self._flags)
+                )
             except OSError as error:
                 self._channel.answer(message, {"error": _words(error, proxy)})
                 return
             self._drain_timeout = orders.drain
+            self._routes, self._generation = routes, orders.generation
         self._channel.answer(message, {"done": True})
+
+    async def _take_flags(self, message: Message) -> None:
+        """Decide by other flags from the next request on. Compiled beside, swapped by one assignment."""
+        if self._worker is None:
+            self._channel.answer(message, {"error": "it could not be prepared"})
+            return
+        async with self._turn:
+            try:
+                flags = _flag_set(message["flags"])
+            except InvalidFlagError as error:
+                self._channel.answer(message, {"error": str(error)})
+                return
+            self._flags = flags
+            self._worker.decide_by(compile_snapshot(self._routes, self._generation, flags))
+        self._channel.answer(message, {"version": self._worker.runtime.snapshot.flags_version})
 
     async def _leave(self, message: Message) -> None:
         cut = await self._drain(message["timeout"])
@@ -188,6 +219,11 @@ class _Shell:
     def _samples(self) -> list[Any]:
         return exposition.to_wire(self._worker.samples()) if self._worker is not None else []
 
+    def _recent(self, flag: str) -> dict[int, int]:
+        if self._worker is None:
+            return {}
+        return self._worker.recent.buckets(time.time()).get(flag, {})
+
     def _run(self, story: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(story)
         self._tasks.add(task)
@@ -199,6 +235,10 @@ class _Shell:
         if not task.cancelled() and task.exception() is not None:
             self._bug = task.exception()
             self._over.set()
+
+
+def _flag_set(document: Any) -> FlagSet | None:
+    return None if document is None else from_json(document)
 
 
 def _words(error: OSError, proxy: ProxyConfig) -> str:

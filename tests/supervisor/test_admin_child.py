@@ -59,12 +59,12 @@ async def test_its_replacement_resets_no_connection() -> None:
     loop.add_signal_handler(signal.SIGCHLD, children.reap)
     listener = sockets.listen_admin("127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    current = await AdminChild.start(children, listener, nothing)
+    current = await AdminChild.start(children, listener, nothing, {})
     prober = Prober(port)
     probing = [asyncio.create_task(prober.run()) for _ in range(PROBERS)]
     try:
         for _ in range(REPLACEMENTS):
-            successor = await AdminChild.start(children, listener, nothing)
+            successor = await AdminChild.start(children, listener, nothing, {})
             await current.end()
             current = successor
     finally:
@@ -83,7 +83,7 @@ async def test_a_connection_that_asks_nothing_does_not_hold_its_end_for_long() -
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, children.reap)
     listener = sockets.listen_admin("127.0.0.1", 0)
-    child = await AdminChild.start(children, listener, nothing)
+    child = await AdminChild.start(children, listener, nothing, {})
     try:
         with socket.create_connection(listener.sockets[0].getsockname()) as silent:
             began = time.monotonic()

@@ -89,11 +89,20 @@ async def test_check_names_what_is_wrong(tmp_path: Path, config: Config) -> None
 
 
 async def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    for command in ("up", "proxy", "check"):
-        done = await crossfade_command(command, "-c", str(tmp_path / "none.yaml"))
+    for command in ("up", "proxy", "check", "reload", "restart", "stop", "proxy status"):
+        done = await crossfade_command(*command.split(), "-c", str(tmp_path / "none.yaml"))
         assert done.code == 2
         assert len(done.err.splitlines()) == 1
         assert str(tmp_path / "none.yaml") in done.err
+
+
+async def test_an_instance_whose_file_is_gone_can_still_be_stopped(tmp_path: Path, config: Config) -> None:
+    async with running_crossfade(tmp_path, config) as cf:
+        cf.config_path.unlink()
+        done = await cf.command("reload")
+        assert done.code == 2
+        assert str(cf.config_path) in done.err
+        assert (await cf.command("stop")).code == 0
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,7 @@ HANDOVER = Handover(
     client_fd=None,
     fleet={"workers": [{"channel": 10}]},
     api={"channel": 11},
+    servers=None,
     ledger={},
     started_at="",
     started=0.0,

@@ -27,6 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from crossfade import instance
 
+NO_SERVERS = {"store": "none", "bus": "none"}
+"""What an instance is given that is not to have flags: most tests are quicker without."""
 PATIENCE = 30.0
 """Seconds after which a fact that has not come is a failure."""
 
@@ -289,7 +291,8 @@ async def _get(port: int, path: str) -> Answer:
 
 def _on_free_ports(config: Mapping[str, Any]) -> dict[str, Any]:
     free = "127.0.0.1:0"
-    return {"listen": free, "admin": {"listen": free}, "access_log": {"path": None}, **config}
+    given = {"listen": free, "admin": {"listen": free}, "access_log": {"path": None}, **NO_SERVERS}
+    return {**given, **config}
 
 
 def _stat(process: Path) -> dict[str, Any]:

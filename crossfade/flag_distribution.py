@@ -1,0 +1,209 @@
+"""From the flags that an instance holds to what each of its workers decides by.
+
+Whatever changes what is held (a set from the store, a kill on this host) goes to disk, then to all workers
+at once, and comes back as one acknowledgement per worker. One change at a time, so that no worker sees them
+in another order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from core.metrics import FLAGS_AGE_SECONDS, FLAGS_REFUSED, FLAGS_VERSION, KILL_ACTIVE, Sample
+from crossfade.channel import Message
+from crossfade.fleet import Fleet
+from crossfade.held_flags import HeldFlags, RefusedSetError
+from crossfade.logs import Log
+from crossfade.outcome import Outcome
+from crossfade.status import FlagsAck, FlagsStatus
+from flags.document import to_json
+from flags.model import Kill
+
+EVERYTHING = "*"
+"""How a kill of everything is spelled where a list of keys stands."""
+
+
+class FlagDistribution:
+    """The supervisor's side of flags."""
+
+    def __init__(self, fleet: Fleet, log: Log) -> None:
+        self._fleet = fleet
+        self._log = log
+        self._turn = asyncio.Lock()
+        self._held: HeldFlags
+        self._store = "none"
+        self._confirmed: float | None = None
+        self._refusals: dict[str, int] = {}
+        self._refusal: str | None = None
+        self.route_flags: Collection[str] = ()
+        """The flags that the configuration's routes name."""
+
+    def begin(self, data_dir: Path, store: str) -> None:
+        """Take what the disk remembers, before any worker starts. `store` is for people."""
+        self._store = store
+        self._held = HeldFlags(data_dir)
+        if store == "none":
+            return
+        self._held.load()
+        if self._held.trouble:
+            self._log.error("flags on disk are not used", reason=self._held.trouble)
+        effective = self._held.effective
+        self._fleet.flags = None if effective is None else to_json(effective)
+
+    # The feed's questions.
+
+    async def take(self, document: Any) -> Message:
+        """A set from the store: who decides by it now, or why it was refused."""
+        async with self._turn:
+            acks: list[FlagsAck] = []
+            try:
+                changed = self._held.take(document)
+            except RefusedSetError as error:
+                self._refusals[error.reason] = self._refusals.get(error.reason, 0) + 1
+                if str(error) != self._refusal:
+                    self._log.error("flags refused", reason=error.reason, message=str(error))
+                self._refusal = str(error)
+                return {**self._known(), "refused": {"reason": error.reason, "message": str(error)}}
+            except OSError as error:
+                # In force all the same: traffic must not wait for a full disk.
+                changed = True
+                self._log.error("flags are not on disk", reason=error.strerror or str(error))
+            self._refusal = None
+            self._confirmed = time.monotonic()
+            if changed:
+                self._drop_carried()
+                acks = await self._distribute()
+                self._log.info("flags taken", version=self._held.version, workers=len(acks))
+            return {**self._known(), "acks": [asdict(ack) for ack in acks]}
+
+    async def confirm(self, version: int) -> Message:
+        """The store has said that `version` is its newest."""
+        if version == self._held.version:
+            self._confirmed = time.monotonic()
+            self._refusal = None
+        return self._known()
+
+    def _known(self) -> Message:
+        return {"version": self._held.version, "kills": self._held.kills.to_json()}
+
+    def _drop_carried(self) -> None:
+        """Kills of this host that the store's set has in it by now need no place of their own."""
+        given = self._held.given
+        kills = self._held.kills
+        if given is None or not kills:
+            return
+        left = kills.without(None) if given.kill else kills
+        for key in kills.flags:
+            flag = given.flag(key)
+            if flag is not None and flag.kill is not None:
+                left = left.without(key)
+        try:
+            self._held.set_kills(left)
+        except OSError as error:
+            self._log.error("kills are not on disk", reason=error.strerror or str(error))
+
+    # The control socket's orders.
+
+    async def kill(self, key: str | None, reason: str, by: str) -> Outcome:
+        """Send a flag's requests (None: all) to legacy, whether or not the store can be asked."""
+        if self._store == "none":
+            return Outcome(1, ["this instance has no flags: store is none"], "refused")
+        if not reason.strip():
+            return Outcome(2, ['a kill needs a reason: --reason "why, in a few words"'], "invalid")
+        async with self._turn:
+            unknown = self._unknown(key)
+            if unknown:
+                return Outcome(3, [unknown], "refused")
+            name = "everything" if key is None else key
+            if self._is_killed(key):
+                return Outcome(0, [f"{name} is killed already"], "applied")
+            kill = Kill(reason.strip(), by, datetime.now(UTC).isoformat(timespec="milliseconds"))
+            try:
+                self._held.set_kills(self._held.kills.with_kill(key, kill))
+            except OSError as error:
+                return Outcome(1, [f"not killed: the disk refuses it: {error.strerror}"], "failed")
+            acks = await self._distribute()
+            self._log.warning("killed", flag=key or EVERYTHING, reason=kill.reason, by=by)
+            return _told(f"killed {name}", acks)
+
+    async def unkill(self, key: str | None) -> Outcome:
+        """Take back a kill of this host. One that the store has is the store's to take back."""
+        async with self._turn:
+            name = "everything" if key is None else key
+            kills = self._held.kills
+            if (kills.every if key is None else kills.flags.get(key)) is None:
+                if not self._is_killed(key):
+                    return Outcome(0, [f"{name} is not killed"], "applied")
+                why = "its kill is in the store, which must be there to take it back"
+                return Outcome(1, [f"{name}: {why}"], "refused")
+            try:
+                self._held.set_kills(kills.without(key))
+            except OSError as error:
+                return Outcome(1, [f"not taken back: the disk refuses it: {error.strerror}"], "failed")
+            acks = await self._distribute()
+            self._log.warning("kill taken back", flag=key or EVERYTHING)
+            return _told(f"took back the kill of {name}", acks)
+
+    def _unknown(self, key: str | None) -> str | None:
+        given = self._held.given
+        known = {*self.route_flags, *((flag.key for flag in given.flags) if given else ())}
+        if key is None or key in known:
+            return None
+        near = get_close_matches(key, known, n=1)
+        return f'there is no flag "{key}"' + (f"; did you mean {near[0]}?" if near else "")
+
+    def _is_killed(self, key: str | None) -> bool:
+        effective = self._held.effective
+        if effective is None:
+            return False
+        flag = effective.flag(key) if key is not None else None
+        return effective.kill is not None if key is None else flag is not None and flag.kill is not None
+
+    async def _distribute(self) -> list[FlagsAck]:
+        effective = self._held.effective
+        if effective is None:
+            return []
+        return await self._fleet.tell_flags(to_json(effective))
+
+    # What it knows.
+
+    def status(self) -> FlagsStatus:
+        kills = self._held.kills
+        return FlagsStatus(
+            store=self._store,
+            version=self._held.version,
+            age_seconds=None if self._confirmed is None else round(time.monotonic() - self._confirmed, 3),
+            kills=[*([EVERYTHING] if kills.every else []), *sorted(kills.flags)],
+            trouble=self._refusal or self._held.trouble,
+        )
+
+    def samples(self) -> list[Sample]:
+        found = [Sample(FLAGS_REFUSED.name, (reason,), n) for reason, n in self._refusals.items()]
+        effective = self._held.effective
+        if effective is not None:
+            found += [
+                Sample(FLAGS_VERSION.name, (str(worker.place),), worker.flags_version)
+                for worker in self._fleet.living
+            ]
+            if self._confirmed is not None:
+                found.append(Sample(FLAGS_AGE_SECONDS.name, (), time.monotonic() - self._confirmed))
+            killed = [flag.key for flag in effective.flags if flag.kill and not flag.archived]
+            killed += [EVERYTHING] if effective.kill else []
+            found += [Sample(KILL_ACTIVE.name, (key,), 1.0) for key in killed]
+        return found
+
+
+def _told(what: str, acks: Sequence[FlagsAck]) -> Outcome:
+    """An order that is in force: which workers obey it."""
+    obeying = [ack for ack in acks if ack.error is None]
+    slowest = max((ack.milliseconds for ack in obeying), default=0.0)
+    lines = [f"{what}: {len(obeying)}/{len(acks)} workers, slowest {slowest:.0f} ms"]
+    lines += [f"worker {ack.worker} (pid {ack.pid}): {ack.error}" for ack in acks if ack.error is not None]
+    return Outcome(0 if len(obeying) == len(acks) else 7, lines, "applied")

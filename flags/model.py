@@ -68,6 +68,18 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """Which adapter stands between the clients of a route and one side.
+
+    `untranslated` lets a message that the adapter fails on go on as it came; otherwise it is refused.
+    """
+
+    side: Side
+    adapter: str
+    untranslated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The requests that one flag governs.
 
@@ -82,6 +94,17 @@ class Route:
     methods: frozenset[str] = frozenset()
     host: str | None = None
     side: Side = Side.LEGACY
+    adapters: tuple[AdapterUse, ...] = ()
+    """At most one for a side; without one the side is spoken to as the client speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """By which adapter a request and its answer are translated."""
+
+    adapter: str
+    otherwise: Decision | None = None
+    """What holds when the adapter fails on the request and it may go on as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +123,8 @@ class Decision:
     """What holds when new fails and the request may be asked again; None where that is not wanted."""
     fallback_ppm: int = 0
     """The share of new's answers that may be replaced so."""
+    translation: Translation | None = None
+    """None, and then free, where the side is spoken to as the client speaks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ objects, and the same choice is the same object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 from core.http import RequestHead
@@ -18,16 +19,17 @@ from flags.conditions import Predicate, compile_condition
 from flags.match import Matcher
 from flags.model import (
     NO_ROUTE,
+    AdapterUse,
     Bucketing,
     Decision,
     Flag,
     FlagSet,
-    Override,
     Reason,
     Route,
     Side,
     Stage,
     Transition,
+    Translation,
 )
 from flags.stages import STAGES
 
@@ -153,20 +155,23 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
         known = {flag.key: flag for flag in flag_set.flags if not flag.archived}
         if flag_set.kill is not None:
             unclaimed = replace(unclaimed, reason=Reason.GLOBAL_KILL, version=flag_set.version)
-    compiled: dict[str, Decision | Plan] = {}
+    compiled: dict[tuple[str, tuple[AdapterUse, ...]], Decision | Plan] = {}
     plans: list[Decision | Plan] = []
     for route in routes:
         flag = known.get(route.flag)
+        same = (route.flag, route.adapters)
         if flag_set is not None and flag_set.kill is not None:
-            plan: Decision | Plan = Decision(Side.LEGACY, Reason.GLOBAL_KILL, route.flag, flag_set.version)
-            plan = compiled.setdefault(route.flag, plan)
+            plan: Decision | Plan = _translated(
+                Decision(Side.LEGACY, Reason.GLOBAL_KILL, route.flag, flag_set.version), route.adapters
+            )
+            plan = compiled.setdefault(same, plan)
         elif flag is None or flag_set is None:
-            plan = Decision(route.side, Reason.ROUTE, route.flag, version)
+            plan = _translated(Decision(route.side, Reason.ROUTE, route.flag, version), route.adapters)
         else:
-            # Routes of one flag share its plan, and so its decisions.
-            if flag.key not in compiled:
-                compiled[flag.key] = compile_flag(flag, flag_set.version)
-            plan = compiled[flag.key]
+            # Routes of one flag share its plan, and so its decisions, where they have the same adapters.
+            if same not in compiled:
+                compiled[same] = compile_flag(flag, flag_set.version, route.adapters)
+            plan = compiled[same]
         plans.append(plan)
     return Snapshot(
         version=version,
@@ -182,50 +187,61 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
     )
 
 
-def compile_flag(flag: Flag, version: int) -> Decision | Plan:
-    """What `flag` decides as part of the flag set `version`."""
+def compile_flag(flag: Flag, version: int, adapters: tuple[AdapterUse, ...] = ()) -> Decision | Plan:
+    """What `flag` decides as part of the flag set `version`, for routes with these `adapters`."""
     if flag.kill is not None:
-        return Decision(Side.LEGACY, Reason.FLAG_KILL, flag.key, version)
-    otherwise = _outcome(flag, flag.transition, version, Reason.STAGE, Reason.WEIGHT)
+        return _translated(Decision(Side.LEGACY, Reason.FLAG_KILL, flag.key, version), adapters)
+    at = partial(_at, flag, version, adapters)
+    otherwise = _outcome(flag.transition, at, Reason.STAGE, Reason.WEIGHT)
     if not flag.overrides and not flag.rules and isinstance(otherwise, Decision):
         return otherwise
     return Plan(
         KeyReader(flag.bucketing),
-        tuple(_compile_override(flag, override, version) for override in flag.overrides),
         tuple(
-            _Rule(
-                compile_condition(rule.when),
-                _outcome(flag, rule.transition, version, Reason.RULE, Reason.RULE),
+            _Override(
+                compile_condition(override.when), override.expires_at, at(override.stage, Reason.OVERRIDE)
             )
+            for override in flag.overrides
+        ),
+        tuple(
+            _Rule(compile_condition(rule.when), _outcome(rule.transition, at, Reason.RULE, Reason.RULE))
             for rule in flag.rules
         ),
         otherwise,
     )
 
 
-def _compile_override(flag: Flag, override: Override, version: int) -> _Override:
-    decision = _at(flag, override.stage, version, Reason.OVERRIDE)
-    return _Override(compile_condition(override.when), override.expires_at, decision)
-
-
 def _outcome(
-    flag: Flag, transition: Transition, version: int, when_settled: Reason, in_between: Reason
+    transition: Transition,
+    at: Callable[[Stage, Reason], Decision],
+    when_settled: Reason,
+    in_between: Reason,
 ) -> Outcome:
     stage = transition.settled
     if stage is not None:
-        return _at(flag, stage, version, when_settled)
+        return at(stage, when_settled)
     return Split(
         transition.weight_ppm,
-        upper=_at(flag, transition.target, version, in_between),
-        lower=_at(flag, transition.origin, version, in_between),
-        no_key=_at(flag, transition.origin, version, Reason.NO_KEY),
+        upper=at(transition.target, in_between),
+        lower=at(transition.origin, in_between),
+        no_key=at(transition.origin, Reason.NO_KEY),
     )
 
 
-def _at(flag: Flag, stage: Stage, version: int, reason: Reason) -> Decision:
+def _at(flag: Flag, version: int, adapters: tuple[AdapterUse, ...], stage: Stage, reason: Reason) -> Decision:
     row = STAGES[stage]
     decision = Decision(row.answers, reason, flag.key, version, stage, row.mirror)
-    if row.answers is Side.LEGACY or flag.fallback_ppm is None:
-        return decision
-    instead = Decision(Side.LEGACY, Reason.FALLBACK, flag.key, version, stage)
-    return replace(decision, fallback=instead, fallback_ppm=flag.fallback_ppm)
+    if row.answers is Side.NEW and flag.fallback_ppm is not None:
+        instead = Decision(Side.LEGACY, Reason.FALLBACK, flag.key, version, stage)
+        decision = replace(decision, fallback=_translated(instead, adapters), fallback_ppm=flag.fallback_ppm)
+    return _translated(decision, adapters)
+
+
+def _translated(decision: Decision, adapters: tuple[AdapterUse, ...]) -> Decision:
+    """`decision` with the adapter that its side needs."""
+    for use in adapters:
+        if use.side is decision.side:
+            return replace(
+                decision, translation=Translation(use.adapter, decision if use.untranslated else None)
+            )
+    return decision

@@ -1,4 +1,4 @@
-"""How the legacy backend speaks, and its translation for clients. Floor 1.
+"""The translation between what clients speak and what a backend speaks. Floor 1.
 
-Empty until the first adapter: without one, both backends are spoken to as the client speaks.
+Without an adapter on a route both backends are spoken to as the client speaks, and bytes are streamed.
 """

@@ -23,6 +23,7 @@ from proxy.forwarding import Peer
 from proxy.head import parse_request
 from proxy.pipeline import Exchange
 from proxy.stall import Stall
+from proxy.translation import TranslatedExchange
 from proxy.upstream import WRITE_BUFFER
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ClientConnection(asyncio.Protocol):
                 self._read_head(data)
         elif exchange.tunnelled:
             exchange.on_tunnel_bytes(data)
-        elif exchange.request_body is not None and exchange.upstream is not None:
+        elif exchange.request_body is not None and (exchange.upstream is not None or exchange.collects):
             exchange.on_request_body(data)
         else:
             self._buffer += data
@@ -155,7 +156,8 @@ class ClientConnection(asyncio.Protocol):
 
     def hand_over(self, before: Exchange, decision: Decision) -> None:
         """Let another exchange answer by `decision` what `before`, which is over, has not answered."""
-        exchange = self._exchange = Exchange(self, before.head, before.runtime)
+        kind = Exchange if decision.translation is None else TranslatedExchange
+        exchange = self._exchange = kind(self, before.head, before.runtime)
         exchange.succeed(before)
         exchange.start(decision)
 
@@ -237,7 +239,8 @@ class ClientConnection(asyncio.Protocol):
         if exchange is None:
             full = self.write_paused and len(self._buffer) > _AHEAD
         elif exchange.upstream is None:
-            full = exchange.request_body is not None or len(self._buffer) > _AHEAD
+            waits = exchange.request_body is not None and not exchange.collects
+            full = waits or len(self._buffer) > _AHEAD
         elif exchange.request_body is not None or exchange.tunnelled:
             full = exchange.upstream.write_paused
         else:

@@ -76,6 +76,8 @@ class Limits:
     headers: int = 250
     body_bytes: int = 0
     """A request body; 0 leaves it to the backend."""
+    translated_bytes: int = 1_048_576
+    """A body that an adapter translates, which is held whole for that."""
     connections: int = 10_000
     """Client connections of one worker."""
     min_body_rate: int = 128
@@ -113,6 +115,27 @@ class AccessLog:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenKey:
+    """A key that tokens may be signed with: a PEM for algorithms with two keys, else the secret itself."""
+
+    algorithm: str
+    key: str = field(repr=False)
+    id: str | None = None
+    """`kid`: the key for tokens that name it; None is for any token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Where a request has its token, and by which keys it is believed; without keys it is, unverified."""
+
+    header: str = "authorization"
+    """In lower case; what stands behind `Bearer ` in it, or all of it in any other field."""
+    keys: tuple[TokenKey, ...] = ()
+    issuer: str | None = None
+    audience: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """All that the data plane takes from the configuration."""
 
@@ -124,3 +147,4 @@ class ProxyConfig:
     proxy_protocol: bool = False
     """Every connection begins with a PROXY protocol header (v1 or v2); one without it is closed."""
     access_log: AccessLog = field(default_factory=AccessLog)
+    tokens: Tokens = field(default_factory=Tokens)

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING
 from core import metrics
 from core.http import SAFE_METHODS, RequestHead, ResponseHead, field_values
 from flags.decide import decide
-from flags.model import Decision
+from flags.model import NO_ROUTE, Decision
+from proxy.adapted import checked_attributes, request_of
 from proxy.answers import CONTINUE, own_answer
 from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
-from proxy.claims import unverified_claims
 from proxy.head import without
 from proxy.recent import EVERY, Recent
 from proxy.stall import Stall
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from proxy.runtime import Runtime
     from proxy.upstream import UpstreamConnection
 
-_MANY_CHUNKS = 1000
+MANY_CHUNKS = 1000
 """Chunks in one read after which the others get a turn: they cost far more than their bytes."""
 _FRAMING = (b"transfer-encoding:", b"content-length:")
-_INTERIM_LIMIT = 100
+INTERIM_LIMIT = 100
 """1xx answers to one request; a target that says more is not going to say anything else."""
 _CORK = 16 * 1024
 """Payloads up to this size are joined with their head into one write."""
@@ -74,14 +74,18 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer", "_answer_body", "_answered_after", "_body_stall", "_chunk_answer", "_close_client",
-        "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated", "_started", "_target_stall",
-        "client", "deadline", "decision", "error", "head", "identity", "received", "request_body", "runtime",
-        "sent", "status", "tunnelled", "upstream",
+        "_answer", "_answer_body", "_answered_after", "_attributes", "_body_stall", "_chunk_answer",
+        "_close_client", "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated", "_started",
+        "_target_stall", "client", "deadline", "decision", "error", "head", "identity", "received",
+        "request_body", "runtime", "sent", "status", "tunnelled", "upstream",
     )  # fmt: skip
 
     decision: Decision
     _pool: Pool
+    _attributes: Mapping[str, str]
+
+    collects = False
+    """Whether the request's body is taken whole before there is a connection for it."""
 
     def __init__(self, client: ClientConnection, head: RequestHead, runtime: Runtime) -> None:
         self._started = time.perf_counter()
@@ -120,6 +124,9 @@ class Exchange:
         if not head.plain and head.method in _REFUSED:
             self.fail(405, _REFUSED[head.method])
             return
+        if decision.translation is not None:
+            self.client.hand_over(self, decision)
+            return
         if head.has_body:
             limit = runtime.config.limits.body_bytes
             if limit and head.content_length > limit:
@@ -142,7 +149,7 @@ class Exchange:
         connection.exchange = self
         client = self.client
         if self.request_body is None:
-            connection.transport.write(self._outgoing_head())
+            connection.transport.write(self._outgoing_head(self.head))
             self.deadline = client.loop.time() + self.runtime.config.timeouts.response
             if client.half_closed and not self.head.upgrade:
                 self._pass_on_half_close()
@@ -150,9 +157,9 @@ class Exchange:
         self.deadline = math.inf
         rest = self.client.take_buffer()
         if rest:
-            self.on_request_body(rest, self._outgoing_head())
+            self.on_request_body(rest, self._outgoing_head(self.head))
         else:
-            connection.send(self._outgoing_head())
+            connection.send(self._outgoing_head(self.head))
             if self.head.expect_continue:
                 self.deadline = self.client.now() + self.runtime.config.timeouts.expect
         if self.request_body is not None:
@@ -176,7 +183,7 @@ class Exchange:
             self.fail(413, "body_too_large")
             return
         if isinstance(body, ChunkedBody):
-            if body.pieces > _MANY_CHUNKS:
+            if body.pieces > MANY_CHUNKS:
                 self.client.breathe()
             if payload:
                 payload = chunk(payload)
@@ -196,7 +203,7 @@ class Exchange:
     def on_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on to a client that understands it."""
         self._interim += 1
-        if self._interim > _INTERIM_LIMIT:
+        if self._interim > INTERIM_LIMIT:
             self.fail(502, "too_many_interim_answers")
             return
         if head.status == 100:
@@ -296,7 +303,7 @@ class Exchange:
                 self._break_off(problem.reason)
             return
         self.sent += len(payload)
-        if isinstance(body, ChunkedBody) and body.pieces > _MANY_CHUNKS and self.upstream is not None:
+        if isinstance(body, ChunkedBody) and body.pieces > MANY_CHUNKS and self.upstream is not None:
             self.upstream.breathe()
         if self._chunk_answer:
             if payload:
@@ -553,9 +560,8 @@ class Exchange:
         else:
             self._pool.give_up_waiting(self)
 
-    def _outgoing_head(self) -> bytes:
-        """The request head as the target gets it: the client's bytes, without what ends at this hop."""
-        head = self.head
+    def _outgoing_head(self, head: RequestHead) -> bytes:
+        """`head` as the target gets it: its bytes, without what ends at this hop."""
         peer = self.client.peer
         cuts = head.cuts
         if head.forwarded is None:
@@ -565,7 +571,7 @@ class Exchange:
             if spans:
                 cuts = sorted([*(cuts or ()), *spans])
         if self._pool.target.host_header is not None or (not head.plain and self._is_rewritten(head)):
-            return self._unusual_outgoing_head(cuts or [], own)
+            return self._unusual_outgoing_head(head, cuts or [], own)
         raw = head.raw
         return (raw[:-2] if cuts is None else without(raw, cuts, len(raw) - 2)) + own + b"\r\n"
 
@@ -573,9 +579,8 @@ class Exchange:
         """Whether more has to change than cuts and our own fields."""
         return head.upgrade or head.te_trailers or not head.minor or head.target is not None
 
-    def _unusual_outgoing_head(self, cuts: list[tuple[int, int]], own: bytes) -> bytes:
+    def _unusual_outgoing_head(self, head: RequestHead, cuts: list[tuple[int, int]], own: bytes) -> bytes:
         """The same for a request whose line or fields are not sent on as they came."""
-        head = self.head
         raw = head.raw
         fields = without(raw, [(0, head.fields_start), *cuts], len(raw) - 2)
         if head.upgrade:
@@ -660,6 +665,22 @@ class Exchange:
         if log is not None and log.wants(self.status):
             self.client.log_exchange(log, self, seconds)
 
+    def _ask_for_attributes(self) -> Mapping[str, str]:
+        attributes_of = self.runtime.plugs.attributes
+        if attributes_of is None:
+            return {}
+        try:
+            return checked_attributes(attributes_of(request_of(self.head, b"")))
+        except Exception as fault:
+            # The request is decided without them; that nobody could tell them must be seen.
+            self._note_foreign_fault(NO_ROUTE, "attributes", fault)
+            return {}
+
+    def _note_foreign_fault(self, flag: str, direction: str, fault: Exception) -> None:
+        """Count a fault of an adapter or of users' code, and log it."""
+        self.runtime.counters.event(metrics.ADAPTER_FAILURES, flag, direction)
+        self.client.worker.note_foreign_fault(f"{direction} not translated, flag {flag}", fault)
+
     def _note_bucket(self, recent: Recent) -> None:
         key = self.runtime.snapshot.keys.get(self.decision.flag)
         bucket = None if key is None else key.known_bucket(self.head, self)
@@ -675,11 +696,12 @@ class Exchange:
         return time.time()
 
     def claims(self) -> Mapping[str, object]:
-        values = field_values(self.head.fields, b"authorization")
-        return unverified_claims(values[0]) if values else {}
+        return self.runtime.tokens.claims(self.head, time.time())
 
     def attributes(self) -> Mapping[str, str]:
-        return {}
+        if not hasattr(self, "_attributes"):
+            self._attributes = self._ask_for_attributes()
+        return self._attributes
 
     def assigned_identity(self, cookie: str) -> str:
         if self.identity is None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from flags.model import Side
 from flags.snapshot import Snapshot
+from legacy_adapter.adapter import Plugs
 from proxy.access_log import AccessLogWriter
+from proxy.claims import TokenReader
 from proxy.config import ProxyConfig
 from proxy.counters import Counters
 from proxy.fallback import Budgets
@@ -29,5 +31,7 @@ class Runtime:
     access_log: AccessLogWriter | None
     via: bytes | None
     """Our pseudonym in the Via field of answers."""
+    plugs: Plugs
+    tokens: TokenReader
     budgets: Budgets
     recent: Recent

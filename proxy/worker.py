@@ -17,8 +17,10 @@ from socket import socket
 from core import metrics
 from core.metrics import Sample
 from flags.snapshot import Snapshot
+from legacy_adapter.adapter import Plugs
 from proxy.accept import Acceptor
 from proxy.access_log import AccessLogWriter
+from proxy.claims import TokenReader
 from proxy.client import ClientConnection
 from proxy.config import ListenTls, ProxyConfig, Timeouts
 from proxy.counters import Counters
@@ -42,7 +44,7 @@ class Worker:
     a CA file or a log that cannot be used.
     """
 
-    def __init__(self, config: ProxyConfig, snapshot: Snapshot) -> None:
+    def __init__(self, config: ProxyConfig, snapshot: Snapshot, plugs: Plugs | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.counters = Counters()
         self.recent = Recent()
@@ -57,7 +59,8 @@ class Worker:
         self._tls = _listen_context(config.listen_tls)
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
-        self.runtime = self._build(config, snapshot)
+        self._foreign_faults_quiet_until = 0.0
+        self.runtime = self._build(config, snapshot, plugs or Plugs())
 
     def __repr__(self) -> str:
         state = "draining" if self.draining else "serving"
@@ -69,15 +72,15 @@ class Worker:
         await self._accept()
         self._sweep()
 
-    async def reconfigure(self, config: ProxyConfig, snapshot: Snapshot) -> None:
-        """Run on `config` and `snapshot` from the next request on.
+    async def reconfigure(self, config: ProxyConfig, snapshot: Snapshot, plugs: Plugs | None = None) -> None:
+        """Run on `config`, `snapshot` and `plugs` from the next request on.
 
         Requests in flight end as they began. Raises as the constructor does, before anything has
         changed. Connections that were accepted keep their certificate and trusted peers.
         """
         tls = _listen_context(config.listen_tls)
         old = self.runtime
-        new = self._build(config, snapshot)
+        new = self._build(config, snapshot, plugs or Plugs())
         self.runtime = new
         self.counters.forget_decisions()
         for side, pool in old.pools.items():
@@ -183,12 +186,19 @@ class Worker:
         """Log a fault of ours with where it happened."""
         self.loop.call_exception_handler({"message": "a fault of Crossfade", "exception": bug})
 
+    def note_foreign_fault(self, what: str, fault: Exception) -> None:
+        """Log a fault of users' code; one a second is enough to know it, all of them are counted."""
+        now = self.loop.time()
+        if now >= self._foreign_faults_quiet_until:
+            self._foreign_faults_quiet_until = now + 1.0
+            self.loop.call_exception_handler({"message": what, "exception": fault})
+
     def count_closed(self, reason: str) -> None:
         self.counters.event(metrics.CLIENT_CONNECTIONS_CLOSED, reason)
 
     # Details.
 
-    def _build(self, config: ProxyConfig, snapshot: Snapshot) -> Runtime:
+    def _build(self, config: ProxyConfig, snapshot: Snapshot, plugs: Plugs) -> Runtime:
         """A runtime for `config` that keeps the pools and the log whose settings did not change."""
         old = getattr(self, "runtime", None)
         pools = {}
@@ -212,6 +222,8 @@ class Worker:
             self.counters,
             log,
             None if via is None else via.encode(),
+            plugs,
+            TokenReader(config.tokens),
             self._budgets,
             self.recent,
         )

@@ -32,6 +32,7 @@ from typing import Any, cast
 from core.metrics import WORKER_METRICS, Histogram
 from flags.model import FlagSet, Route, Side
 from flags.snapshot import Snapshot, compile_snapshot
+from legacy_adapter.adapter import Plugs
 from proxy.config import AccessLog, ProxyConfig, Target, TargetTls, Timeouts
 from proxy.worker import Worker
 from tests.differential.wire import (
@@ -365,6 +366,7 @@ class World:
     config: ProxyConfig
     routes: tuple[Route, ...] = ()
     flags: FlagSet | None = None
+    plugs: Plugs | None = None
     worker: Worker = field(init=False)
     sock: socket.socket = field(init=False)
     port: int = 0
@@ -384,6 +386,7 @@ class World:
         target: dict[str, Any] | None = None,
         timeouts: Timeouts | None = None,
         flags: FlagSet | None = None,
+        plugs: Plugs | None = None,
         **config: Any,
     ) -> AsyncIterator[World]:
         """A world that is closed and checked when it is left.
@@ -403,7 +406,7 @@ class World:
             timeouts=timeouts or Timeouts(),
             **config,
         )
-        world = World(*backends, settings, tuple(routes), flags)
+        world = World(*backends, settings, tuple(routes), flags, plugs)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: world.faults.append(context))
         try:
@@ -418,7 +421,7 @@ class World:
     async def open(self) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self.sock.getsockname()[1]
-        self.worker = Worker(self.config, self.snapshot(1))
+        self.worker = Worker(self.config, self.snapshot(1), self.plugs)
         await self.worker.start([self.sock])
 
     async def close(self) -> None:

@@ -260,8 +260,9 @@ def _ask(
     try:
         answer = instance.ask(_data_dir(options.config), request, timeout)
     except instance.NothingRunningError as error:
-        _talk(f"crossfade: {error}")
-        return NOT_FOUND, None
+        unreadable = _unreadable(options.config)
+        _talk(unreadable or f"crossfade: {error}")
+        return USAGE if unreadable else NOT_FOUND, None
     except TimeoutError as error:
         _talk(f"crossfade: {error}")
         return NOT_CONVERGED, None
@@ -280,6 +281,14 @@ def _data_dir(config: Path) -> Path:
     named = top.get("data_dir") if isinstance(top, Mapping) else None
     folder = named if isinstance(named, str) else ".crossfade"
     return Path(os.path.abspath(config)).parent / folder
+
+
+def _unreadable(config: Path) -> str:
+    """Why nobody can say which instance is meant; empty if the file can be read."""
+    from crossfade.settings_file import read_document  # noqa: PLC0415
+
+    document = read_document(config, os.environ)
+    return "" if document.readable else "\n".join(map(str, document.problems))
 
 
 def _tell(options: argparse.Namespace, answer: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import select
 import shutil
 import signal
@@ -106,14 +107,10 @@ def _run(stack: ExitStack, serve: bool, folder: Path | None) -> int:
     _say(f"PostgreSQL after {time.monotonic() - begun:.1f} s")
 
     legacy = stack.enter_context(
-        _program(
-            folder / "legacy.log", "examples.legacy", "--database", postgres.url("legacy"), "--seed", seed
-        )
+        _program(folder / "legacy.log", "examples.legacy", "--seed", seed, database=postgres.url("legacy"))
     )
     new = stack.enter_context(
-        _program(
-            folder / "new.log", "new_backend", "--database", postgres.url("new"), "--migrate", "--seed", seed
-        )
+        _program(folder / "new.log", "new_backend", "--migrate", "--seed", seed, database=postgres.url("new"))
     )
     urls = {Side.LEGACY: legacy.address(), Side.NEW: new.address()}
     _say(f"legacy on {urls[Side.LEGACY]} and new on {urls[Side.NEW]} after {time.monotonic() - begun:.1f} s")
@@ -371,14 +368,23 @@ class Program:
 
 
 @contextmanager
-def _program(log: Path, module: str, *arguments: str) -> Iterator[Program]:
-    """Run `python -m MODULE ARG…` until the end of the block, or of this process if that comes first."""
+def _program(log: Path, module: str, *arguments: str, database: str | None = None) -> Iterator[Program]:
+    """Run `python -m MODULE ARG…` until the end of the block, or of this process if that comes first.
+
+    `database` is a URL with a password in it, so it goes by the environment.
+    """
+    secrets = {} if database is None else {"DATABASE_URL": database}
     # -P: nothing in the current folder may be imported in place of what is installed.
     command = launch.command("self", sys.executable, "-P", "-m", module, *arguments)
     with (
         log.open("ab") as errors,
         subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, cwd=log.parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=log.parent,
+            env=os.environ | secrets,
         ) as process,
     ):
         try:

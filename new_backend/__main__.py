@@ -1,10 +1,11 @@
-"""`python -m new_backend --database URL --port N [--migrate] [--seed [FILE]]`."""
+"""`DATABASE_URL=… python -m new_backend --port N [--migrate] [--seed [FILE]]`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -40,7 +41,13 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m new_backend", description="The new service.")
-    parser.add_argument("--database", required=True, metavar="URL", help="postgresql://…")
+    # Everybody on the machine may read a command line, and only we our environment.
+    parser.add_argument(
+        "--database",
+        default=os.environ.get("DATABASE_URL"),
+        metavar="URL",
+        help="postgresql://…; left out, DATABASE_URL of the environment",
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
     parser.add_argument("--migrate", action="store_true", help="bring the schema up to date first")
@@ -52,7 +59,10 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="fill an empty database with the sample data",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.database:
+        parser.error("no database: set DATABASE_URL, or give --database")
+    return options
 
 
 async def serve(url: str, host: str, port: int) -> int:

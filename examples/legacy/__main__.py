@@ -1,9 +1,10 @@
-"""`python -m examples.legacy --database URL --port N [--seed [FILE]]`."""
+"""`DATABASE_URL=… python -m examples.legacy --port N [--seed [FILE]]`."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
@@ -58,7 +59,13 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.legacy", description="The legacy monolith.")
-    parser.add_argument("--database", required=True, metavar="URL", help="postgresql://…")
+    # Everybody on the machine may read a command line, and only we our environment.
+    parser.add_argument(
+        "--database",
+        default=os.environ.get("DATABASE_URL"),
+        metavar="URL",
+        help="postgresql://…; left out, DATABASE_URL of the environment",
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
     parser.add_argument(
@@ -69,7 +76,10 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="fill an empty database with the sample data",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.database:
+        parser.error("no database: set DATABASE_URL, or give --database")
+    return options
 
 
 def serve_until_stopped(server: Any, channels: dict[int, Any]) -> None:

@@ -103,6 +103,10 @@ def test_served_until_ctrl_c_it_leaves_nothing_behind(temporary: Path) -> None:
             assert answer.status == 200
         family = family_of(process)
         assert len(family) > 8
+        # Everybody on the machine may read the command lines.
+        commands = "\n".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in family)
+        assert "examples.legacy" in commands
+        assert "postgresql://" not in commands
         process.send_signal(signal.SIGINT)
         talk = process.communicate(timeout=30)[1]
         assert process.returncode == 0, talk

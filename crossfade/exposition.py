@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from core.metrics import (
+    CONTROL_METRICS,
     LATENCY_BUCKETS,
     SUPERVISOR_METRICS,
     WORKER_METRICS,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric as Family
 
-METRICS = {metric.name: metric for metric in (*WORKER_METRICS, *SUPERVISOR_METRICS)}
+METRICS = {metric.name: metric for metric in (*WORKER_METRICS, *SUPERVISOR_METRICS, *CONTROL_METRICS)}
 
 
 def summed(*groups: Iterable[Sample]) -> list[Sample]:

@@ -320,15 +320,20 @@ class Reconciler:
 
 
 def observed(watch: Watch, flag: Flag, world: World) -> Watch:
-    """The guardrail after this look."""
+    """The guardrail after this look.
+
+    Where nobody is chosen by weight, neither now nor at the last look, there are no two cohorts: what is
+    counted all the same (fallbacks at a settled stage) would be failures without the successes beside them.
+    """
     guardrail = watch.guardrail
     counts = world.counts.get(flag.key, {})
     share = share_of_new(flag.transition)
-    seen = replace(watch, cursor=counts, share_ppm=share)
+    judges = has_something_to_judge(guardrail.signal, flag.transition)
+    seen = replace(watch, cursor=counts, share_ppm=share, judges=judges)
+    if not (judges or watch.judges):
+        return seen
     grown = growth(watch.cursor, counts)
     new, legacy = counted(guardrail, grown.new), counted(guardrail, grown.legacy)
-    if new.requests + legacy.requests == 0 and not has_something_to_judge(guardrail.signal, flag.transition):
-        return seen
     evidence = observe(watch.evidence, guardrail, new, legacy, (watch.share_ppm, share))
     found = verdict(evidence, guardrail)
     seen = replace(seen, evidence=evidence, trigger=found.trigger, message=found.message)

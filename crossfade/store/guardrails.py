@@ -34,6 +34,7 @@ from flags.guardrail import (
     evidence_to_json,
     guardrail_from_json,
     guardrail_to_json,
+    has_something_to_judge,
     share_of_new,
 )
 from flags.model import FlagSet
@@ -65,6 +66,8 @@ class Watch:
     cursor: Cursor
     share_ppm: int
     """The share of the keys on new at the last look."""
+    judges: bool
+    """Whether there was anything to judge where the flag stood at the last look."""
     trigger: str
     message: str
     armed_at: float
@@ -230,6 +233,7 @@ async def _armed(connection: AsyncConnection, guardrail: Guardrail, flag_set: Fl
         guardrail, WatchState.INSUFFICIENT_DATA, Evidence(),
         (await counts_now(connection)).get(guardrail.flag, {}),
         0 if flag is None else share_of_new(flag.transition),
+        flag is not None and has_something_to_judge(guardrail.signal, flag.transition),
         "none", "nothing seen yet", now,
     )  # fmt: skip
 
@@ -257,6 +261,7 @@ def _columns(watch: Watch) -> dict[str, Any]:
         "seen": evidence_to_json(watch.evidence),
         "cursor": cursor_to_json(watch.cursor),
         "share_ppm": watch.share_ppm,
+        "judges": watch.judges,
         "trigger": watch.trigger,
         "message": watch.message,
         "armed_at": watch.armed_at,
@@ -278,6 +283,7 @@ def _read(row: Row[Any]) -> Watch:
         evidence_from_json(seen["seen"]),
         cursor_from_json(seen["cursor"]),
         seen["share_ppm"],
+        seen["judges"],
         seen["trigger"],
         seen["message"],
         seen["armed_at"],

@@ -244,6 +244,17 @@ async def test_the_ceiling_needs_no_legacy_to_compare_with(scene: Scene) -> None
     assert (await scene.watch()).trigger == "ceiling"
 
 
+async def test_fallbacks_where_everybody_is_on_new_are_no_cohort(scene: Scene) -> None:
+    """They are counted, and nobody who succeeds is: that says nothing of new's share of failures."""
+    await scene.guard(ceiling=0.5)
+    await scene.store.change(ANNA, Move(FLAG, Stage.LIVE, EVERYBODY), reason="by hand")
+    await scene.look()
+    await scene.report(new=(100, 100))
+    await scene.look()
+    assert await scene.stands() == "live"
+    assert (await scene.watch()).state is WatchState.INSUFFICIENT_DATA
+
+
 async def test_a_rollback_to_where_new_answers_too_is_a_kill(scene: Scene) -> None:
     await scene.store.change(ANNA, Move(FLAG, Stage.LIVE, EVERYBODY), reason="by hand")
     await scene.store.change(ANNA, Move(FLAG, Stage.NEW, 50_000), reason="by hand")

@@ -208,7 +208,14 @@ RECONCILER_LOOKS = Metric(
     "Looks at ramps and guardrails by this process, by outcome; one process of all does it.",
     ("outcome",),
 )
+FLAG_PROPAGATION_SECONDS = Metric(
+    "crossfade_flag_propagation_seconds",
+    Kind.HISTOGRAM,
+    "Time from a change of flags in the store until all workers of this instance decide by it.",
+    ("source",),
+)
 CONTROL_METRICS = (
+    FLAG_PROPAGATION_SECONDS,
     GUARDRAIL_STATE, GUARDRAIL_EVIDENCE, RAMP_STEP, RAMP_STATE, ROLLBACKS, RECONCILER_LOOKS,
 )  # fmt: skip
 """Known to the control process only."""

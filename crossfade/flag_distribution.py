@@ -77,8 +77,7 @@ class FlagDistribution:
                 self._log.error("flags are not on disk", reason=error.strerror or str(error))
             self._refusal = None
             self._confirmed = time.monotonic()
-            if changed:
-                self._drop_carried()
+            if self._drop_carried() or changed:
                 acks = await self._distribute()
                 self._log.info("flags taken", version=self._held.version, workers=len(acks))
             return {**self._known(), "acks": [asdict(ack) for ack in acks]}
@@ -91,14 +90,15 @@ class FlagDistribution:
         return self._known()
 
     def _known(self) -> Message:
-        return {"version": self._held.version, "kills": self._held.kills.to_json()}
+        kills = {**self._held.kills.to_json(), "version": self._held.version}
+        return {"version": self._held.version, "kills": kills}
 
-    def _drop_carried(self) -> None:
+    def _drop_carried(self) -> bool:
         """Kills of this host that the store's set has in it by now need no place of their own."""
         given = self._held.given
         kills = self._held.kills
         if given is None or not kills:
-            return
+            return False
         left = kills.without(None) if given.kill else kills
         for key in kills.flags:
             flag = given.flag(key)
@@ -108,6 +108,7 @@ class FlagDistribution:
             self._held.set_kills(left)
         except OSError as error:
             self._log.error("kills are not on disk", reason=error.strerror or str(error))
+        return self._held.kills is not kills
 
     # The control socket's orders.
 

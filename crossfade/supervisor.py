@@ -597,7 +597,8 @@ class Supervisor:
                 for route in (settings.routes if settings else ())
             ],
             "address": str(self._admin),
-            "started": time.time() - (time.monotonic() - self._started),
+            # The same number in every process to come, since counts are compared by it.
+            "started": datetime.fromisoformat(self._started_at).timestamp(),
         }
 
     # The embedded servers' process.
@@ -725,7 +726,7 @@ class Supervisor:
 
 
 def _orders(generation: int, settings: Settings) -> Orders:
-    return orders(generation, settings.proxy, settings.routes)
+    return orders(generation, settings.proxy, settings.routes, settings.code)
 
 
 def _address_of(server: Server) -> str:

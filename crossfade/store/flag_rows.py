@@ -39,6 +39,12 @@ async def version(connection: AsyncConnection) -> int:
     return found
 
 
+async def changed_at(connection: AsyncConnection) -> float:
+    """When the set was changed last, in seconds of Unix time."""
+    found = (await connection.execute(select(extract("epoch", flag_set.c.updated_at)))).scalar_one()
+    return float(found)
+
+
 async def write(connection: AsyncConnection, before: FlagSet, after: FlagSet) -> None:
     """Write what differs. Flags are never removed: an archived one keeps its key."""
     was = {flag.key: flag for flag in before.flags}

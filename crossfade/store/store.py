@@ -71,6 +71,12 @@ class Store:
         async with self.transaction() as connection:
             return (await flag_rows.read(connection))[0]
 
+    async def flag_set_and_age(self) -> tuple[FlagSet, float]:
+        """The whole set, and how many seconds ago it was changed last, by the store's clock."""
+        async with self.transaction() as connection:
+            found, now = await flag_rows.read(connection)
+            return found, now - await flag_rows.changed_at(connection)
+
     async def change(
         self,
         actor: Actor,

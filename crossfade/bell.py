@@ -1,0 +1,92 @@
+"""The bus as a bell: it says that there is something new, never what.
+
+Losing it costs promptness and nothing else: whoever did not hear it polls. So nothing here waits for the
+bus, nothing fails because of it, and a message that cannot be sent is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from crossfade.embedded import valkey
+
+CHANNEL = "crossfade:flags"
+AGAIN_AFTER = 1.0
+"""Seconds before a bus that is away is tried again."""
+SEND_WITHIN = 1.0
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2}
+"""Find out within 15 s that the way to the bus was cut; a listener says nothing by itself."""
+
+
+class Bell:
+    """`ring` from any task; `listen` until it is cancelled. `trouble` is why it is not heard, if so."""
+
+    def __init__(self, bus: str, data_dir: Path) -> None:
+        self._bus = bus
+        self._data_dir = data_dir
+        self._client: redis.asyncio.Redis | None = None
+        self._ringing: set[asyncio.Task[None]] = set()
+        self.trouble: str | None = None
+
+    def ring(self, version: int) -> None:
+        """Tell everybody who listens that there is a version `version`."""
+        if self._client is None:
+            return
+        task = asyncio.get_running_loop().create_task(self._ring(self._client, version))
+        self._ringing.add(task)
+        task.add_done_callback(self._ringing.discard)
+
+    async def listen(self, heard: Callable[[], None]) -> None:
+        """Call `heard` for each ring, and once whenever the bus has come back."""
+        if self._bus == "none":
+            return
+        while True:
+            try:
+                await self._listen(heard)
+            except (RedisError, OSError, valkey.EmbeddedValkeyError) as error:
+                self.trouble = str(error) or type(error).__name__
+            finally:
+                await self._hang_up()
+            await asyncio.sleep(AGAIN_AFTER)
+
+    async def _listen(self, heard: Callable[[], None]) -> None:
+        url = self._url()
+        tcp: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
+        client = redis.asyncio.Redis.from_url(
+            url,
+            socket_connect_timeout=SEND_WITHIN,
+            protocol=2,
+            **({} if url.startswith("unix:") else tcp),
+        )
+        self._client = client
+        async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+            await subscription.subscribe(CHANNEL)
+            self.trouble = None
+            heard()
+            async for _ in subscription.listen():
+                heard()
+
+    def _url(self) -> str:
+        if self._bus == "embedded":
+            return valkey.url_of(self._data_dir / "valkey")
+        scheme, mark, rest = self._bus.partition("://")
+        return {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme) + mark + rest
+
+    async def _ring(self, client: redis.asyncio.Redis, version: int) -> None:
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(SEND_WITHIN):
+                await client.publish(CHANNEL, version)
+
+    async def _hang_up(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await client.aclose()

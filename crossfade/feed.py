@@ -1,0 +1,337 @@
+"""The feed: it brings the store's flags to this instance and this host's kills to the store.
+
+It runs in the control process and holds nothing: the supervisor says which version it has, the store which
+one there is. It looks when the bell rings, when this process has changed something, and every two seconds
+in any case. While the store cannot be asked, traffic goes on by what the supervisor holds, and the feed
+tries again.
+
+After each look the instance says in the store which version each of its workers runs, so that whoever has
+changed something can wait until all of them do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from core.metrics import FLAG_PROPAGATION_SECONDS, LATENCY_BUCKETS, Histogram, Sample
+from crossfade import exposition
+from crossfade.bell import Bell
+from crossfade.channel import Message
+from crossfade.cohort_counts import cohort_counts
+from crossfade.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from crossfade.store.actors import Actor, ActorType, Role, Via
+from crossfade.store.connection import StoreError
+from crossfade.store.instances import InstanceReport
+from crossfade.store.store import Store
+from flags.change import KillAll, KillFlag, Refused
+from flags.document import to_json
+from flags.model import Bucketing, Flag, Side, Stage
+from flags.stages import settled_at
+
+log = structlog.get_logger(__name__)
+
+POLL_EVERY = 2.0
+"""Seconds between two looks when no bell rings; up to a fifth sooner, so that not all look at once."""
+TRY_AGAIN = 0.5
+SAY_AFTER = 10.0
+"""Seconds that the store may be away before the log says so."""
+COUNT_EVERY = 0.5
+"""Seconds between two looks at what was counted: guardrails see no sooner than that."""
+ALIVE_WITHIN = 10.0
+"""Seconds after which an instance that has said nothing is not waited for."""
+WAIT_STEP = 0.02
+"""Seconds between two looks at what the other instances have said."""
+
+Ask = Callable[[Message], Awaitable[Message]]
+"""A question to the supervisor. Raises TimeoutError or ConnectionResetError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """How many workers of all living instances run at least some version."""
+
+    version: int
+    obeying: int
+    workers: int
+    milliseconds: float
+    """From the question to the last acknowledgement, or to the end of the wait."""
+    missing: tuple[str, ...]
+    """Who does not run it: one line each."""
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+
+class Feed:
+    """`run` goes on until it is cancelled. `store` is None until there is one to be asked."""
+
+    def __init__(self, context: Message, ask: Ask) -> None:
+        self._context = context
+        self._ask = ask
+        self._data_dir = Path(context["data_dir"])
+        self._bell = Bell(context["bus"], self._data_dir)
+        self._wake = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._heard_bell = False
+        self.opened = asyncio.Event()
+        """The store has been there for the first time."""
+        self.store: Store | None = None
+        self.opened = asyncio.Event()
+        """There is a store; it stays, even while it cannot be asked."""
+        self.trouble: str | None = "the store has not been asked yet"
+        """Why the store cannot be asked, in one line; None while it can."""
+        self._troubled_since: float | None = None
+        self._said = False
+        self._registered: frozenset[str] = frozenset()
+        self._stuck: dict[str, int] = {}
+        """Kills of this host that the store refused, each with the version at which it did."""
+        self._counts: dict[str, Any] = {}
+        self._propagation = {source: [0] * (len(LATENCY_BUCKETS) + 1) for source in ("push", "poll")}
+        self._propagation_sum = dict.fromkeys(self._propagation, 0.0)
+        digest = hashlib.sha256(str(self._data_dir).encode()).hexdigest()[:8]
+        self.instance = f"{socket.gethostname()}-{digest}"
+
+    def update(self, context: Message) -> None:
+        """The configuration was reloaded; its routes may name other flags."""
+        self._context = {**self._context, "routes": context["routes"]}
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Do nothing where the configuration has no store."""
+        if self._context["store"] == "none":
+            self.trouble = "this instance has no flags: store is none"
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._bell.listen(self._hear))
+            tasks.create_task(self._count_often())
+            await self._look_for_ever()
+
+    async def close(self) -> None:
+        if self.store is not None:
+            await self.store.close()
+
+    # Looking.
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            wait = POLL_EVERY * random.uniform(0.8, 1.0)
+            try:
+                await self._look()
+                self._well()
+            except (StoreError, EmbeddedPostgresError) as error:
+                self._trouble(str(error))
+                wait = TRY_AGAIN
+            except (TimeoutError, ConnectionResetError):
+                wait = TRY_AGAIN  # the supervisor is busy, or this process is about to end
+            except Exception:
+                # A bug of ours must not leave the instance without flags for ever.
+                log.exception("feed_failed")
+                self._trouble("a fault of Crossfade; see the log")
+                wait = POLL_EVERY
+            self._looked.set()
+            self._looked.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+
+    async def _look(self) -> None:
+        rung, self._heard_bell = self._heard_bell, False
+        store = await self._open()
+        version = await store.version()
+        known = await self._ask({"do": "confirm", "version": version})
+        if version >= known["version"] and not self._registered >= self._route_flags().keys():
+            # Never into a store that has lost what it knew: it would soon look like a newer one.
+            version = (await store.register(self._route_flags().values())).version
+            self._registered = frozenset(self._route_flags())
+        if version != known["version"]:
+            known = await self._pull(store, "push" if rung else "poll")
+        if known["kills"]["every"] or known["kills"]["flags"]:
+            await self._carry(store, known["kills"])
+        await self._report(store)
+
+    async def _pull(self, store: Store, source: str) -> Message:
+        """Hand the store's set to the supervisor, who answers when all workers decide by it."""
+        flag_set, age = await store.flag_set_and_age()
+        began = time.monotonic()
+        known = await self._ask({"do": "flags", "document": to_json(flag_set)})
+        if known.get("acks"):
+            seconds = age + time.monotonic() - began
+            self._propagation[source][bisect_left(LATENCY_BUCKETS, seconds)] += 1
+            self._propagation_sum[source] += seconds
+        return known
+
+    async def _open(self) -> Store:
+        if self.store is None:
+            url = self._context["store"]
+            if url == "embedded":
+                url = EmbeddedPostgres(self._data_dir / "postgres").url()
+            store = await Store.open(url)
+            try:
+                await store.migrate()
+            except BaseException:
+                await store.close()
+                raise
+            store.on_change = self._on_change
+            self.store = store
+            self.opened.set()
+        return self.store
+
+    def _on_change(self, version: int) -> None:
+        self._hear()
+        self._bell.ring(version)
+
+    def _hear(self) -> None:
+        self._heard_bell = True
+        self._wake.set()
+
+    def _route_flags(self) -> dict[str, Flag]:
+        """Of each flag that a route names, what the store is given if it does not know it."""
+        wanted: dict[str, Flag] = {}
+        for route in self._context["routes"]:
+            stage = Stage.NEW if route["side"] == Side.NEW else Stage.LEGACY
+            key = route["flag"]
+            wanted.setdefault(key, Flag(key, 0, settled_at(stage), Bucketing((), key)))
+        return wanted
+
+    # Kills of this host.
+
+    async def _carry(self, store: Store, kills: Message) -> None:
+        """Have the store take over what was killed here; from then on it is the store's to take back."""
+        carried = False
+        for key, kill in (("*", kills["every"]), *kills["flags"].items()):
+            if not kill or self._stuck.get(key) == kills["version"]:
+                continue
+            command = (
+                KillAll(kill["reason"], kill["by"])
+                if key == "*"
+                else KillFlag(key, kill["reason"], kill["by"])
+            )
+            actor = Actor(ActorType.LOCAL, kill["by"], Role.ADMIN, None, Via.CLI)
+            try:
+                await store.change(
+                    actor, command, reason=f"killed on {self.instance}: {kill['reason']}"[:1000]
+                )
+                carried = True
+            except Refused as refusal:
+                # It stays killed here, and the status shows it; asked again only when the store has changed.
+                self._stuck[key] = kills["version"]
+                log.warning("kill_stays_here", flag=key, reason=refusal.kind, message=str(refusal))
+        if carried:
+            await self._pull(store, "push")
+
+    # Saying who runs what.
+
+    async def _count_often(self) -> None:
+        while True:
+            await asyncio.sleep(COUNT_EVERY)
+            if self.store is None or self.trouble is not None:
+                continue
+            with contextlib.suppress(StoreError, TimeoutError, ConnectionResetError):
+                samples = (await self._ask({"do": "samples"}))["samples"]
+                self._counts = cohort_counts(exposition.from_wire(samples))
+                await self._report(self.store)
+
+    async def _report(self, store: Store) -> None:
+        status = (await self._ask({"do": "status"}))["status"]
+        flags = status["flags"]
+        await store.report(
+            InstanceReport(
+                id=self.instance,
+                host=socket.gethostname(),
+                address=self._context["address"],
+                flags_version=flags["version"],
+                started_at=self._context["started"],
+                kill_overlay={"kills": flags["kills"]},
+                workers=[
+                    {
+                        "worker": w["worker"],
+                        "pid": w["pid"],
+                        "state": w["state"],
+                        "version": w["flags_version"],
+                    }
+                    for w in status["workers"]
+                    if w["state"] in ("ready", "draining")
+                ],
+                counts=self._counts,
+            )
+        )
+        self._looked.set()
+        self._looked.clear()
+
+    async def converged(self, version: int, within: float) -> Convergence:
+        """Wait until every worker of every living instance runs `version` or a later one."""
+        assert self.store is not None, "nothing was changed without a store"
+        began = time.monotonic()
+        while True:
+            found = self._convergence(await self.store.instances(), version, began)
+            if found.complete or time.monotonic() - began >= within:
+                return found
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAIT_STEP):
+                    await self._looked.wait()
+
+    @staticmethod
+    def _convergence(instances: Sequence[Any], version: int, began: float) -> Convergence:
+        obeying = workers = 0
+        missing = []
+        for instance in instances:
+            if instance.age > ALIVE_WITHIN:
+                continue
+            for worker in instance.report.workers:
+                workers += 1
+                if worker["version"] >= version:
+                    obeying += 1
+                else:
+                    at = f"worker {worker['worker']} of {instance.report.id} runs v{worker['version']}"
+                    missing.append(at)
+            if not instance.report.workers:
+                missing.append(f"{instance.report.id} has no worker")
+        if not workers and not missing:
+            missing.append("no instance has said anything yet")
+        elapsed = (time.monotonic() - began) * 1000
+        return Convergence(version, obeying, workers, elapsed, tuple(missing))
+
+    # Saying how it is.
+
+    def _trouble(self, why: str) -> None:
+        """Remember it at once, say it when it lasts: an embedded store needs some seconds to begin."""
+        self.trouble = why
+        now = time.monotonic()
+        if self._troubled_since is None:
+            self._troubled_since = now
+        if not self._said and now - self._troubled_since >= SAY_AFTER:
+            self._said = True
+            log.warning("store unavailable", message=why)
+
+    def _well(self) -> None:
+        if self._said:
+            log.info("store available")
+        self.trouble, self._troubled_since, self._said = None, None, False
+
+    def samples(self) -> list[Sample]:
+        return [
+            Sample(
+                FLAG_PROPAGATION_SECONDS.name,
+                (source,),
+                Histogram(tuple(counts), self._propagation_sum[source]),
+            )
+            for source, counts in self._propagation.items()
+        ]
+
+    @property
+    def bus_trouble(self) -> str | None:
+        return self._bell.trouble

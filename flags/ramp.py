@@ -40,6 +40,7 @@ from flags.stages import STAGES, above, described, moved, percent, reachable
 Json: TypeAlias = Mapping[str, Any]
 
 MOST_STEPS: Final = 100
+MOST_WINDOWS: Final = 50
 LONGEST_HOLD: Final = 30 * 86_400.0
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -407,6 +408,8 @@ def windows_from_json(value: object) -> tuple[Window, ...]:
     """
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise InvalidRampError("windows must be a list")
+    if len(value) > MOST_WINDOWS:
+        raise InvalidRampError(f"a ramp has at most {MOST_WINDOWS} windows, not {len(value)}")
     return tuple(_window(one) for one in value)
 
 

@@ -20,6 +20,7 @@ from crossfade.store import flag_rows
 from crossfade.store.actors import Actor
 from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Done
+from crossfade.store.connection import StoreError, StoreReason
 from crossfade.store.store import Store
 from crossfade.store.tables import guardrails, instances
 from flags.change import Refused
@@ -277,8 +278,16 @@ def _columns(watch: Watch) -> dict[str, Any]:
 
 def _read(row: Row[Any]) -> Watch:
     seen = row.evidence
+    try:
+        guardrail = guardrail_from_json(row.id, row.flag, row.definition)
+    except InvalidGuardrailError as error:
+        raise StoreError(
+            StoreReason.UNREADABLE,
+            f"this Crossfade cannot understand the guardrail {row.id} ({error}); run the one that wrote it. "
+            "Until then no guardrail watches and no ramp goes on",
+        ) from error
     return Watch(
-        guardrail_from_json(row.id, row.flag, row.definition),
+        guardrail,
         WatchState(row.state),
         evidence_from_json(seen["seen"]),
         cursor_from_json(seen["cursor"]),

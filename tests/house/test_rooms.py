@@ -91,8 +91,8 @@ def test_no_file_names_a_registry_or_a_place_of_one_machine() -> None:
 def test_every_metric_is_declared_once_and_handed_out_by_one_process() -> None:
     names = [metric.name for metric in DECLARED]
     assert len(names) == len(set(names))
-    handed_out = [metric.name for metric in (*metrics.WORKER_METRICS, *metrics.SUPERVISOR_METRICS)]
-    assert sorted(handed_out) == sorted(names)
+    processes = (metrics.WORKER_METRICS, metrics.SUPERVISOR_METRICS, metrics.CONTROL_METRICS)
+    assert sorted(metric.name for of_one in processes for metric in of_one) == sorted(names)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_every_metric_is_declared_once_and_handed_out_by_one_process() -> None:
     ids=lambda it: it.name,
 )
 def test_a_metric_s_name_tells_its_kind_and_unit(metric: metrics.Metric) -> None:
-    assert re.fullmatch(r"crossfade_[a-z_]+", metric.name)
+    assert re.fullmatch(r"crossfade_[a-z_]+(_log10)?", metric.name)
     assert metric.name.endswith("_total") == (metric.kind is metrics.Kind.COUNTER)
     if metric.kind is metrics.Kind.HISTOGRAM:
         assert metric.name.endswith("_seconds")

@@ -287,6 +287,7 @@ HOURS = {"from": "09:00", "to": "17:00"}
         [{**HOURS, "days": []}],
         [{**HOURS, "days": ["monday"]}],
         [{**HOURS, "every": "day"}],
+        [HOURS] * 51,
     ],
 )
 def test_windows_that_are_no_windows(said: object) -> None:

@@ -1,1 +1,23 @@
 """Wiring, command line and admin API. Floor 3, and the only package that users import."""
+
+from typing import TYPE_CHECKING, Any
+
+from crossfade.project import Project
+from legacy_adapter.adapter import Adapter
+from legacy_adapter.messages import Answer, Request
+
+if TYPE_CHECKING:
+    from crossfade.adapter_contract import AdapterContractError, Example, check_adapter
+
+__all__ = [
+    "Adapter", "AdapterContractError", "Answer", "Example", "Project", "Request", "check_adapter",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The contract kit, when it is asked for: it brings the proxy's parser along, which few need."""
+    if name not in {"AdapterContractError", "Example", "check_adapter"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from crossfade import adapter_contract  # noqa: PLC0415
+
+    return getattr(adapter_contract, name)

@@ -11,9 +11,11 @@ import base64
 import dataclasses
 import pickle
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flags.model import Route
+from flags.model import AdapterUse, Route
+from legacy_adapter import declared, shape
 from proxy import config
 from proxy.config import ProxyConfig
 
@@ -28,6 +30,8 @@ class Orders:
     drain: float
     """Seconds that requests in flight may go on after a worker was told to stop."""
     packed: str
+    code: str | None = None
+    """The users' Python file, which each worker loads itself."""
 
     def unpack(self) -> tuple[ProxyConfig, tuple[Route, ...]]:
         """Raises OtherLayoutError."""
@@ -38,21 +42,25 @@ class Orders:
         return proxy, routes
 
     def to_wire(self) -> dict[str, Any]:
-        return {"generation": self.generation, "drain": self.drain, "packed": self.packed}
+        return {
+            "generation": self.generation, "drain": self.drain, "packed": self.packed, "code": self.code,
+        }  # fmt: skip
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Orders:
-        return cls(wire["generation"], wire["drain"], wire["packed"])
+        return cls(wire["generation"], wire["drain"], wire["packed"], wire.get("code"))
 
 
-def orders(generation: int, proxy: ProxyConfig, routes: Sequence[Route]) -> Orders:
+def orders(generation: int, proxy: ProxyConfig, routes: Sequence[Route], code: Path | None = None) -> Orders:
     values = pickle.dumps((proxy, tuple(routes)))
     packed = base64.b64encode(pickle.dumps((_layout(), values))).decode()
-    return Orders(generation, proxy.timeouts.drain, packed)
+    return Orders(generation, proxy.timeouts.drain, packed, None if code is None else str(code))
 
 
 def _layout() -> tuple[tuple[str, ...], ...]:
-    classes = [Route, *(each for each in vars(config).values() if isinstance(each, type))]
+    modules = (config, declared, shape)
+    known = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
+    classes = [Route, AdapterUse, *dict.fromkeys(known)]
     return tuple(
         (each.__name__, *(field.name for field in dataclasses.fields(each)))
         for each in classes

@@ -15,10 +15,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from crossfade import users_code
 from crossfade.settings_file import Document, Loc, Problem, read_document, spell
 from crossfade.settings_form import (
+    AdapterForm,
     Address,
+    FieldRulesForm,
     FileForm,
+    JsonRulesForm,
     RouteForm,
     SecretUrl,
     Section,
@@ -30,7 +34,10 @@ from crossfade.settings_form import (
 )
 from crossfade.settings_routes import unreached
 from crossfade.settings_world import tls_problems, warnings_from_the_world
-from flags.model import Route, Side
+from flags.model import AdapterUse, Route, Side
+from legacy_adapter.declared import Declaration, ErrorRules, FieldRules, SessionRules
+from legacy_adapter.shape import ShapeRules
+from proxy.claims import BadKeyError, check_key
 from proxy.config import (
     AccessLog,
     Forwarding,
@@ -40,6 +47,8 @@ from proxy.config import (
     Target,
     TargetTls,
     Timeouts,
+    TokenKey,
+    Tokens,
 )
 
 __all__ = [
@@ -124,7 +133,7 @@ def check(path: Path, environ: Mapping[str, str] = os.environ) -> CheckReport:
         settings = _settings_of(document, path)
     except SettingsError as error:
         return CheckReport(error.problems, (), None)
-    problems = tuple(tls_problems(settings.proxy, document))
+    problems = (*tls_problems(settings.proxy, document), *_code_problems(settings, document))
     world = warnings_from_the_world(settings, document)
     return CheckReport(problems, (*settings.warnings, *world), None if problems else settings)
 
@@ -150,6 +159,8 @@ def _settings_of(document: Document, path: Path) -> Settings:
             problems += _problems_of(error, document)
         else:
             problems += _clashes(form, document)
+            problems += _unknown_adapters(form, document)
+            problems += _unfit_keys(form, document)
     if problems:
         problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
         raise SettingsError(tuple(problems))
@@ -192,7 +203,7 @@ def _keys_at(loc: Loc) -> list[str]:
     """The keys of the section at `loc`."""
     section: type[Section] = FileForm
     for part in loc:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in section.model_fields:  # else it is a name that the user chose
             section = section_in(section.model_fields[part].annotation) or section
     return list(section.model_fields)
 
@@ -217,6 +228,46 @@ def _clashes(form: FileForm, document: Document) -> Iterator[Problem]:
         if any(_reaches(url, listener) for listener in form.listen):
             right = "expected another address than that of listen: requests would go in circles"
             problem = document.problem(("targets", side, "url"), None, right)
+            if problem is not None:
+                yield problem
+
+
+def _unknown_adapters(form: FileForm, document: Document) -> Iterator[Problem]:
+    """Routes whose adapter nobody declares. Code may bring others; whoever loads it looks for them."""
+    if form.code is not None:
+        return
+    known = ", ".join(form.adapters) or "none, and no code"
+    for i, route in enumerate(form.routes or ()):
+        for side, name in (("legacy", route.adapter.legacy), ("new", route.adapter.new)):
+            if name is not None and name not in form.adapters:
+                right = f"expected one of adapters, which has {known}"
+                problem = document.problem(("routes", i, "adapter", side), None, right)
+                if problem is not None:
+                    yield problem
+
+
+def _code_problems(settings: Settings, document: Document) -> Iterator[Problem]:
+    """Why the users' code cannot be used; it runs for this."""
+    if settings.code is None:
+        return
+    try:
+        project = users_code.load(settings.code)
+        declared = (name for name, _ in settings.proxy.adapters)
+        users_code.check_names(project, declared, settings.routes, settings.code)
+    except users_code.UsersCodeError as error:
+        problem = document.problem(("code",), str(error), "expected a file that can be used")
+        if problem is not None:
+            yield problem
+
+
+def _unfit_keys(form: FileForm, document: Document) -> Iterator[Problem]:
+    for i, key in enumerate(form.jwt.keys or ()):
+        try:
+            check_key(TokenKey(key.algorithm, key.key, key.id))
+        except BadKeyError as error:
+            problem = document.problem(
+                ("jwt", "keys", i, "key"), "no such key", f"expected otherwise: {error}"
+            )
             if problem is not None:
                 yield problem
 
@@ -262,6 +313,13 @@ def _proxy_config(form: FileForm, directory: Path) -> ProxyConfig:
             else str(directory / str(form.access_log.path)),
             sample=form.access_log.sample,
         ),
+        tokens=Tokens(
+            header=form.jwt.header.lower(),
+            keys=tuple(TokenKey(key.algorithm, key.key, key.id) for key in form.jwt.keys or ()),
+            issuer=form.jwt.issuer,
+            audience=form.jwt.audience,
+        ),
+        adapters=tuple((name, _declaration(adapter)) for name, adapter in form.adapters.items()),
     )
 
 
@@ -289,6 +347,37 @@ def _route(form: RouteForm) -> Route:
         methods=frozenset(form.match.methods or ()),
         host=form.match.host,
         side=form.target,
+        adapters=tuple(
+            AdapterUse(side, name, form.adapter.on_failure == "untranslated")
+            for side, name in ((Side.LEGACY, form.adapter.legacy), (Side.NEW, form.adapter.new))
+            if name is not None
+        ),
+    )
+
+
+def _declaration(form: AdapterForm) -> Declaration:
+    session = form.session
+    return Declaration(
+        paths=tuple(form.path.items()),
+        query=_field_rules(form.query),
+        request_headers=_field_rules(form.request.headers),
+        request_json=_shape_rules(form.request.body),
+        answer_headers=_field_rules(form.answer.headers),
+        answer_json=_shape_rules(form.answer.body),
+        errors=ErrorRules(_shape_rules(form.errors.body), tuple(form.errors.status.items())),
+        session=None
+        if session is None
+        else SessionRules(session.clients, session.cookie, session.token, session.secure),
+    )
+
+
+def _field_rules(form: FieldRulesForm) -> FieldRules:
+    return FieldRules(tuple(form.rename.items()), tuple(form.remove), tuple(form.set.items()))
+
+
+def _shape_rules(form: JsonRulesForm) -> ShapeRules:
+    return ShapeRules(
+        tuple(form.rename.items()), tuple(form.remove), tuple(form.convert.items()), tuple(form.set.items())
     )
 
 

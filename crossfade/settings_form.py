@@ -22,7 +22,10 @@ from crossfade.settings_file import Substituted, mask
 from flags.document import KEY, KEY_FORM
 from flags.match import InvalidRouteError, check_host, check_path
 from flags.model import Side
-from proxy.config import AccessLog, Forwarding, Limits, Target, TargetTls, Timeouts
+from legacy_adapter import shape
+from legacy_adapter.declared import template_names
+from proxy.claims import ALGORITHMS
+from proxy.config import AccessLog, Forwarding, Limits, Target, TargetTls, Timeouts, Tokens
 
 REQUIRED: Any = Field(default=None, validate_default=True)
 
@@ -313,11 +316,129 @@ def _log_path(value: Any) -> str | None:
     return _text('a file, "-" for standard output, or off')(value)
 
 
+def _names(value: Any) -> list[str]:
+    return _some_names(value, _FIELD_NAME, "a list of names, such as [X-Debug]")
+
+
+def _renames(value: Any) -> dict[str, str]:
+    return _some_pairs(value, _FIELD_NAME, _FIELD_NAME, "names, old and new, such as {X-Old: X-New}")
+
+
+def _fixed_values(value: Any) -> dict[str, str]:
+    right = 'names with their values as text, such as {X-Api: "2"}'
+    return _some_pairs(value, _FIELD_NAME, _FIELD_VALUE, right)
+
+
+def _json_paths(value: Any) -> list[str]:
+    return _some_names(value, shape.PATH, "a list of JSON paths, such as [items.*.debug]")
+
+
+def _json_moves(value: Any) -> dict[str, str]:
+    right = "JSON paths, from and to, with as many * on both sides, such as {items.*.login: items.*.name}"
+    moves = _some_pairs(value, shape.PATH, shape.PATH, right)
+    if any(source.split(".").count("*") != to.split(".").count("*") for source, to in moves.items()):
+        raise _WrongError(right)
+    return moves
+
+
+def _json_conversions(value: Any) -> dict[str, str]:
+    kinds = re.compile("|".join(shape.CONVERSIONS))
+    return _some_pairs(
+        value,
+        shape.PATH,
+        kinds,
+        f"JSON paths with one of {', '.join(shape.CONVERSIONS)}, such as {{total: number}}",
+    )
+
+
+def _json_values(value: Any) -> dict[str, Any]:
+    right = "JSON paths without * and plain values, such as {version: 2}"
+    if not isinstance(value, dict):
+        raise _WrongError(right)
+    for path, plain in value.items():
+        if not shape.is_path(path) or "*" in path.split(".") or isinstance(plain, dict | list):
+            raise _WrongError(right)
+    return {path: str(plain) if isinstance(plain, str) else plain for path, plain in value.items()}
+
+
+def _statuses(value: Any) -> dict[int, int]:
+    right = "statuses from 400 to 599, from and to, such as {422: 400}"
+    pairs = _some_pairs(value, _ERROR_STATUS, None, right)
+    if not all(isinstance(to, int) and 400 <= to <= 599 for to in pairs.values()):
+        raise _WrongError(right)
+    return {int(status): int(to) for status, to in pairs.items()}
+
+
+def _path_moves(value: Any) -> dict[str, str]:
+    right = 'path templates, from and to, such as {"/items/{id}": "/v2/articles/{id}"}'
+    moves = _some_pairs(value, None, None, right)
+    try:
+        for source, to in moves.items():
+            check_path(source)
+            check_path(to)
+            if not template_names(to) <= template_names(source):
+                raise _WrongError(f"{right}, where the second uses no name that the first lacks")
+    except InvalidRouteError:
+        raise _WrongError(right) from None
+    return moves
+
+
+def _some_names(value: Any, name: re.Pattern[str], right: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(n, str) and name.fullmatch(n) for n in value):
+        raise _WrongError(right)
+    return list(map(str, value))
+
+
+def _some_pairs(
+    value: Any, key: re.Pattern[str] | None, content: re.Pattern[str] | None, right: str
+) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _WrongError(right)
+    for name, inner in value.items():
+        if not isinstance(name, str) or (key is not None and not key.fullmatch(name)):
+            raise _WrongError(right)
+        if content is not None and not (isinstance(inner, str) and content.fullmatch(inner)):
+            raise _WrongError(right)
+        if content is None and key is None and not isinstance(inner, str):
+            raise _WrongError(right)
+    return {name: str(inner) if isinstance(inner, str) else inner for name, inner in value.items()}
+
+
+def _some_adapters(value: Any) -> Any:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(re.fullmatch(_ADAPTER, str(name)) for name in value):
+        raise _WrongError("adapters under names of letters, digits, dots, dashes and underscores")
+    return value
+
+
+def _key_text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _WrongError(
+            "a PEM key or a secret, best as file:/path or ${NAME}", "something that is not shown"
+        )
+    return str(value)
+
+
+def _one_of(*words: str) -> BeforeValidator:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise _WrongError(f"one of {', '.join(words)}")
+        return str(value)
+
+    return _read_by(read)
+
+
 def _python_file(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable() or not re.search(r"[^/]\.py$", value):
         raise _WrongError("a Python file, such as migration.py")
     return str(value)
 
+
+_ADAPTER = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
+_FIELD_VALUE = re.compile(r"[\x20-\x7e\xa0-\xff]*")
+_ERROR_STATUS = re.compile(r"[45][0-9]{2}")
 
 TRUTH = _read_by(_truth)
 LISTEN = _read_by(_address)
@@ -329,6 +450,10 @@ HOST_VALUE = _matching(
 HOST_NAME = _matching(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", "a host name")
 PSEUDONYM = _matching(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}", "a word for the Via field, such as crossfade")
 FLAG = _matching(KEY.pattern, f"a flag's key ({KEY_FORM}), such as items.read")
+ADAPTER = _matching(_ADAPTER, "the name of an adapter, such as session")
+COOKIE = _matching(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", "the name of a cookie, such as sid")
+HEADER = _matching(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", "the name of a field, such as Authorization")
+JSON_PATH = _matching(shape.PATH.pattern, "a JSON path, such as session.token")
 SECTION = BeforeValidator(_empty_is_a_section)
 SERVERS = ("embedded", "none")
 STORE = _secret_url(("postgresql", "postgres"), SERVERS, "postgresql://user:password@host/db")
@@ -362,6 +487,7 @@ _FORWARDING = Forwarding()
 _ACCESS_LOG = AccessLog()
 _TARGET = Target("", 0)
 _TLS = TargetTls()
+_TOKENS = Tokens()
 
 
 class PoolForm(Section):
@@ -413,6 +539,7 @@ class LimitsForm(Section):
     target_bytes: Annotated[int, _bytes(256, 1048576, "16384")] = _LIMITS.target_bytes
     headers: Annotated[int, _whole(8, 10000, "250")] = _LIMITS.headers
     body_bytes: Annotated[int, _bytes(0, 2**50, "10485760 (0: no limit of ours)")] = _LIMITS.body_bytes
+    translated_bytes: Annotated[int, _bytes(1024, 2**26, "1048576")] = _LIMITS.translated_bytes
     connections: Annotated[int, _whole(1, 1000000, "10000")] = _LIMITS.connections
     min_body_rate: Annotated[int, _bytes(0, 2**30, "128, a second")] = _LIMITS.min_body_rate
 
@@ -452,10 +579,69 @@ class MatchForm(Section):
     host: Annotated[str | None, _read_by(_route_host)] = None
 
 
+class RouteAdapterForm(Section):
+    legacy: Annotated[str | None, ADAPTER] = None
+    new: Annotated[str | None, ADAPTER] = None
+    on_failure: Annotated[str, _one_of("refuse", "untranslated")] = "refuse"
+
+
 class RouteForm(Section):
     flag: Annotated[str, FLAG] = REQUIRED
     match: MatchForm = REQUIRED
     target: Annotated[Side, _read_by(_side)] = Side.LEGACY
+    adapter: RouteAdapterForm = RouteAdapterForm()
+
+
+class FieldRulesForm(Section):
+    rename: Annotated[dict[str, str], _read_by(_renames)] = {}
+    remove: Annotated[list[str], _read_by(_names)] = []
+    set: Annotated[dict[str, str], _read_by(_fixed_values)] = {}
+
+
+class JsonRulesForm(Section):
+    rename: Annotated[dict[str, str], _read_by(_json_moves)] = {}
+    remove: Annotated[list[str], _read_by(_json_paths)] = []
+    convert: Annotated[dict[str, str], _read_by(_json_conversions)] = {}
+    set: Annotated[dict[str, Any], _read_by(_json_values)] = {}
+
+
+class MessageRulesForm(Section):
+    headers: FieldRulesForm = FieldRulesForm()
+    body: JsonRulesForm = JsonRulesForm()
+
+
+class ErrorRulesForm(Section):
+    body: JsonRulesForm = JsonRulesForm()
+    status: Annotated[dict[int, int], _read_by(_statuses)] = {}
+
+
+class SessionForm(Section):
+    clients: Annotated[str, _one_of("cookie", "bearer")] = REQUIRED
+    cookie: Annotated[str, COOKIE] = REQUIRED
+    token: Annotated[str | None, JSON_PATH] = None
+    secure: Annotated[bool, TRUTH] = False
+
+
+class AdapterForm(Section):
+    path: Annotated[dict[str, str], _read_by(_path_moves)] = {}
+    query: FieldRulesForm = FieldRulesForm()
+    request: MessageRulesForm = MessageRulesForm()
+    answer: MessageRulesForm = MessageRulesForm()
+    errors: ErrorRulesForm = ErrorRulesForm()
+    session: Annotated[SessionForm | None, SECTION] = None
+
+
+class TokenKeyForm(Section):
+    algorithm: Annotated[str, _one_of(*ALGORITHMS)] = REQUIRED
+    key: Annotated[str, _read_by(_key_text)] = REQUIRED
+    id: Annotated[str | None, _read_by(_text("a key id (kid)"))] = None
+
+
+class TokensForm(Section):
+    header: Annotated[str, HEADER] = _TOKENS.header
+    keys: list[TokenKeyForm] | None = None
+    issuer: Annotated[str | None, _read_by(_text("the issuer (iss) of the tokens"))] = None
+    audience: Annotated[str | None, _read_by(_text("the audience (aud) of the tokens"))] = None
 
 
 class DatabaseForm(Section):
@@ -484,6 +670,8 @@ class FileForm(Section):
     tls: Annotated[ListenTlsForm | None, SECTION] = None
     proxy_protocol: Annotated[bool, TRUTH] = False
     access_log: AccessLogForm = AccessLogForm()
+    adapters: Annotated[dict[str, AdapterForm], _read_by(_some_adapters)] = {}
+    jwt: TokensForm = TokensForm()
     store: Annotated[Server, STORE] = "embedded"
     bus: Annotated[Server, BUS] = "embedded"
     code: Annotated[str | None, _read_by(_python_file)] = None

@@ -15,18 +15,21 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from crossfade import exposition
+from crossfade import exposition, users_code
 from crossfade.channel import Channel, Message
 from crossfade.orders import Orders, OtherLayoutError
 from crossfade.processes import die_with_parent
 from crossfade.sockets import BACKLOG
+from crossfade.users_code import UsersCodeError
 from flags.document import InvalidFlagError, from_json
 from flags.model import FlagSet, Route
 from flags.snapshot import compile_snapshot
+from legacy_adapter.adapter import Plugs
 from proxy.config import ProxyConfig
 from proxy.worker import Worker
 
@@ -112,8 +115,9 @@ class _Shell:
             self._sockets = [socket.socket(fileno=fd) for fd in message["sockets"]]
             self._flags = _flag_set(message["flags"])
             self._routes, self._generation = routes, orders.generation
-            self._worker = Worker(proxy, compile_snapshot(routes, orders.generation, self._flags))
-        except OSError as error:
+            plugs = _plugs(orders, proxy, routes)
+            self._worker = Worker(proxy, compile_snapshot(routes, orders.generation, self._flags), plugs)
+        except (OSError, UsersCodeError) as error:
             self._channel.answer(message, {"error": _words(error, proxy)})
             self._over.set()
             return
@@ -146,10 +150,11 @@ class _Shell:
         proxy, routes = orders.unpack()
         async with self._turn:
             try:
+                plugs = _plugs(orders, proxy, routes)
                 await self._worker.reconfigure(
-                    proxy, compile_snapshot(routes, orders.generation, self._flags)
+                    proxy, compile_snapshot(routes, orders.generation, self._flags), plugs
                 )
-            except OSError as error:
+            except (OSError, UsersCodeError) as error:
                 self._channel.answer(message, {"error": _words(error, proxy)})
                 return
             self._drain_timeout = orders.drain
@@ -241,8 +246,20 @@ def _flag_set(document: Any) -> FlagSet | None:
     return None if document is None else from_json(document)
 
 
-def _words(error: OSError, proxy: ProxyConfig) -> str:
+def _plugs(orders: Orders, proxy: ProxyConfig, routes: Sequence[Route]) -> Plugs:
+    """What the users' own code brings. Raises UsersCodeError."""
+    if orders.code is None:
+        return Plugs()
+    path = Path(orders.code)
+    project = users_code.load(path)
+    users_code.check_names(project, (name for name, _ in proxy.adapters), routes, path)
+    return Plugs(project.adapters, project.attributes)
+
+
+def _words(error: OSError | UsersCodeError, proxy: ProxyConfig) -> str:
     """One line for a person; TLS does not say by itself which file it could not use."""
+    if isinstance(error, UsersCodeError):
+        return str(error)
     reason = error.strerror or str(error)
     if error.filename:
         return f"{error.filename}: {reason}"

@@ -7,9 +7,11 @@ body that cannot be read is a failure of the adapter, because half a translation
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote_plus, unquote_plus
 
+from legacy_adapter.adapter import Plugs
 from legacy_adapter.messages import Answer, Fields, Request
 from legacy_adapter.shape import ShapeRules, put_at, read, reshape, value_at, write
 
@@ -23,7 +25,8 @@ class FieldRules:
 
     rename: tuple[tuple[str, str], ...] = ()
     remove: tuple[str, ...] = ()
-    set: tuple[tuple[str, str], ...] = ()
+    set: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Not shown, because fixed values may be secrets."""
 
     def __bool__(self) -> bool:
         return bool(self.rename or self.remove or self.set)
@@ -106,6 +109,12 @@ class DeclaredAdapter:
         if failed:
             answer = replace(answer, status=self._statuses.get(answer.status, answer.status))
         return answer
+
+
+def with_declared(plugs: Plugs, declared: Iterable[tuple[str, Declaration]]) -> Plugs:
+    """`plugs` and the declared adapters besides."""
+    made = {name: DeclaredAdapter(declaration) for name, declaration in declared}
+    return replace(plugs, adapters={**made, **plugs.adapters}) if made else plugs
 
 
 def template_names(template: str) -> set[str]:

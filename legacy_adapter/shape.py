@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 CONVERSIONS = ("number", "text", "boolean")
-_PATH = re.compile(r"(?:\*|[^.*\s]+)(?:\.(?:\*|[^.*\s]+))*")
+PATH = re.compile(r"(?:\*|[^.*\s]+)(?:\.(?:\*|[^.*\s]+))*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 
 
@@ -26,8 +26,8 @@ class ShapeRules:
     remove: tuple[str, ...] = ()
     convert: tuple[tuple[str, str], ...] = ()
     """Path and one of `CONVERSIONS`."""
-    set: tuple[tuple[str, Any], ...] = ()
-    """Path without `*`, and a plain value."""
+    set: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
+    """Path without `*`, and a plain value. Not shown, because it may be a secret."""
 
     def __bool__(self) -> bool:
         return bool(self.rename or self.remove or self.convert or self.set)
@@ -40,7 +40,7 @@ class Number(str):
 
 
 def is_path(text: str) -> bool:
-    return _PATH.fullmatch(text) is not None
+    return PATH.fullmatch(text) is not None
 
 
 def reshape(body: bytes, rules: ShapeRules) -> bytes:

@@ -17,6 +17,12 @@ from types import MappingProxyType
 from core.http import RequestHead, field_values
 from proxy.config import TokenKey, Tokens
 
+ALGORITHMS = (
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+    "HS256", "HS384", "HS512",
+)  # fmt: skip
+SHORTEST_SECRET = 32
+"""Bytes of a secret that signs tokens; a shorter one can be guessed (RFC 7518, 3.2)."""
 LONGEST = 8192
 """Bytes of a token that are looked at."""
 REMEMBERED = 1024
@@ -48,6 +54,12 @@ class TokenReader:
         return _unverified(token) if self._verifier is None else self._verifier.claims(token, now)
 
 
+def unverified_claims(authorization: bytes) -> Mapping[str, object]:
+    """The claims in the value of an Authorization field; empty if there is no readable token in it."""
+    token = _token_in(authorization, bearer=True)
+    return NONE if token is None else _unverified(token)
+
+
 class _Verifier:
     """Verifies signatures once per token, and times whenever it is asked."""
 
@@ -56,7 +68,7 @@ class _Verifier:
 
         self._jwt = jwt
         self._settings = settings
-        self._keys = [(key, _loaded(key)) for key in settings.keys]
+        self._keys = [(key, check_key(key)) for key in settings.keys]
         self._known: OrderedDict[bytes, Mapping[str, object]] = OrderedDict()
 
     def claims(self, token: bytes, now: float) -> Mapping[str, object]:
@@ -96,13 +108,16 @@ class _Verifier:
         return NONE
 
 
-def _loaded(key: TokenKey) -> object:
+def check_key(key: TokenKey) -> object:
+    """What verifies with `key`. Raises `BadKeyError`."""
     import jwt  # noqa: PLC0415
 
+    if key.algorithm.startswith("HS") and len(key.key.encode()) < SHORTEST_SECRET:
+        raise BadKeyError(f"a secret of at least {SHORTEST_SECRET} bytes is needed")
     try:
         return jwt.get_algorithm_by_name(key.algorithm).prepare_key(key.key)
     except (NotImplementedError, ValueError, TypeError, jwt.PyJWTError) as error:
-        raise BadKeyError(f"no key for {key.algorithm}: {error}") from error
+        raise BadKeyError(f"a PEM key for {key.algorithm} is needed") from error
 
 
 def _is_timely(claims: Mapping[str, object], now: float) -> bool:

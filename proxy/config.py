@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
 from flags.model import Side
+from legacy_adapter.declared import Declaration
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,12 @@ class Limits:
     headers: int = 250
     body_bytes: int = 0
     """A request body; 0 leaves it to the backend."""
-    translated_bytes: int = 1_048_576
-    """A body that an adapter translates, which is held whole for that."""
     connections: int = 10_000
     """Client connections of one worker."""
     min_body_rate: int = 128
     """Bytes per second that a body must move, on average over an idle window, to count as alive."""
+    translated_bytes: int = 1_048_576
+    """A body that an adapter translates, which is held whole for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +149,5 @@ class ProxyConfig:
     """Every connection begins with a PROXY protocol header (v1 or v2); one without it is closed."""
     access_log: AccessLog = field(default_factory=AccessLog)
     tokens: Tokens = field(default_factory=Tokens)
+    adapters: tuple[tuple[str, Declaration], ...] = ()
+    """Declared ones, by name; users' code may bring others."""

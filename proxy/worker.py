@@ -18,6 +18,7 @@ from core import metrics
 from core.metrics import Sample
 from flags.snapshot import Snapshot
 from legacy_adapter.adapter import Plugs
+from legacy_adapter.declared import with_declared
 from proxy.accept import Acceptor
 from proxy.access_log import AccessLogWriter
 from proxy.claims import TokenReader
@@ -222,7 +223,7 @@ class Worker:
             self.counters,
             log,
             None if via is None else via.encode(),
-            plugs,
+            with_declared(plugs, config.adapters),
             TokenReader(config.tokens),
             self._budgets,
             self.recent,

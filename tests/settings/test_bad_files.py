@@ -17,7 +17,7 @@ targets:
 URL = "expected http://host:port or https://host:port"
 TOP = (
     "listen, admin, workers, data_dir, targets, routes, timeouts, limits, forwarding, tls, proxy_protocol, "
-    "access_log, store, bus, code, data"
+    "access_log, adapters, jwt, store, bus, code, data"
 )
 PATH = 'expected a path from "/" on, each segment plain text or one {name}, with "**" only as the last'
 HOST = "expected a host name without port, such as api.example.com or *.example.com"
@@ -56,6 +56,69 @@ zzz: 1
             f":10: zzz: found an unknown key; expected one of {TOP}",
         ],
     ),
+    "adapters": (
+        TARGETS
+        + """\
+adapters:
+  a:
+    path: {/a: "/b/{id}"}
+    query: {renam: {}, set: {a: 1}}
+    request: {body: {rename: {a.*.b: c}, convert: {d: money}}}
+    errors: {status: {200: 400}}
+    session: {clients: token}
+routes:
+  - {flag: aa, match: {path: /a}, adapter: {new: b, on_failure: ignore}}
+""",
+        [
+            ":6: adapters.a.path: found a mapping; expected path templates, from and to, such as "
+            '{"/items/{id}": "/v2/articles/{id}"}, where the second uses no name that the first lacks',
+            ':7: adapters.a.query.renam: found an unknown key; did you mean "rename"?',
+            ":7: adapters.a.query.set: found a mapping; "
+            'expected names with their values as text, such as {X-Api: "2"}',
+            ":8: adapters.a.request.body.rename: found a mapping; expected JSON paths, from and to, "
+            "with as many * on both sides, such as {items.*.login: items.*.name}",
+            ":8: adapters.a.request.body.convert: found a mapping; expected JSON paths with one of "
+            "number, text, boolean, such as {total: number}",
+            ":9: adapters.a.errors.status: found a mapping; "
+            "expected statuses from 400 to 599, from and to, such as {422: 400}",
+            ":10: adapters.a.session.cookie: found nothing; expected the name of a cookie, such as sid",
+            ':10: adapters.a.session.clients: found "token"; expected one of cookie, bearer',
+            ':12: routes[0].adapter.on_failure: found "ignore"; expected one of refuse, untranslated',
+        ],
+    ),
+    "an adapter that nobody has": (
+        TARGETS + "adapters: {a: {}}\nroutes:\n  - {flag: aa, match: {path: /a}, adapter: {new: b}}\n",
+        [':6: routes[0].adapter.new: found "b"; expected one of adapters, which has a'],
+    ),
+    "keys of tokens": (
+        TARGETS
+        + """\
+jwt:
+  keys:
+    - {algorithm: none, key: x}
+    - {algorithm: RS256}
+""",
+        [
+            ':6: jwt.keys[0].algorithm: found "none"; expected one of RS256, RS384, RS512, PS256, PS384, '
+            "PS512, ES256, ES384, ES512, EdDSA, HS256, HS384, HS512",
+            ":7: jwt.keys[1].key: found something that is not shown; "
+            "expected a PEM key or a secret, best as file:/path or ${NAME}",
+        ],
+    ),
+    "keys that verify nothing": (
+        TARGETS
+        + """\
+jwt:
+  keys:
+    - {algorithm: RS256, key: no PEM}
+    - {algorithm: HS256, key: short}
+""",
+        [
+            ":6: jwt.keys[0].key: found no such key; expected otherwise: a PEM key for RS256 is needed",
+            ":7: jwt.keys[1].key: found no such key; "
+            "expected otherwise: a secret of at least 32 bytes is needed",
+        ],
+    ),
     "routes": (
         TARGETS
         + """\
@@ -83,7 +146,7 @@ routes:
             ":10: routes[2].match.methods[3]: found 3; expected an HTTP method, such as GET",
             f':10: routes[2].match.path: found "a/**/b"; {PATH}',
             f':10: routes[2].match.host: found "x:80"; {HOST}',
-            ":11: routes[3]: found 5; expected a mapping with keys of flag, match, target",
+            ":11: routes[3]: found 5; expected a mapping with keys of flag, match, target, adapter",
             f":12: routes[4].flag: found nothing; {FLAG}",
             f":12: routes[4].match.path: found nothing; {PATH}",
         ],

@@ -8,7 +8,9 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from crossfade.settings import Address, Databases, SecretUrl, Settings, diff_for_reload, load
-from flags.model import Route, Side
+from flags.model import AdapterUse, Route, Side
+from legacy_adapter.declared import Declaration, ErrorRules, FieldRules, SessionRules
+from legacy_adapter.shape import ShapeRules
 from proxy.config import (
     AccessLog,
     Forwarding,
@@ -18,6 +20,8 @@ from proxy.config import (
     Target,
     TargetTls,
     Timeouts,
+    TokenKey,
+    Tokens,
 )
 from tests.settings.test_bad_files import TARGETS
 
@@ -43,16 +47,34 @@ routes:
   - flag: items.read
     match: {methods: [GET, HEAD], path: "/api/items/{id}", host: "*.Shop.example"}
     target: new
-  - {flag: rest, match: {path: "/**"}}
+    adapter: {legacy: theirs, new: session, on_failure: untranslated}
+  - {flag: rest, match: {path: "/**"}, adapter: {new: session}}
 timeouts:
   {header: 1, body_idle: 2, keepalive: 3, response: 4, response_idle: 5, write_idle: 6, tunnel_idle: 7,
    expect: 0.5, drain: 8}
 limits: {head_bytes: 8192, target_bytes: 4096, headers: 50, body_bytes: 1048576, connections: 7,
-  min_body_rate: 0}
+  min_body_rate: 0, translated_bytes: 2048}
 forwarding: {trusted: [10.0.0.0/8, "::1"], x_forwarded: false, forwarded: yes, via: edge}
 tls: {cert: /etc/tls/cert.pem, key: "${KEYS}/key.pem"}
 proxy_protocol: ${SPEAKS_PROXY}
 access_log: {path: logs/access.log, sample: 1}
+adapters:
+  session:
+    path: {"/api/{id}/**": "/v2/{id}/**"}
+    query: {rename: {a: b}, remove: [c], set: {d: "e f"}}
+    request:
+      headers: {rename: {X-A: X-B}, remove: [X-C], set: {X-D: "${PASSWORD}"}}
+      body: {rename: {a.*.b: c.*.d}, remove: [e], convert: {f: number}, set: {g.h: 1}}
+    answer:
+      headers: {remove: [X-E]}
+      body: {convert: {a: text}}
+    errors: {body: {remove: [b]}, status: {422: 400}}
+    session: {clients: bearer, cookie: sid, token: a.token, secure: true}
+jwt:
+  header: X-Token
+  keys: [{algorithm: HS256, key: "0123456789abcdef0123456789-${PASSWORD}", id: one}]
+  issuer: us
+  audience: them
 code: migration.py
 data:
   legacy: {url: "mysql://u:hunter2@h/shop"}
@@ -80,8 +102,15 @@ def test_every_key_arrives_where_it_belongs(tmp_path: Path) -> None:
         workers=3,
         data_dir=tmp_path / "state",
         routes=(
-            Route("items.read", "/api/items/{id}", frozenset({"GET", "HEAD"}), "*.shop.example", Side.NEW),
-            Route("rest", "/**"),
+            Route(
+                "items.read",
+                "/api/items/{id}",
+                frozenset({"GET", "HEAD"}),
+                "*.shop.example",
+                Side.NEW,
+                (AdapterUse(Side.LEGACY, "theirs", True), AdapterUse(Side.NEW, "session", True)),
+            ),
+            Route("rest", "/**", adapters=(AdapterUse(Side.NEW, "session"),)),
         ),
         store=SecretUrl("postgresql://crossfade:hunter2@db.example/crossfade?application_name=x"),
         bus=SecretUrl("redis://:hunter2@h:6379/0"),
@@ -106,11 +135,31 @@ def test_every_key_arrives_where_it_belongs(tmp_path: Path) -> None:
                 ),
             },
             timeouts=Timeouts(1, 2, 3, 4, 5, 6, 7, 0.5, 8),
-            limits=Limits(8192, 4096, 50, 1048576, 7, 0),
+            limits=Limits(8192, 4096, 50, 1048576, 7, 0, 2048),
             forwarding=Forwarding((ip_network("10.0.0.0/8"), ip_network("::1")), False, True, "edge"),
             listen_tls=ListenTls("/etc/tls/cert.pem", str(tmp_path / "keys" / "key.pem")),
             proxy_protocol=True,
             access_log=AccessLog(str(tmp_path / "logs" / "access.log"), 1.0),
+            tokens=Tokens(
+                "x-token", (TokenKey("HS256", "0123456789abcdef0123456789-hunter2", "one"),), "us", "them"
+            ),
+            adapters=(
+                (
+                    "session",
+                    Declaration(
+                        paths=(("/api/{id}/**", "/v2/{id}/**"),),
+                        query=FieldRules((("a", "b"),), ("c",), (("d", "e f"),)),
+                        request_headers=FieldRules((("X-A", "X-B"),), ("X-C",), (("X-D", "hunter2"),)),
+                        request_json=ShapeRules(
+                            (("a.*.b", "c.*.d"),), ("e",), (("f", "number"),), (("g.h", 1),)
+                        ),
+                        answer_headers=FieldRules(remove=("X-E",)),
+                        answer_json=ShapeRules(convert=(("a", "text"),)),
+                        errors=ErrorRules(ShapeRules(remove=("b",)), ((422, 400),)),
+                        session=SessionRules("bearer", "sid", "a.token", True),
+                    ),
+                ),
+            ),
         ),
     )
 

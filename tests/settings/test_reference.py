@@ -44,7 +44,7 @@ def test_every_key_is_described_with_its_default(key: str, default: object) -> N
     row = row_of(key)
     if default in (None, PydanticUndefined) or key in WITHOUT_A_FIXED_DEFAULT:
         return
-    if isinstance(default, list):
+    if isinstance(default, list | dict):
         default = default[0] if default else "none"
     if isinstance(default, bool | Address):
         default = str(default).lower()

@@ -1,0 +1,22 @@
+"""What a `migration.py` says: the users' own code, as one value called `project`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from legacy_adapter.adapter import Adapter, AttributesOf
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Users' code, to be assigned to `project` in the file that `code:` names.
+
+    `adapters` are the translations that routes name; what it means when one raises is said at
+    `legacy_adapter.adapter`. `attributes` tells of each request what conditions on `attr:NAME` ask for;
+    it is called only where a flag asks, and if it raises, the request has no attributes.
+    """
+
+    adapters: Mapping[str, Adapter] = field(default_factory=lambda: MappingProxyType({}))
+    attributes: AttributesOf | None = None

@@ -18,8 +18,7 @@ import random
 import socket
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from crossfade import exposition
 from crossfade.bell import Bell
 from crossfade.channel import Message
 from crossfade.cohort_counts import cohort_counts
+from crossfade.convergence import Convergence, converged
 from crossfade.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from crossfade.store.actors import Actor, ActorType, Role, Via
 from crossfade.store.connection import StoreError
@@ -49,30 +49,9 @@ SAY_AFTER = 10.0
 """Seconds that the store may be away before the log says so."""
 COUNT_EVERY = 0.5
 """Seconds between two looks at what was counted: guardrails see no sooner than that."""
-ALIVE_WITHIN = 10.0
-"""Seconds after which an instance that has said nothing is not waited for."""
-WAIT_STEP = 0.02
-"""Seconds between two looks at what the other instances have said."""
 
 Ask = Callable[[Message], Awaitable[Message]]
 """A question to the supervisor. Raises TimeoutError or ConnectionResetError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Convergence:
-    """How many workers of all living instances run at least some version."""
-
-    version: int
-    obeying: int
-    workers: int
-    milliseconds: float
-    """From the question to the last acknowledgement, or to the end of the wait."""
-    missing: tuple[str, ...]
-    """Who does not run it: one line each."""
-
-    @property
-    def complete(self) -> bool:
-        return not self.missing
 
 
 class Feed:
@@ -85,9 +64,8 @@ class Feed:
         self._bell = Bell(context["bus"], self._data_dir)
         self._wake = asyncio.Event()
         self._looked = asyncio.Event()
+        """Who waits for workers should look; several may wait, so each also looks now and then."""
         self._heard_bell = False
-        self.opened = asyncio.Event()
-        """The store has been there for the first time."""
         self.store: Store | None = None
         self.opened = asyncio.Event()
         """There is a store; it stays, even while it cannot be asked."""
@@ -143,7 +121,6 @@ class Feed:
                 self._trouble("a fault of Crossfade; see the log")
                 wait = POLL_EVERY
             self._looked.set()
-            self._looked.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._wake.wait()
@@ -270,40 +247,11 @@ class Feed:
             )
         )
         self._looked.set()
-        self._looked.clear()
 
     async def converged(self, version: int, within: float) -> Convergence:
         """Wait until every worker of every living instance runs `version` or a later one."""
         assert self.store is not None, "nothing was changed without a store"
-        began = time.monotonic()
-        while True:
-            found = self._convergence(await self.store.instances(), version, began)
-            if found.complete or time.monotonic() - began >= within:
-                return found
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WAIT_STEP):
-                    await self._looked.wait()
-
-    @staticmethod
-    def _convergence(instances: Sequence[Any], version: int, began: float) -> Convergence:
-        obeying = workers = 0
-        missing = []
-        for instance in instances:
-            if instance.age > ALIVE_WITHIN:
-                continue
-            for worker in instance.report.workers:
-                workers += 1
-                if worker["version"] >= version:
-                    obeying += 1
-                else:
-                    at = f"worker {worker['worker']} of {instance.report.id} runs v{worker['version']}"
-                    missing.append(at)
-            if not instance.report.workers:
-                missing.append(f"{instance.report.id} has no worker")
-        if not workers and not missing:
-            missing.append("no instance has said anything yet")
-        elapsed = (time.monotonic() - began) * 1000
-        return Convergence(version, obeying, workers, elapsed, tuple(missing))
+        return await converged(self.store, version, within, self._looked)
 
     # Saying how it is.
 

@@ -359,11 +359,27 @@ async def test_requests_that_are_reported_late_count_by_the_weight_they_had(scen
     await scene.canary(500_000)
     await scene.look()
     await scene.store.change(ANNA, Move(FLAG, Stage.LIVE, 10_000), reason="down")
-    await scene.report(new=(100, 12), legacy=(100, 12))
+    await scene.report(new=(40, 12), legacy=(360, 12))
     await scene.look()
     watch = await scene.watch()
     assert watch.state is WatchState.OK
-    assert watch.evidence.value < 2.0  # at 1 % they would be overwhelming
+    assert watch.evidence.value < 2.0  # at 1 %, or at the tenth that was seen, they would be overwhelming
+
+
+async def test_a_look_that_comes_late_does_not_undo_a_trip_or_a_rearming(scene: Scene) -> None:
+    await scene.guard()
+    await scene.canary()
+    late = await scene.watch()
+    await scene.report(new=(40, 40), legacy=(760, 0))
+    await scene.look()
+    async with scene.store.transaction() as connection:
+        assert not await guardrails.write_look(connection, late)
+    tripped = await scene.watch()
+    assert tripped.state is WatchState.TRIPPED
+    await guardrails.rearm(scene.store, ANNA, f"{FLAG}:errors", reason="mended")
+    async with scene.store.transaction() as connection:
+        assert not await guardrails.write_look(connection, tripped)
+    assert (await scene.watch()).state is WatchState.INSUFFICIENT_DATA
 
 
 # Who may, and what is refused.

@@ -1,7 +1,7 @@
 """The command `crossfade`. Data goes to stdout, talk to stderr.
 
-Exit codes: 0 ok, 1 error, 2 usage or invalid configuration, 3 nothing is running,
-7 not converged in time. What a command does not need it does not import.
+Exit codes: 0 ok, 1 error, 2 usage or invalid input, 3 not found or nothing is running, 4 denied,
+7 not converged in time, 9 conflict. What a command does not need it does not import.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from crossfade.commands import parser as flag_commands
 
 OK, ERROR, USAGE, NOT_FOUND, NOT_CONVERGED = 0, 1, 2, 3, 7
 
@@ -42,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
         prog="crossfade",
         description="Moves a live service from a legacy backend to a new one with no downtime "
         "and a way back.",
-        epilog="exit codes: 0 ok, 1 error, 2 usage or invalid configuration, 3 nothing is running, "
-        "7 not converged in time",
+        epilog="exit codes: 0 ok, 1 error, 2 usage or invalid input, 3 not found or nothing is running, "
+        "4 denied, 7 not converged in time, 9 changed by somebody else meanwhile",
     )
     top.add_argument("--version", action="store_true", help="print the version and end")
     top.set_defaults(run=lambda options: _version() if options.version else _usage(top))
@@ -129,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
         "--folder", type=Path, metavar="DIR", help="keep the data here instead of in a temporary folder"
     )
     demo.set_defaults(run=_demo)
+    flag_commands.add(commands)
     return top
 
 

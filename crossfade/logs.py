@@ -1,9 +1,10 @@
-"""The log of the supervisor: readable lines on a terminal, JSON lines anywhere else, always on stderr."""
+"""The log of Crossfade's processes: readable lines on a terminal, JSON lines elsewhere, always on stderr."""
 
 from __future__ import annotations
 
 import select
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 
@@ -32,17 +33,33 @@ class Log:
         if self._logger is None:
             import structlog  # noqa: PLC0415
 
-            terminal = sys.stderr.isatty()
             logger = structlog.wrap_logger(
-                _Stderr(),
-                processors=[
-                    structlog.processors.add_log_level,
-                    structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
-                    structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
-                ],
+                _Stderr(), processors=_processors(structlog, terminal=sys.stderr.isatty())
             )
             self._logger = logger.bind(process=self._process)
         return self._logger
+
+
+def configure(process: str) -> None:
+    """Have structlog's own loggers of this process write such lines too."""
+    import structlog  # noqa: PLC0415
+
+    def name(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {"process": process, **event}
+
+    structlog.configure(
+        processors=[name, *_processors(structlog, terminal=sys.stderr.isatty())],
+        logger_factory=lambda *_: _Stderr(),
+    )
+
+
+def _processors(structlog: Any, *, terminal: bool) -> list[Any]:
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
+        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+    ]
 
 
 class _Stderr:
@@ -56,4 +73,4 @@ class _Stderr:
         except (OSError, ValueError):
             return
 
-    info = warning = error = msg
+    info = warning = error = critical = exception = msg

@@ -189,6 +189,21 @@ def flag_from_json(document: Json, path: str = "flag") -> Flag:
     return flag
 
 
+def bucketing_from_json(document: Json, key: str) -> Bucketing:
+    """The part of a flag of that key. Raises InvalidFlagError."""
+    return _bucketing(document, "bucketing", key)
+
+
+def overrides_from_json(documents: Json) -> tuple[Override, ...]:
+    return tuple(
+        _Object({"overrides": documents}, "", {"overrides"}).list("overrides", _override, MOST_RULES)
+    )
+
+
+def rules_from_json(documents: Json) -> tuple[Rule, ...]:
+    return tuple(_Object({"rules": documents}, "", {"rules"}).list("rules", _rule, MOST_RULES))
+
+
 def check_flag(flag: Flag) -> None:
     """Raises InvalidFlagError unless `flag` is what `flag_from_json` would give."""
     if flag_from_json(flag_to_json(flag)) != flag:

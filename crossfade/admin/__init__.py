@@ -1,0 +1,1 @@
+"""The admin API: what the control process answers on the admin port."""

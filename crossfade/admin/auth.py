@@ -1,0 +1,63 @@
+"""Who asks: a person by their token, or whoever can read this instance's own token on this host."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from aiohttp import web
+
+from crossfade.admin.errors import UnauthorizedError
+from crossfade.store.actors import Actor, ActorType, DeniedError, Role, Via
+from crossfade.store.store import Store
+
+TOKEN_FILE = "run/admin.token"  # noqa: S105  (its place in the data folder)
+USER = "X-Crossfade-User"
+"""With the local token: the name of the system's user, for the audit."""
+VIA = "X-Crossfade-Via"
+
+
+def local_token(data_dir: Path) -> str:
+    """This instance's token, made if there is none. Only its user can read it. Raises OSError."""
+    path = data_dir / TOKEN_FILE
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        pass
+    token = f"cf_{secrets.token_urlsafe(32)}"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(token + "\n")
+    new.replace(path)
+    return token
+
+
+async def actor_of(request: web.Request, local: str, store: Store | None) -> Actor:
+    """Who `request` comes from. Raises UnauthorizedError, or StoreError where only the store could tell."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    via = Via.CLI if request.headers.get(VIA) == Via.CLI else Via.API
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise UnauthorizedError(
+            "this needs a token: Authorization: Bearer cf_…; an admin makes one with `crossfade person add`"
+        )
+    if hmac.compare_digest(token.encode(), local.encode()):
+        name = "".join(c for c in request.headers.get(USER, "") if c.isprintable())[:64] or "local"
+        return Actor(ActorType.LOCAL, name, Role.ADMIN, request.remote, via)
+    actor = None if store is None else await store.authenticate(token, via=via, address=request.remote)
+    if actor is None:
+        raise UnauthorizedError(
+            "this token is not known, or was revoked"
+            if store is not None
+            else "the store cannot be asked who this is; on the host itself the command line needs no store"
+        )
+    return actor
+
+
+def needs(actor: Actor, least: Role) -> None:
+    """Raise DeniedError unless `actor` has at least that role. For reading; changes have their own table."""
+    if actor.role is None or actor.role < least:
+        raise DeniedError(f"this needs the role {least.value}")

@@ -1,0 +1,102 @@
+"""The bodies that the admin API takes: their form, strictly. What they mean is checked where it is used."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from flags.model import EVERYBODY, Stage
+
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%")
+LONGEST_WAIT = 60.0
+
+
+def weight(value: Any) -> int:
+    """Parts per million from `5%`, `0.01%`, or a whole number of them. Raises ValueError."""
+    if isinstance(value, str):
+        percent = _PERCENT.fullmatch(value.strip())
+        if percent:
+            # By the digits, because 0.07 * 10000 is not 700 in binary.
+            whole, _, part = percent[1].partition(".")
+            value = int(whole) * 10_000 + int(part.ljust(4, "0"))
+        elif value.isdigit():
+            value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= EVERYBODY:
+        raise ValueError("expected a share such as 5% or 0.01%, or parts per million from 0 to 1000000")
+    return value
+
+
+Weight = Annotated[int, BeforeValidator(weight)]
+
+
+class Body(BaseModel):
+    """What every change may say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = ""
+    ticket: str | None = None
+    expected_version: int | None = None
+    dry_run: bool = False
+    wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = 0.0
+    """Seconds to wait until every worker runs the change."""
+
+
+class MoveBody(Body):
+    to: Stage
+    weight: Weight = EVERYBODY
+
+
+class CreateBody(Body):
+    flag: dict[str, Any]
+
+
+class EditBody(Body):
+    """What is left out stays. `fallback` is a share; `no_fallback` switches it off."""
+
+    bucketing: dict[str, Any] | None = None
+    overrides: list[dict[str, Any]] | None = None
+    rules: list[dict[str, Any]] | None = None
+    fallback: Weight | None = None
+    no_fallback: bool = False
+    owner: str | None = None
+    flag_ticket: str | None = None
+    expires_on: str | None = None
+    description: str | None = None
+
+
+class ApplyBody(Body):
+    flags: list[dict[str, Any]]
+
+
+class ExplainBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    method: str = "GET"
+    target: str = "/"
+    headers: list[tuple[str, str]] = []
+    client: str = "127.0.0.1"
+    attributes: dict[str, str] = {}
+
+
+class RampBody(Body):
+    to: Stage
+    steps: list[dict[str, Any]]
+    windows: list[dict[str, Any]] = []
+
+
+class AbortBody(Body):
+    stay: bool = False
+    """Leave the weight where it is."""
+
+
+class GuardrailBody(Body):
+    flag: str
+    definition: dict[str, Any]
+
+
+class PersonBody(Body):
+    name: str
+    role: str

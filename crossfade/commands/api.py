@@ -1,0 +1,131 @@
+"""One request to the admin API of the running instance, and what its answer means for a command."""
+
+from __future__ import annotations
+
+import getpass
+import http.client
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from crossfade.settings_file import read_document
+
+OK, ERROR, USAGE, NOT_FOUND, DENIED = 0, 1, 2, 3, 4
+NOT_CONVERGED, CONFLICT = 7, 9
+CODES = {
+    "not_found": NOT_FOUND,
+    "archived": NOT_FOUND,
+    "denied": DENIED,
+    "unauthorized": DENIED,
+    "conflict": CONFLICT,
+    "invalid": USAGE,
+    "stage_jump": USAGE,
+    "exists": CONFLICT,
+}
+"""Exit codes by the word of an error; any other word is an error of its own, 1."""
+ANSWER_WITHIN = 15.0
+"""Seconds beyond what the request itself waits for."""
+
+
+class ApiError(Exception):
+    """The API did not do it; `code` is the command's exit code."""
+
+    def __init__(self, code: int, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.unreachable = unreachable
+        """There is no API or no store to ask; nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Where the running instance's admin API is, and by which token it is asked."""
+
+    host: str
+    port: int
+    token: str | None
+    local: bool
+
+    @classmethod
+    def of(cls, config: Path, token: str | None) -> Api:
+        """That of the instance that runs with `config`. Raises ApiError."""
+        from crossfade import instance  # noqa: PLC0415
+
+        data_dir = data_dir_of(config)
+        try:
+            status = instance.ask(data_dir, {"do": "status"}, ANSWER_WITHIN)["status"]
+        except instance.NothingRunningError as error:
+            raise ApiError(NOT_FOUND, str(error), unreachable=True) from None
+        except (TimeoutError, OSError, instance.NoAnswerError) as error:
+            raise ApiError(ERROR, str(error), unreachable=True) from None
+        host, _, port = status["admin"].rpartition(":")
+        token = token or os.environ.get("CROSSFADE_TOKEN")
+        local = token is None
+        if token is None:
+            try:
+                token = (data_dir / "run" / "admin.token").read_text(encoding="ascii").strip()
+            except OSError as error:
+                raise ApiError(
+                    DENIED,
+                    f"cannot read this instance's own token ({error.strerror}); "
+                    "run this as the user who runs Crossfade, or give --token or CROSSFADE_TOKEN",
+                ) from None
+        return cls(host.strip("[]"), int(port), token, local)
+
+    def get(self, path: str, **query: str | int | float | None) -> dict[str, Any]:
+        wanted = {name: value for name, value in query.items() if value is not None}
+        return self.ask("GET", path + (f"?{urlencode(wanted)}" if wanted else ""))
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The answer's JSON. Raises ApiError."""
+        wait = float(body.get("wait", 0.0)) if body else 0.0
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=ANSWER_WITHIN + wait)
+        headers = {
+            "Authorization": f"Bearer {self.token}",
+            "X-Crossfade-Via": "cli",
+            **({"X-Crossfade-User": _user()} if self.local else {}),
+            **({"Content-Type": "application/json"} if body is not None else {}),
+        }
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except OSError as error:
+            raise ApiError(
+                ERROR, f"the admin API at {self.host}:{self.port} does not answer: {error}", unreachable=True
+            ) from None
+        finally:
+            connection.close()
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = {"error": "strange", "message": f"{answer.status} {answer.reason}"}
+        if answer.status < 400:
+            assert isinstance(found, dict)
+            return found
+        word = found.get("error", "strange")
+        raise ApiError(
+            CODES.get(word, ERROR), found.get("message", text.decode()), unreachable=answer.status == 503
+        )
+
+
+def data_dir_of(config: Path) -> Path:
+    """Where the instance of this configuration lives, even if the rest of the file is invalid by now."""
+    document = read_document(config, os.environ)
+    if not document.readable:
+        raise ApiError(USAGE, "\n".join(map(str, document.problems)))
+    top = document.root.value
+    named = top.get("data_dir") if isinstance(top, Mapping) else None
+    folder = named if isinstance(named, str) else ".crossfade"
+    return Path(os.path.abspath(config)).parent / folder
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,219 @@
+"""What the commands of flags, ramps, guardrails, people and the audit take. Imports nothing that costs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TypeAlias
+
+STAGES = ("legacy", "shadow", "live", "new")
+ROLES = ("viewer", "reviewer", "operator", "approver", "admin")
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add(commands: Commands) -> None:
+    """Add all of them to the command line."""
+    _flag(commands)
+    _kill(commands)
+    _ramp(commands)
+    _guardrail(commands)
+    _audit(commands)
+    _person(commands)
+    apply = _command(commands, "apply", "flags:apply", "make flags as a file has them, all or none")
+    apply.add_argument("-f", "--file", type=Path, required=True, metavar="FILE", help="flags in YAML")
+    _change(apply)
+    _command(commands, "doctor", "doctor:doctor", "look for what is wrong, and say what to do")
+
+
+def _flag(commands: Commands) -> None:
+    flag = _group(commands, "flag", "show and change flags")
+    _command(flag, "list", "flags:list_flags", "all flags and where they stand")
+    get = _command(flag, "get", "flags:get", "one flag; -w shows it as it changes")
+    _key(get)
+    get.add_argument("-w", "--watch", action="store_true", help="go on showing it until Ctrl-C")
+    move = _command(flag, "move", "flags:move", "move a share of a flag's keys to a neighbouring stage")
+    _key(move)
+    move.add_argument("--to", required=True, choices=STAGES, help="the stage")
+    move.add_argument(
+        "--weight", default="100%", metavar="SHARE", help="such as 5%% or 0.01%% (default 100%%)"
+    )
+    _change(move)
+    for name, run, text in (
+        ("kill", "flags:kill", "send a flag's requests to legacy, even if no store can be asked"),
+        ("unkill", "flags:unkill", "take the kill of a flag back"),
+        ("archive", "flags:archive", "end a flag for good"),
+    ):
+        one = _command(flag, name, run, text)
+        _key(one)
+        _change(one)
+    create = _command(flag, "create", "flags:create", "create a flag at the stage legacy")
+    _key(create)
+    _fields(create)
+    _change(create)
+    edit = _command(flag, "edit", "flags:edit", "change all of a flag but where it stands")
+    _key(edit)
+    _fields(edit)
+    _change(edit)
+    history = _command(flag, "history", "flags:history", "what was done to a flag, the latest first")
+    _key(history)
+    explain = _command(flag, "explain", "flags:explain", "where a request would go, and why")
+    explain.add_argument("target", metavar="PATH", help="the path, with query if you like")
+    explain.add_argument("-X", "--method", default="GET", metavar="METHOD")
+    explain.add_argument("-H", "--header", action="append", default=[], metavar="NAME:VALUE")
+    explain.add_argument("--client", default="127.0.0.1", metavar="ADDRESS", help="the client's address")
+    explain.add_argument("--attribute", action="append", default=[], metavar="NAME=VALUE")
+
+
+def _fields(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--bucket-by", action="append", metavar="ATTRIBUTE", help="such as cookie:sid; repeatable"
+    )
+    to.add_argument("--assign-cookie", metavar="NAME", help="give clients without a key an identity")
+    to.add_argument(
+        "--fallback", metavar="SHARE", help="let legacy answer for up to that share; off for none"
+    )
+    to.add_argument("--owner")
+    to.add_argument("--expires-on", metavar="DATE", help="by when this migration should be over")
+    to.add_argument("--description")
+    to.add_argument("--flag-ticket", metavar="TICKET", help="the ticket of the whole migration")
+
+
+def _kill(commands: Commands) -> None:
+    for name, text in (
+        ("kill", "send the requests of a flag, or of all, to legacy, even if no store can be asked"),
+        ("unkill", "take such a kill back"),
+    ):
+        one = _command(commands, name, f"flags:{name}", text)
+        which = one.add_mutually_exclusive_group(required=True)
+        which.add_argument("key", nargs="?", metavar="FLAG")
+        which.add_argument("--all", action="store_true", help="everything, also what has no flag")
+        _change(one)
+
+
+def _ramp(commands: Commands) -> None:
+    ramp = _group(commands, "ramp", "move a flag step by step")
+    start = _command(ramp, "start", "watch:ramp_start", "begin a ramp")
+    _key(start)
+    start.add_argument("--to", required=True, choices=STAGES)
+    start.add_argument(
+        "--steps", required=True, metavar="STEPS",
+        help="such as 1%%:10m,5%%:30m:500,100%%: share, hold, and how many requests it must have moved",
+    )  # fmt: skip
+    start.add_argument(
+        "--window", action="append", default=[], metavar="WHEN", help="such as mon-fri:09:00-16:00 (UTC)"
+    )
+    _change(start)
+    status = _command(ramp, "status", "watch:ramp_status", "ramps under way")
+    status.add_argument("key", nargs="?", metavar="FLAG")
+    for name, text in (
+        ("pause", "stop a ramp where it is"),
+        ("resume", "go on with a paused ramp"),
+        ("abort", "end a ramp and take everybody back"),
+    ):
+        one = _command(ramp, name, f"watch:ramp_{name}", text)
+        _key(one)
+        if name == "abort":
+            one.add_argument("--stay", action="store_true", help="leave the weight where it is")
+        _reason(one)
+
+
+def _guardrail(commands: Commands) -> None:
+    guardrail = _group(commands, "guardrail", "what takes a flag back by itself")
+    listing = _command(guardrail, "list", "watch:guardrails", "all guardrails and their evidence")
+    listing.add_argument("key", nargs="?", metavar="FLAG")
+    put = _command(guardrail, "set", "watch:guardrail_set", "put a guardrail on a flag")
+    _key(put)
+    put.add_argument("--signal", required=True, choices=("errors", "latency", "mismatches"))
+    put.add_argument("--action", default="rollback", choices=("alert", "pause", "rollback", "kill"))
+    put.add_argument("--tolerance", type=float, metavar="FACTOR", help="how much worse new may be")
+    put.add_argument("--alpha", type=float, metavar="RISK", help="of a false alarm in the whole life of it")
+    put.add_argument("--min-requests", type=int, metavar="N")
+    put.add_argument(
+        "--ceiling", type=float, metavar="SHARE", help="of bad answers at which it trips at once"
+    )
+    put.add_argument("--latency-over", type=float, metavar="SECONDS", help="what counts as slow")
+    put.add_argument("--dry-run-mode", action="store_true", help="say what it would do, and do nothing")
+    put.add_argument("--id", metavar="ID")
+    _reason(put)
+    for name, text in (("rearm", "arm one that has tripped"), ("delete", "remove a guardrail")):
+        one = _command(guardrail, name, f"watch:guardrail_{name}", text)
+        one.add_argument("id", metavar="ID")
+        _reason(one)
+
+
+def _audit(commands: Commands) -> None:
+    audit = _group(commands, "audit", "what was done and what was refused")
+    tail = _command(audit, "tail", "people:tail", "the last rows")
+    tail.add_argument("-n", type=int, default=20, metavar="ROWS")
+    tail.add_argument("-f", "--follow", action="store_true", help="go on showing new ones until Ctrl-C")
+    _command(audit, "verify", "people:verify", "whether all rows are as they were written")
+
+
+def _person(commands: Commands) -> None:
+    person = _group(commands, "person", "who may do what")
+    _command(person, "list", "people:list_people", "people and their roles")
+    put = _command(person, "add", "people:add", "give somebody a token; it is shown once")
+    put.add_argument("name")
+    put.add_argument("--role", required=True, choices=ROLES)
+    _reason(put)
+    revoke = _command(person, "revoke", "people:revoke", "end somebody's token")
+    revoke.add_argument("name")
+    _reason(revoke)
+
+
+# What they share.
+
+
+def _group(commands: Commands, name: str, text: str) -> Commands:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+    def usage(_: argparse.Namespace) -> int:
+        parser.print_help(sys.stderr)
+        return 2
+
+    parser.set_defaults(run=usage)
+    return parser.add_subparsers(title="commands", metavar="COMMAND")
+
+
+def _command(commands: Commands, name: str, run: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:].replace("%", "%%") + "."
+    )
+    parser.add_argument("-c", "--config", type=Path, default=Path("crossfade.yaml"), metavar="FILE")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    parser.add_argument("--token", help="instead of this instance's own (also CROSSFADE_TOKEN)")
+    parser.set_defaults(run=_lazily(run))
+    return parser
+
+
+def _lazily(run: str) -> Callable[[argparse.Namespace], int]:
+    module, _, function = run.partition(":")
+
+    def start(options: argparse.Namespace) -> int:
+        from crossfade.commands.telling import in_words  # noqa: PLC0415
+
+        return in_words(getattr(import_module(f"crossfade.commands.{module}"), function), options)
+
+    return start
+
+
+def _key(to: argparse.ArgumentParser) -> None:
+    to.add_argument("key", metavar="FLAG")
+
+
+def _reason(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--reason", default="", metavar="TEXT", help="why; it stands in the audit")
+    to.add_argument("--ticket", metavar="TICKET")
+
+
+def _change(to: argparse.ArgumentParser) -> None:
+    _reason(to)
+    to.add_argument(
+        "--wait", nargs="?", type=float, const=10.0, default=0.0, metavar="SECONDS",
+        help="until every worker obeys (10 s if no number is given)",
+    )  # fmt: skip
+    to.add_argument("--dry-run", action="store_true", help="say what would change and what would move")
+    to.add_argument("--expect-version", type=int, metavar="N", help="change it only if it is that version")

@@ -1,0 +1,149 @@
+"""`crossfade ramp …` and `crossfade guardrail …`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+from urllib.parse import quote
+
+from crossfade.commands.api import OK, USAGE, ApiError
+from crossfade.commands.flags import share_ppm
+from crossfade.commands.telling import api, data, said, table, talk, tell_json
+
+_STEP = re.compile(r"(?P<share>[\d.]+\s*%)(:(?P<hold>\d+)(?P<unit>[smhd]))?(:(?P<requests>\d+))?")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WINDOW = re.compile(r"(?P<days>[a-z,-]+):(?P<opens>\d\d:\d\d)-(?P<closes>\d\d:\d\d)")
+
+
+def ramp_start(options: argparse.Namespace) -> int:
+    body = {
+        **said(options),
+        "to": options.to,
+        "steps": [_step(text) for text in options.steps.split(",")],
+        "windows": [_window(text) for text in options.window],
+    }
+    return _tell_ramp(options, api(options).ask("POST", _ramp(options.key), body))
+
+
+def ramp_status(options: argparse.Namespace) -> int:
+    asked = api(options)
+    if options.key:
+        return _tell_ramp(options, asked.get(_ramp(options.key)))
+    answer = asked.get("/api/v1/ramps")
+    if not tell_json(options, answer):
+        rows = [(r["flag"], r["state"], _at(r), r["held_reason"] or "-") for r in answer["ramps"]]
+        table(("flag", "state", "step", "why"), rows)
+    return OK
+
+
+def ramp_pause(options: argparse.Namespace) -> int:
+    return _tell_ramp(options, api(options).ask("POST", _ramp(options.key, "pause"), said(options)))
+
+
+def ramp_resume(options: argparse.Namespace) -> int:
+    return _tell_ramp(options, api(options).ask("POST", _ramp(options.key, "resume"), said(options)))
+
+
+def ramp_abort(options: argparse.Namespace) -> int:
+    body = {**said(options), "stay": options.stay}
+    return _tell_ramp(options, api(options).ask("POST", _ramp(options.key, "abort"), body))
+
+
+def _step(text: str) -> dict[str, Any]:
+    found = _STEP.fullmatch(text.strip())
+    if not found:
+        raise ApiError(
+            USAGE,
+            f'"{text}" is no step; expected SHARE, SHARE:HOLD or SHARE:HOLD:REQUESTS, such as 5%:10m:500',
+        )
+    hold = int(found["hold"] or 0) * _UNITS[found["unit"] or "s"]
+    return {
+        "weight_ppm": share_ppm(found["share"]),
+        "hold": hold,
+        "min_requests": int(found["requests"] or 0),
+    }
+
+
+def _window(text: str) -> dict[str, Any]:
+    found = _WINDOW.fullmatch(text.strip().lower())
+    if not found:
+        raise ApiError(USAGE, f'"{text}" is no window; expected one such as mon-fri:09:00-16:00')
+    days: list[str] = []
+    for part in found["days"].split(","):
+        first, _, last = part.partition("-")
+        if first not in DAYS or (last and last not in DAYS):
+            raise ApiError(USAGE, f'"{part}" is no day; expected some of {", ".join(DAYS)}')
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        days += DAYS[begin : end + 1] if begin <= end else (*DAYS[begin:], *DAYS[: end + 1])
+    return {"days": days, "from": found["opens"], "to": found["closes"]}
+
+
+def _tell_ramp(options: argparse.Namespace, ramp: dict[str, Any]) -> int:
+    if tell_json(options, ramp):
+        return OK
+    data(f"{ramp['flag']}: {ramp['state']}, {_at(ramp)}")
+    if ramp["held_reason"]:
+        data(f"  {ramp['held_reason']}")
+    for number, step in enumerate(ramp["steps"]):
+        mark = "→" if number == ramp["step"] else " "
+        share = f"{step['weight_ppm'] / 10_000:g}%"
+        data(f"  {mark} {share}, at least {step['hold']:g} s and {step['min_requests']} requests")
+    if ramp.get("dry_run"):
+        talk("dry run: nothing was changed")
+    return OK
+
+
+def _at(ramp: dict[str, Any]) -> str:
+    return (
+        f"step {ramp['step'] + 1} of {len(ramp['steps'])}" if ramp["step"] >= 0 else "before its first step"
+    )
+
+
+def _ramp(key: str, what: str = "") -> str:
+    return f"/api/v1/ramps/{quote(key, safe='')}" + (f"/{what}" if what else "")
+
+
+def guardrails(options: argparse.Namespace) -> int:
+    answer = api(options).get("/api/v1/guardrails", flag=options.key)
+    if not tell_json(options, answer):
+        rows = [(g["id"], g["flag"], g["state"], g["definition"]["action"], g["message"] or "-")
+                for g in answer["guardrails"]]  # fmt: skip
+        table(("guardrail", "flag", "state", "action", "what it sees"), rows)
+    return OK
+
+
+def guardrail_set(options: argparse.Namespace) -> int:
+    definition: dict[str, Any] = {
+        "signal": options.signal,
+        "action": options.action,
+        "mode": "dry_run" if options.dry_run_mode else "enforce",
+    }
+    for name in ("tolerance", "alpha", "min_requests", "ceiling", "latency_over"):
+        if getattr(options, name) is not None:
+            definition[name] = getattr(options, name)
+    name = options.id or f"{options.key}:{options.signal}"
+    body = {**said(options), "flag": options.key, "definition": definition}
+    return _tell_guardrail(options, api(options).ask("PUT", _guardrail(name), body))
+
+
+def guardrail_rearm(options: argparse.Namespace) -> int:
+    return _tell_guardrail(options, api(options).ask("POST", _guardrail(options.id, "rearm"), said(options)))
+
+
+def guardrail_delete(options: argparse.Namespace) -> int:
+    answer = api(options).ask("DELETE", _guardrail(options.id), said(options))
+    if not tell_json(options, answer):
+        data(f"{options.id}: deleted")
+    return OK
+
+
+def _tell_guardrail(options: argparse.Namespace, watch: dict[str, Any]) -> int:
+    if not tell_json(options, watch):
+        data(f"{watch['id']}: {watch['state']}" + (f", {watch['message']}" if watch["message"] else ""))
+    return OK
+
+
+def _guardrail(name: str, what: str = "") -> str:
+    return f"/api/v1/guardrails/{quote(name, safe='')}" + (f"/{what}" if what else "")

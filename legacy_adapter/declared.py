@@ -86,7 +86,7 @@ class DeclaredAdapter:
             if found is not None:
                 request = request.with_path(_filled(destination, found))
                 break
-        if rules.query:
+        if rules.query and request.target != "*":  # which stands for the server, and has no query
             request = request.with_query(_changed_query(request.query, rules.query))
         if rules.session is not None:
             request = _session_to_backend(request, rules.session)

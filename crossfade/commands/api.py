@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import getpass
 import http.client
 import json
@@ -111,6 +112,11 @@ class Api:
         raise ApiError(
             CODES.get(word, ERROR), found.get("message", text.decode()), unreachable=answer.status == 503
         )
+
+
+def own_token(options: argparse.Namespace) -> bool:
+    """Whether whoever asks has brought a token, instead of using this instance's own."""
+    return bool(options.token or os.environ.get("CROSSFADE_TOKEN"))
 
 
 def data_dir_of(config: Path) -> Path:

@@ -13,11 +13,13 @@ from urllib.parse import quote
 from crossfade.commands.api import (
     ANSWER_WITHIN,
     ERROR,
+    NOT_CONVERGED,
     OK,
     USAGE,
     Api,
     ApiError,
     data_dir_of,
+    own_token,
 )
 from crossfade.commands.telling import api, data, said, table, talk, tell_change, tell_json
 
@@ -119,17 +121,29 @@ def archive(options: argparse.Namespace) -> int:
 
 
 def kill(options: argparse.Namespace) -> int:
-    """By the API; where that or the store cannot be asked, by the supervisor on this host."""
+    """On this host at once, by the supervisor; then in the store, for all hosts.
+
+    Whoever brings a token of their own, or a condition, is somewhere else or wants to be sure first: they
+    go by the store, and by this host only where the store cannot be asked.
+    """
     key = None if getattr(options, "all", False) else options.key
     path = "/api/v1/kill" if key is None else _path(key, "kill")
+    order = {"do": "kill", "flag": key, "reason": options.reason, "by": _user()}
+    at_once = not (options.dry_run or options.expect_version or own_token(options))
+    code = _order(options, order) if at_once else OK
+    if code not in (OK, NOT_CONVERGED):
+        return code
     try:
-        return tell_change(options, api(options).ask("POST", path, said(options)))
+        answer = api(options).ask("POST", path, said(options))
     except ApiError as error:
         if not error.unreachable or options.dry_run:
             raise
         talk(f"crossfade: {error}")
-        talk("crossfade: killing on this host alone; the store gets it when it is back")
-    return _order(options, {"do": "kill", "flag": key, "reason": options.reason, "by": _user()})
+        if not at_once:
+            code = _order(options, order)
+        talk("crossfade: the other hosts get it when the store is back; this one tells it")
+        return code
+    return tell_change(options, answer)
 
 
 def unkill(options: argparse.Namespace) -> int:

@@ -59,6 +59,7 @@ class _Process:
         self._feed: Feed | None = None
         self._admin: Admin | None = None
         self._reconciler: Reconciler | None = None
+        self._fault: BaseException | None = None
 
     async def live(self, line: socket.socket) -> None:
         channel = Channel(self._obey)
@@ -78,6 +79,8 @@ class _Process:
             await web.SockSite(runner, sock).start()
         channel.answer(order, {"ready": True})
         working = [asyncio.create_task(feed.run()), asyncio.create_task(self._reconcile(feed))]
+        for task in working:
+            task.add_done_callback(self._notice_fault)
         await self._stop.wait()
         await _answer_the_accepted(runner, listening)
         for task in working:
@@ -86,6 +89,9 @@ class _Process:
         await feed.close()
         await runner.cleanup()
         channel.close()
+        if self._fault is not None:
+            # The supervisor starts another one, and the traceback is on stderr.
+            raise self._fault
 
     async def _reconcile(self, feed: Feed) -> None:
         """Move what moves by itself, as soon as there is a store."""
@@ -94,8 +100,14 @@ class _Process:
         self._reconciler = Reconciler(feed.store)
         await self._reconciler.run()
 
+    def _notice_fault(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._fault = task.exception()
+            self._stop.set()
+
     def _samples(self) -> Sequence[Sample]:
-        return self._reconciler.samples() if self._reconciler is not None else ()
+        fed = self._feed.samples() if self._feed is not None else []
+        return [*fed, *(self._reconciler.samples() if self._reconciler is not None else ())]
 
     def _obey(self, message: Message) -> None:
         match message["do"]:

@@ -39,7 +39,6 @@ class FlagDistribution:
         self._turn = asyncio.Lock()
         self._held: HeldFlags
         self._store = "none"
-        self._confirmed: float | None = None
         self._refusals: dict[str, int] = {}
         self._refusal: str | None = None
         self.route_flags: Collection[str] = ()
@@ -75,8 +74,7 @@ class FlagDistribution:
                 # In force all the same: traffic must not wait for a full disk.
                 changed = True
                 self._log.error("flags are not on disk", reason=error.strerror or str(error))
-            self._refusal = None
-            self._confirmed = time.monotonic()
+            self._confirm()
             if self._drop_carried() or changed:
                 acks = await self._distribute()
                 self._log.info("flags taken", version=self._held.version, workers=len(acks))
@@ -85,9 +83,12 @@ class FlagDistribution:
     async def confirm(self, version: int) -> Message:
         """The store has said that `version` is its newest."""
         if version == self._held.version:
-            self._confirmed = time.monotonic()
-            self._refusal = None
+            self._confirm()
         return self._known()
+
+    def _confirm(self) -> None:
+        self._held.confirm()
+        self._refusal = None
 
     def _known(self) -> Message:
         kills = {**self._held.kills.to_json(), "version": self._held.version}
@@ -180,10 +181,14 @@ class FlagDistribution:
         return FlagsStatus(
             store=self._store,
             version=self._held.version,
-            age_seconds=None if self._confirmed is None else round(time.monotonic() - self._confirmed, 3),
+            age_seconds=self._age(),
             kills=[*([EVERYTHING] if kills.every else []), *sorted(kills.flags)],
             trouble=self._refusal or self._held.trouble,
         )
+
+    def _age(self) -> float | None:
+        confirmed = self._held.confirmed_at
+        return None if confirmed is None else round(max(0.0, time.time() - confirmed), 3)
 
     def samples(self) -> list[Sample]:
         found = [Sample(FLAGS_REFUSED.name, (reason,), n) for reason, n in self._refusals.items()]
@@ -193,8 +198,9 @@ class FlagDistribution:
                 Sample(FLAGS_VERSION.name, (str(worker.place),), worker.flags_version)
                 for worker in self._fleet.living
             ]
-            if self._confirmed is not None:
-                found.append(Sample(FLAGS_AGE_SECONDS.name, (), time.monotonic() - self._confirmed))
+            age = self._age()
+            if age is not None:
+                found.append(Sample(FLAGS_AGE_SECONDS.name, (), age))
             killed = [flag.key for flag in effective.flags if flag.kill and not flag.archived]
             killed += [EVERYTHING] if effective.kill else []
             found += [Sample(KILL_ACTIVE.name, (key,), 1.0) for key in killed]

@@ -12,6 +12,7 @@ beside the old one, forced to disk and put in its place.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -149,18 +150,33 @@ class HeldFlags:
             if found.version < held.version:
                 raise RefusedSetError(
                     "older",
-                    f"the store has version {found.version}, this instance runs {held.version}",
+                    f"the store has version {found.version}, this instance runs {held.version}: was it "
+                    f"restored from an old copy? Stop, remove {self._folder / 'last.json'} and start to obey "
+                    "it all the same",
                 )
             if held.flags and not found.flags:
                 raise RefusedSetError(
                     "empty",
-                    f"the store's version {found.version} has no flags, {held.version} had some",
+                    f"the store's version {found.version} has no flags, {held.version} had some; `crossfade "
+                    "apply -f` brings them back",
                 )
             if found == held:
                 return False
         self._given = found
         self._write("last.json", to_json(found))
         return True
+
+    @property
+    def confirmed_at(self) -> float | None:
+        """Unix time when the store last said that there is nothing newer, whichever program heard it."""
+        try:
+            return (self._folder / "last.json").stat().st_mtime if self._given is not None else None
+        except OSError:
+            return None
+
+    def confirm(self) -> None:
+        with contextlib.suppress(OSError):
+            os.utime(self._folder / "last.json")
 
     def set_kills(self, kills: Kills) -> None:
         """Put `kills` into force once they are on disk. Raises OSError, and then nothing has changed."""

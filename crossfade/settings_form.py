@@ -457,7 +457,7 @@ JSON_PATH = _matching(shape.PATH.pattern, "a JSON path, such as session.token")
 SECTION = BeforeValidator(_empty_is_a_section)
 SERVERS = ("embedded", "none")
 STORE = _secret_url(("postgresql", "postgres"), SERVERS, "postgresql://user:password@host/db")
-BUS = _secret_url(("redis", "rediss", "valkey", "valkeys"), SERVERS, "redis://host:6379/0")
+BUS = _secret_url(("redis", "rediss", "valkey", "valkeys", "unix"), SERVERS, "redis://host:6379/0")
 DATABASE = _secret_url(
     ("postgresql", "postgres", "mysql", "mariadb", "sqlite"), (), "postgresql://user:password@host/db"
 )

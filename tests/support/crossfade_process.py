@@ -124,9 +124,12 @@ class RunningCrossfade:
     # What it says about itself.
 
     async def status(self) -> dict[str, Any]:
-        answer = await asyncio.to_thread(instance.ask, self.data_dir, {"do": "status"}, PATIENCE)
-        status: dict[str, Any] = answer["status"]
+        status: dict[str, Any] = (await self.tell({"do": "status"}))["status"]
         return status
+
+    async def tell(self, order: dict[str, Any]) -> dict[str, Any]:
+        """What the control socket answers."""
+        return await asyncio.to_thread(instance.ask, self.data_dir, order, PATIENCE)
 
     async def worker_pids(self, state: str = "ready") -> list[int]:
         return [worker["pid"] for worker in (await self.status())["workers"] if worker["state"] == state]

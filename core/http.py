@@ -35,9 +35,9 @@ class RequestHead:
     """
 
     __slots__ = (
-        "chunked", "content_length", "cuts", "expect_continue", "fields_start", "forwarded", "has_body",
-        "host", "keep_alive", "method", "minor", "path", "plain", "raw", "size", "target", "te_trailers",
-        "upgrade",
+        "_folded", "chunked", "content_length", "cuts", "expect_continue", "fields_start", "forwarded",
+        "has_body", "host", "keep_alive", "method", "minor", "path", "plain", "raw", "size", "target",
+        "te_trailers", "upgrade",
     )  # fmt: skip
 
     def __init__(self, raw: bytes, method: bytes, path: bytes, minor: int, start: int, size: int) -> None:
@@ -59,6 +59,14 @@ class RequestHead:
         self.te_trailers = False
         self.cuts: list[tuple[int, int]] | None = None
         self.forwarded: list[tuple[bytes, bytes, int, int]] | None = None
+        self._folded: bytes | None = None
+
+    @property
+    def folded(self) -> bytes:
+        """`raw` in lower case, in which fields are found by their names."""
+        if self._folded is None:
+            self._folded = self.raw.lower()
+        return self._folded
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method!r} {self.sent_target!r} {self.fields!r}>"

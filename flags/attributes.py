@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 from urllib.parse import unquote_plus
 
-from core.http import RequestHead, field_values
+from core.http import RequestHead
 
 
 class Facts(Protocol):
@@ -82,27 +82,41 @@ def reader(spelling: str) -> Reader:
 
 
 def _header(name: bytes) -> Reader:
-    # One search over the raw bytes: fields are checked when they are parsed, so a line is a field.
-    line = re.compile(rb"\r\n" + re.escape(name) + rb":[ \t]*([^\r\n]*)", re.IGNORECASE)
+    line = b"\r\n" + name + b":"
+    skip = len(line)
 
     def read(head: RequestHead, _: Facts) -> str | None:
-        found = line.search(head.raw, head.fields_start - 2)
-        return None if found is None else found[1].rstrip(b" \t").decode("utf-8", "surrogateescape")
+        # A checked field section has no line that is not a field, so a search over the bytes is enough.
+        at = head.folded.find(line, head.fields_start - 2)
+        if at < 0:
+            return None
+        raw = head.raw
+        at += skip
+        return raw[at : raw.find(b"\r\n", at)].strip(b" \t").decode("utf-8", "surrogateescape")
 
     return read
 
 
 def _cookie(name: str) -> Reader:
-    pair = re.compile(rb"(?:^|;)[ \t]*" + re.escape(name.encode()) + rb"=([^;]*)")
-    present = re.compile(rb"\r\ncookie:", re.IGNORECASE)
+    wanted = name.encode() + b"="
+    skip = len(wanted)
 
     def read(head: RequestHead, _: Facts) -> str | None:
-        if present.search(head.raw, head.fields_start - 2) is None:
-            return None
-        for value in field_values(head.fields, b"cookie"):
-            found = pair.search(value)
-            if found is not None:
-                return found[1].strip(b' \t"').decode("utf-8", "surrogateescape")
+        raw = head.raw
+        folded = head.folded
+        at = folded.find(b"\r\ncookie:", head.fields_start - 2)
+        while at >= 0:
+            end = raw.find(b"\r\n", at + 9)
+            found = raw.find(wanted, at + 9, end)
+            while found >= 0:
+                # The name's own beginning: after the colon or a semicolon, and blanks.
+                before = raw[at + 9 : found].rstrip(b" \t")
+                if not before or before.endswith(b";"):
+                    stop = raw.find(b";", found, end)
+                    value = raw[found + skip : end if stop < 0 else stop]
+                    return value.strip(b' \t"').decode("utf-8", "surrogateescape")
+                found = raw.find(wanted, found + skip, end)
+            at = folded.find(b"\r\ncookie:", end)
         return None
 
     return read

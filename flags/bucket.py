@@ -37,10 +37,10 @@ def _mixed(block: int) -> int:
 def _fastest() -> Callable[[bytes], int]:
     """The C implementation where it is installed; the one above is the same function, and slower."""
     try:
-        from mmh3 import hash as c_hash  # noqa: PLC0415  (may be missing)
+        from mmh3 import mmh3_32_uintdigest  # noqa: PLC0415  (may be missing)
     except ImportError:
         return murmur3_32
-    return lambda data: c_hash(data, 0, signed=False)
+    return mmh3_32_uintdigest
 
 
 hash_32 = _fastest()

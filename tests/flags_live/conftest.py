@@ -11,7 +11,7 @@ from crossfade.embedded.postgres import EmbeddedPostgres
 from crossfade.embedded.valkey import EmbeddedValkey
 from crossfade.store.store import Store
 from tests.flags_live.scene import Scene, scene
-from tests.supervisor.backend import backend
+from tests.supervisor.backend import Backend, backend
 
 
 @pytest.fixture(scope="session")
@@ -46,19 +46,32 @@ def bus(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 
 
 @pytest.fixture
-async def live(store: EmbeddedPostgres, bus: EmbeddedValkey, tmp_path: Path) -> AsyncIterator[Scene]:
+async def legacy() -> AsyncIterator[Backend]:
+    async with backend("legacy") as found:
+        yield found
+
+
+@pytest.fixture
+async def new() -> AsyncIterator[Backend]:
+    async with backend("new") as found:
+        yield found
+
+
+@pytest.fixture
+async def live(
+    store: EmbeddedPostgres, bus: EmbeddedValkey, legacy: Backend, new: Backend, tmp_path: Path
+) -> AsyncIterator[Scene]:
     """Crossfade on that store and that bus, under load; three flags at shadow, so legacy answers."""
-    async with backend("legacy") as legacy, backend("new") as new:
-        config = {
-            "workers": 2,
-            "store": store.url(),
-            "bus": bus.url(),
-            "targets": {"legacy": {"url": legacy.url}, "new": {"url": new.url}},
-            "routes": [
-                {"flag": name, "match": {"path": f"/{name}"}, "target": "legacy"}
-                for name in ("items", "orders", "users")
-            ],
-            "timeouts": {"drain": 10},
-        }
-        async with scene(tmp_path, config, store, bus) as found:
-            yield found
+    config = {
+        "workers": 2,
+        "store": store.url(),
+        "bus": bus.url(),
+        "targets": {"legacy": {"url": legacy.url}, "new": {"url": new.url}},
+        "routes": [
+            {"flag": name, "match": {"path": f"/{name}"}, "target": "legacy"}
+            for name in ("items", "orders", "users")
+        ],
+        "timeouts": {"drain": 10},
+    }
+    async with scene(tmp_path, config, store, bus) as found:
+        yield found

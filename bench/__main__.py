@@ -1,6 +1,6 @@
 """`make bench`: Crossfade, nginx, HAProxy and Envoy side by side.
 
-`python -m bench [cpu latency bulk idle startup scale] [--rounds N] [--quick] [--json FILE]`
+`python -m bench [cpu flags latency bulk idle startup scale] [--rounds N] [--quick] [--json FILE]`
 
 Everything runs on 127.0.0.1, is bounded in count and time (the whole run stays under six minutes on two
 cores), and ends what it started. How to read it: docs/performance.md.
@@ -21,14 +21,14 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from bench import bulk, contenders, cpu, idle, latency, processes, rig, scale, startup
+from bench import bulk, contenders, cpu, flags, idle, latency, processes, rig, scale, startup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench.table import Verdict
 
-SECTIONS = ("cpu", "latency", "bulk", "idle", "startup", "scale")
+SECTIONS = ("cpu", "flags", "latency", "bulk", "idle", "startup", "scale")
 NEEDED_DESCRIPTORS = 12_000
 QUIET = 0.05
 """Share of the machine that others may take before it is said aloud."""
@@ -73,6 +73,7 @@ def main() -> int:
     everywhere = os.sched_getaffinity(0)
     sections: dict[str, Callable[[], Sequence[Any]]] = {
         "cpu": lambda: _cpu(names, cores, size),
+        "flags": lambda: [flags.measure(names, cores, size.rounds, size.cpu_requests // 2)],
         "latency": lambda: _latency(names, cores, size),
         "bulk": lambda: [bulk.measure(names, cores, size.bulk_bytes, size.slow_seconds)],
         "idle": lambda: _idle(names, cores, size),

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from bench import processes
 from bench.traffic import HOST
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterable, Iterator
 
 INSTALL = "scripts/install-debian-packages"
@@ -45,6 +45,8 @@ class Site:
     legacy: int
     new: int
     workers: int = 1
+    many_routes: bool = False
+    """The job of `bench/flags.py` instead of the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class NotStartedError(Exception):
 
 
 NAMES = ("crossfade", "nginx", "haproxy", "envoy")
+ROUTES = 200
+FLAGS = 50
+"""Of the job with many routes: each flag governs four of them and has 25 % of its keys at new."""
 
 
 def missing() -> dict[str, str]:
@@ -99,6 +104,7 @@ def running(
     workers: int = 1,
     cores: Iterable[int] | None = None,
     settled: bool = True,
+    many_routes: bool = False,
 ) -> Iterator[Running]:
     """Starts the contender `name` in front of the two backend ports, and ends it.
 
@@ -107,7 +113,7 @@ def running(
     """
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
         port, admin_port = free_ports(2)
-        site = Site(Path(folder), port, admin_port, legacy, new, workers)
+        site = Site(Path(folder), port, admin_port, legacy, new, workers, many_routes)
         argv = _WRITERS[name](site)
         log_path = site.folder / "output.log"
         with log_path.open("wb") as log:
@@ -119,6 +125,8 @@ def running(
                 start_seconds = monotonic() - began
                 if settled and name == "crossfade" and not _has_answered(process, admin_port, "/readyz"):
                     raise NotStartedError(f"{name} did not become ready: {_last_words(log_path)}")
+                if many_routes and name == "crossfade":
+                    _apply_flags(site)
                 if settled:
                     processes.settle(process.pid)
                 yield Running(name, port, admin_port, process, start_seconds)
@@ -155,7 +163,16 @@ def _last_words(log_path: Path) -> str:
 
 def _crossfade(site: Site) -> list[str | Path]:
     config = site.folder / "crossfade.yaml"
-    config.write_text(f"""\
+    config.write_text(
+        _crossfade_frame(site) + (_CROSSFADE_MANY_ROUTES if site.many_routes else _CROSSFADE_ROUTES)
+    )
+    return [sys.executable, "-m", "crossfade", "up", "-c", config]
+
+
+def _crossfade_frame(site: Site) -> str:
+    """Flags need the store; without them nobody is charged for one."""
+    servers = "embedded" if site.many_routes else "none"
+    return f"""\
 listen: 127.0.0.1:{site.port}
 admin: {{listen: 127.0.0.1:{site.admin_port}}}
 workers: {site.workers}
@@ -163,18 +180,46 @@ data_dir: {site.folder}/data
 targets:
   legacy: {{url: "http://127.0.0.1:{site.legacy}"}}
   new:    {{url: "http://127.0.0.1:{site.new}"}}
+access_log: {{path: {site.folder}/access.log, sample: 0.01}}
+store: {servers}
+bus: {servers}
+"""
+
+
+_CROSSFADE_ROUTES = """\
 routes:
-  - {{flag: items.read, target: new, match: {{methods: [GET, HEAD], path: "/api/items/{{id}}"}}}}
+  - {flag: items.read, target: new, match: {methods: [GET, HEAD], path: "/api/items/{id}"}}
   - flag: items.write
     target: legacy
-    match: {{methods: [POST, PUT, PATCH, DELETE], path: "/api/items/**"}}
-  - {{flag: comments.read, target: new, match: {{methods: [GET, HEAD], path: "/api/posts/{{id}}/comments"}}}}
-  - {{flag: accounts.read, target: new, match: {{methods: [GET, HEAD], path: "/api/accounts/**"}}}}
-  - {{flag: transfers, target: legacy, match: {{methods: [POST], path: "/api/wallets/{{id}}/transfers"}}}}
-  - {{flag: back-office, target: legacy, match: {{path: "/**", host: "office.shop.example"}}}}
-access_log: {{path: {site.folder}/access.log, sample: 0.01}}
-""")
-    return [sys.executable, "-m", "crossfade", "up", "-c", config]
+    match: {methods: [POST, PUT, PATCH, DELETE], path: "/api/items/**"}
+  - {flag: comments.read, target: new, match: {methods: [GET, HEAD], path: "/api/posts/{id}/comments"}}
+  - {flag: accounts.read, target: new, match: {methods: [GET, HEAD], path: "/api/accounts/**"}}
+  - {flag: transfers, target: legacy, match: {methods: [POST], path: "/api/wallets/{id}/transfers"}}
+  - {flag: back-office, target: legacy, match: {path: "/**", host: "office.shop.example"}}
+"""
+_CROSSFADE_MANY_ROUTES = "routes:\n" + "".join(
+    f'  - {{flag: part-{number % FLAGS}, match: {{methods: [GET], path: "/api/part{number}/{{id}}"}}}}\n'
+    for number in range(ROUTES)
+)
+_CROSSFADE_FLAGS = "flags:\n" + "".join(
+    f"  - key: part-{number}\n"
+    "    owner: bench\n"
+    "    transition: {from: shadow, to: live, weight: 25%}\n"
+    '    bucketing: {by: ["cookie:session"]}\n'
+    for number in range(FLAGS)
+)
+
+
+def _apply_flags(site: Site) -> None:
+    """Give the running Crossfade its flags by its own command, and wait until its workers have them."""
+    flags = site.folder / "flags.yaml"
+    flags.write_text(_CROSSFADE_FLAGS)
+    command = [sys.executable, "-m", "crossfade", "apply", "-f", flags, "-c", site.folder / "crossfade.yaml"]
+    done = subprocess.run(
+        [*command, "--reason", "bench", "--wait", "20"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise NotStartedError(f"crossfade did not take its flags: {done.stderr.strip()}")
 
 
 def _nginx(site: Site) -> list[str | Path]:
@@ -306,6 +351,16 @@ def _envoy_bootstrap(site: Site) -> dict[str, Any]:
         route("legacy", {**regex("/api/wallets/[^/]+/transfers"), "headers": posts}),
         route("legacy", {"prefix": "/"}),
     ]
+    if site.many_routes:
+        weighted = {"clusters": [{"name": "new", "weight": 25}, {"name": "legacy", "weight": 75}]}
+        routes = [
+            {
+                "match": {"prefix": f"/api/part{number}/", "headers": reads},
+                "route": {"weighted_clusters": weighted, "timeout": "0s"},
+            }
+            for number in range(ROUTES)
+        ]
+        routes.append(route("legacy", {"prefix": "/"}))
     log = {
         "name": "file",
         "filter": {

@@ -149,11 +149,13 @@ def _line(generator: subprocess.Popen[bytes], name: str) -> bytes:
 
 @contextlib.contextmanager
 def all_running(
-    names: Sequence[str], target: Backend, cores: frozenset[int] | None
+    names: Sequence[str], target: Backend, cores: frozenset[int] | None, *, many_routes: bool = False
 ) -> Iterator[dict[str, contenders.Running]]:
     """All of `names` side by side in front of `target`, so that rounds can be interleaved."""
     with contextlib.ExitStack() as stack:
         yield {
-            name: stack.enter_context(contenders.running(name, target.legacy, target.new, cores=cores))
+            name: stack.enter_context(
+                contenders.running(name, target.legacy, target.new, cores=cores, many_routes=many_routes)
+            )
             for name in names
         }

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-Kind = Literal["small", "large", "post"]
+Kind = Literal["small", "large", "post", "parts"]
 
 KINDS: dict[Kind, str] = {
     "small": "GET, 350-byte JSON",
     "large": "GET, 2,000-byte JSON",
     "post": "POST of 1 KiB, 350-byte JSON",
+    "parts": "GET over many routes, 350-byte JSON",
 }
 
 HOST = "shop.example"
@@ -78,6 +79,9 @@ def requests(kind: Kind) -> list[bytes]:
         return [_request("GET", f"/api/posts/{n}/comments") for n in numbers]
     if kind == "post":
         return [_request("POST", f"/api/wallets/{n}/transfers", _POST_BODY) for n in numbers]
+    if kind == "parts":
+        # Evenly over the list of 200 routes, which some proxies try from its first to its last.
+        return [_request("GET", f"/api/part{6 + (n - 100) * 25 // 2}/{n}") for n in numbers]
     targets = (
         "/api/items/{}",
         "/catalogue/{}?sort=price",

@@ -30,8 +30,8 @@ class Orders:
     drain: float
     """Seconds that requests in flight may go on after a worker was told to stop."""
     packed: str
-    code: str | None = None
-    """The users' Python file, which each worker loads itself."""
+    code: tuple[str, str] | None = None
+    """Path and text of the users' Python file."""
 
     def unpack(self) -> tuple[ProxyConfig, tuple[Route, ...]]:
         """Raises OtherLayoutError."""
@@ -48,13 +48,16 @@ class Orders:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Orders:
-        return cls(wire["generation"], wire["drain"], wire["packed"], wire.get("code"))
+        code = wire.get("code")
+        return cls(wire["generation"], wire["drain"], wire["packed"], tuple(code) if code else None)
 
 
-def orders(generation: int, proxy: ProxyConfig, routes: Sequence[Route], code: Path | None = None) -> Orders:
+def orders(
+    generation: int, proxy: ProxyConfig, routes: Sequence[Route], code: tuple[Path, str] | None = None
+) -> Orders:
     values = pickle.dumps((proxy, tuple(routes)))
     packed = base64.b64encode(pickle.dumps((_layout(), values))).decode()
-    return Orders(generation, proxy.timeouts.drain, packed, None if code is None else str(code))
+    return Orders(generation, proxy.timeouts.drain, packed, None if code is None else (str(code[0]), code[1]))
 
 
 def _layout() -> tuple[tuple[str, ...], ...]:

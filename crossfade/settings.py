@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -83,6 +83,8 @@ class Settings:
     """Where flags live. With `none` routes go where the configuration says."""
     bus: Server = "embedded"
     code: Path | None = None
+    code_text: str = ""
+    """What `code` holds, as `load_to_run` has read it."""
     data: Databases | None = None
 
 
@@ -117,12 +119,17 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
 
 
 def load_to_run(path: Path, environ: Mapping[str, str]) -> Settings:
-    """`load`, and raises `SettingsError` for files of TLS too with which no worker would start."""
+    """`load`, with the text of `code`; raises `SettingsError` too for files that no worker can start with."""
     document = read_document(path, environ)
     settings = _settings_of(document, path)
-    problems = tuple(tls_problems(settings.proxy, document))
+    problems = list(tls_problems(settings.proxy, document))
+    if settings.code is not None:
+        try:
+            settings = replace(settings, code_text=users_code.read(settings.code))
+        except users_code.UsersCodeError as error:
+            problems += _unusable_code(error, document)
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(tuple(problems))
     return settings
 
 
@@ -251,13 +258,17 @@ def _code_problems(settings: Settings, document: Document) -> Iterator[Problem]:
     if settings.code is None:
         return
     try:
-        project = users_code.load(settings.code)
+        project = users_code.load(settings.code, users_code.read(settings.code))
         declared = (name for name, _ in settings.proxy.adapters)
         users_code.check_names(project, declared, settings.routes, settings.code)
     except users_code.UsersCodeError as error:
-        problem = document.problem(("code",), str(error), "expected a file that can be used")
-        if problem is not None:
-            yield problem
+        yield from _unusable_code(error, document)
+
+
+def _unusable_code(error: users_code.UsersCodeError, document: Document) -> Iterator[Problem]:
+    problem = document.problem(("code",), str(error), "expected a file that can be used")
+    if problem is not None:
+        yield problem
 
 
 def _unfit_keys(form: FileForm, document: Document) -> Iterator[Problem]:

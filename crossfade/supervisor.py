@@ -726,7 +726,8 @@ class Supervisor:
 
 
 def _orders(generation: int, settings: Settings) -> Orders:
-    return orders(generation, settings.proxy, settings.routes, settings.code)
+    code = None if settings.code is None else (settings.code, settings.code_text)
+    return orders(generation, settings.proxy, settings.routes, code)
 
 
 def _address_of(server: Server) -> str:

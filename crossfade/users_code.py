@@ -1,8 +1,9 @@
 """Load the users' `migration.py`: by its path, anew each time, and only as a whole.
 
-It runs in each worker, with all rights of the worker. What it imports beside itself lies in its folder
-or is installed; other files of that folder are loaded once per process, so that a change in them needs a
-restart.
+It runs in each worker, with all rights of the worker. The supervisor reads it, once per configuration:
+a worker that is replaced later, or put back to the configuration before, runs what the others run and not
+what the file has become. What it imports beside itself lies in its folder or is installed; other files of
+that folder are loaded once per process, so that a change in them needs a restart.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 from crossfade.project import Project
 from flags.model import Route
@@ -24,20 +25,26 @@ class UsersCodeError(Exception):
     """The file cannot be used; the text says where and why, on one line."""
 
 
-def load(path: Path) -> Project:
-    """The `project` of the file `path`. Raises UsersCodeError."""
-    if not path.is_file():
-        raise UsersCodeError(f"{path}: no such file")
-    spec = spec_from_file_location(MODULE, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
+def read(path: Path) -> str:
+    """The text of the file. Raises UsersCodeError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsersCodeError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsersCodeError(f"{path}: not UTF-8") from error
+
+
+def load(path: Path, text: str) -> Project:
+    """The `project` of `text`, which is or was what the file `path` holds. Raises UsersCodeError."""
+    module = ModuleType(MODULE)
+    module.__file__ = str(path)
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # behind everything else: a file there hides no package
     sys.modules[MODULE] = module  # dataclasses and pickle look for it there
     try:
-        spec.loader.exec_module(module)
+        exec(compile(text, str(path), "exec"), module.__dict__)  # noqa: S102  (the user's own, on their word)
     except (Exception, SystemExit) as error:
         raise UsersCodeError(f"{_place(error, path)}: {type(error).__name__}: {_line(error)}") from error
     project = getattr(module, "project", None)

@@ -250,8 +250,8 @@ def _plugs(orders: Orders, proxy: ProxyConfig, routes: Sequence[Route]) -> Plugs
     """What the users' own code brings. Raises UsersCodeError."""
     if orders.code is None:
         return Plugs()
-    path = Path(orders.code)
-    project = users_code.load(path)
+    path = Path(orders.code[0])
+    project = users_code.load(path, orders.code[1])
     users_code.check_names(project, (name for name, _ in proxy.adapters), routes, path)
     return Plugs(project.adapters, project.attributes)
 

@@ -8,7 +8,8 @@ import pytest
 
 from crossfade import Answer, Project, Request
 from crossfade.settings import check
-from crossfade.users_code import UsersCodeError, check_names, load
+from crossfade.users_code import UsersCodeError, check_names, read
+from crossfade.users_code import load as load_text
 from flags.model import AdapterUse, Route, Side
 from tests.settings.test_bad_files import TARGETS
 
@@ -31,6 +32,10 @@ class Tagging:
 
 project = Project(adapters={"tag": Tagging("one")}, attributes=lambda request: {"a": "b"})
 """
+
+
+def load(path: Path) -> Project:
+    return load_text(path, read(path))
 
 
 def written(folder: Path, text: str) -> Path:
@@ -81,7 +86,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, says: st
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsersCodeError, match="no such file"):
+    with pytest.raises(UsersCodeError, match="No such file"):
         load(tmp_path / "migration.py")
 
 

@@ -133,7 +133,7 @@ class FlagsApi:
             raise Refused("invalid", f"this is no request that Crossfade would take: {why}")
         # Not verified: whoever asks what would be may claim what they like.
         facts = _SaidFacts(said.client, TokenReader(Tokens()).claims(head, time()), said.attributes)
-        found = explain(compile_snapshot(routes, 0, flag_set), flag_set, head, facts)
+        found = explain(compile_snapshot(routes, 0, flag_set), routes, flag_set, head, facts)
         decision = found.decision
         return web.json_response(
             {

@@ -172,18 +172,36 @@ def test_the_order_of_decision(flag_set: FlagSet, keep: bool, head: RequestHead,
     assert decide(snapshot, head, facts) is decision
 
 
-@given(flag_sets(), REQUESTS, FACTS)
+@given(flag_sets(), st.booleans(), REQUESTS, FACTS)
 def test_an_explanation_is_of_the_very_decision(
-    flag_set: FlagSet, head: RequestHead, facts: KnownFacts
+    flag_set: FlagSet, keep: bool, head: RequestHead, facts: KnownFacts
 ) -> None:
-    flag_set = with_key(flag_set, keep=True)
+    flag_set = with_key(flag_set, keep)
     snapshot = compile_snapshot(ROUTES, 7, flag_set)
-    found = explain(snapshot, flag_set, head, facts)
+    found = explain(snapshot, ROUTES, flag_set, head, facts)
     assert found.decision is decide(snapshot, head, facts)
     assert [step.decided for step in found.steps].count(True) == 1
-    assert found.steps[-1].decided
+    last = found.steps[-1]
+    assert last.decided
     if found.decision.stage is not None:
-        assert str(found.decision.stage) in found.steps[-1].what
+        # The last stage that is named is the one that was decided.
+        named = re.findall("legacy|shadow|live|new", last.what)
+        assert named[-1] == found.decision.stage
+    assert ("killed" in last.what) == (found.decision.reason in (Reason.GLOBAL_KILL, Reason.FLAG_KILL))
+    assert ("the route's own" in last.what) == (found.decision.reason is Reason.ROUTE)
+
+
+def test_an_explanation_tells_what_becomes_of_a_client_without_a_key() -> None:
+    """It would be given an identity, and that decides: not the absence of a key."""
+    bucketing = Bucketing(("header:x-tenant",), "items.read", "cf_id")
+    for weight, stage in ((1, Stage.SHADOW), (999_999, Stage.LIVE)):
+        between = Transition(Stage.SHADOW, Stage.LIVE, weight)
+        flag_set = FlagSet(1, None, (Flag("items.read", 1, between, bucketing),))
+        found = explain(compile_snapshot(ROUTES, 1, flag_set), ROUTES, flag_set, request(), KnownFacts())
+        assert found.decision.reason is Reason.WEIGHT
+        assert found.decision.stage is stage
+        assert "given an identity as cookie cf_id" in found.steps[-1].what
+        assert found.steps[-1].what.endswith(f"stage {stage}")
 
 
 def flag(transition: Transition, **more: object) -> FlagSet:

@@ -61,10 +61,18 @@ def _flag(commands: Commands) -> None:
     _key(history)
     explain = _command(flag, "explain", "flags:explain", "where a request would go, and why")
     explain.add_argument("target", metavar="PATH", help="the path, with query if you like")
-    explain.add_argument("-X", "--method", default="GET", metavar="METHOD")
-    explain.add_argument("-H", "--header", action="append", default=[], metavar="NAME:VALUE")
+    explain.add_argument("-X", "--method", default="GET", metavar="METHOD", help="default GET")
+    explain.add_argument(
+        "-H", "--header", action="append", default=[], metavar="NAME:VALUE", help="repeatable"
+    )
     explain.add_argument("--client", default="127.0.0.1", metavar="ADDRESS", help="the client's address")
-    explain.add_argument("--attribute", action="append", default=[], metavar="NAME=VALUE")
+    explain.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what your own code would say; repeatable",
+    )
 
 
 def _fields(to: argparse.ArgumentParser) -> None:
@@ -75,9 +83,9 @@ def _fields(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--fallback", metavar="SHARE", help="let legacy answer for up to that share; off for none"
     )
-    to.add_argument("--owner")
+    to.add_argument("--owner", help="who answers for it")
     to.add_argument("--expires-on", metavar="DATE", help="by when this migration should be over")
-    to.add_argument("--description")
+    to.add_argument("--description", help="a line about it")
     to.add_argument("--flag-ticket", metavar="TICKET", help="the ticket of the whole migration")
 
 
@@ -97,7 +105,7 @@ def _ramp(commands: Commands) -> None:
     ramp = _group(commands, "ramp", "move a flag step by step")
     start = _command(ramp, "start", "watch:ramp_start", "begin a ramp")
     _key(start)
-    start.add_argument("--to", required=True, choices=STAGES)
+    start.add_argument("--to", required=True, choices=STAGES, help="the stage")
     start.add_argument(
         "--steps", required=True, metavar="STEPS",
         help="such as 1%%:10m,5%%:30m:500,100%%: share, hold, and how many requests it must have moved",
@@ -126,17 +134,24 @@ def _guardrail(commands: Commands) -> None:
     listing.add_argument("key", nargs="?", metavar="FLAG")
     put = _command(guardrail, "set", "watch:guardrail_set", "put a guardrail on a flag")
     _key(put)
-    put.add_argument("--signal", required=True, choices=("errors", "latency", "mismatches"))
-    put.add_argument("--action", default="rollback", choices=("alert", "pause", "rollback", "kill"))
+    put.add_argument(
+        "--signal", required=True, choices=("errors", "latency", "mismatches"), help="what counts as bad"
+    )
+    put.add_argument(
+        "--action",
+        default="rollback",
+        choices=("alert", "pause", "rollback", "kill"),
+        help="what it does (default rollback)",
+    )
     put.add_argument("--tolerance", type=float, metavar="FACTOR", help="how much worse new may be")
     put.add_argument("--alpha", type=float, metavar="RISK", help="of a false alarm in the whole life of it")
-    put.add_argument("--min-requests", type=int, metavar="N")
+    put.add_argument("--min-requests", type=int, metavar="N", help="of new, before it says ok")
     put.add_argument(
         "--ceiling", type=float, metavar="SHARE", help="of bad answers at which it trips at once"
     )
     put.add_argument("--latency-over", type=float, metavar="SECONDS", help="what counts as slow")
     put.add_argument("--dry-run-mode", action="store_true", help="say what it would do, and do nothing")
-    put.add_argument("--id", metavar="ID")
+    put.add_argument("--id", metavar="ID", help="default FLAG:SIGNAL")
     _reason(put)
     for name, text in (("rearm", "arm one that has tripped"), ("delete", "remove a guardrail")):
         one = _command(guardrail, name, f"watch:guardrail_{name}", text)
@@ -147,7 +162,7 @@ def _guardrail(commands: Commands) -> None:
 def _audit(commands: Commands) -> None:
     audit = _group(commands, "audit", "what was done and what was refused")
     tail = _command(audit, "tail", "people:tail", "the last rows")
-    tail.add_argument("-n", type=int, default=20, metavar="ROWS")
+    tail.add_argument("-n", type=int, default=20, metavar="ROWS", help="how many (default 20)")
     tail.add_argument("-f", "--follow", action="store_true", help="go on showing new ones until Ctrl-C")
     _command(audit, "verify", "people:verify", "whether all rows are as they were written")
 
@@ -157,7 +172,7 @@ def _person(commands: Commands) -> None:
     _command(person, "list", "people:list_people", "people and their roles")
     put = _command(person, "add", "people:add", "give somebody a token; it is shown once")
     put.add_argument("name")
-    put.add_argument("--role", required=True, choices=ROLES)
+    put.add_argument("--role", required=True, choices=ROLES, help="what they may do")
     _reason(put)
     revoke = _command(person, "revoke", "people:revoke", "end somebody's token")
     revoke.add_argument("name")
@@ -182,8 +197,17 @@ def _command(commands: Commands, name: str, run: str, text: str) -> argparse.Arg
     parser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:].replace("%", "%%") + "."
     )
-    parser.add_argument("-c", "--config", type=Path, default=Path("crossfade.yaml"), metavar="FILE")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=Path("crossfade.yaml"),
+        metavar="FILE",
+        help="the instance's configuration (default crossfade.yaml)",
+    )
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="how data is printed"
+    )
     parser.add_argument("--token", help="instead of this instance's own (also CROSSFADE_TOKEN)")
     parser.set_defaults(run=_lazily(run))
     return parser
@@ -206,7 +230,7 @@ def _key(to: argparse.ArgumentParser) -> None:
 
 def _reason(to: argparse.ArgumentParser) -> None:
     to.add_argument("--reason", default="", metavar="TEXT", help="why; it stands in the audit")
-    to.add_argument("--ticket", metavar="TICKET")
+    to.add_argument("--ticket", metavar="TICKET", help="the ticket of this change")
 
 
 def _change(to: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
     "HS256", "HS384", "HS512",
 )  # fmt: skip
-SHORTEST_SECRET = 32
+SHORTEST_SECRET = {"HS256": 32, "HS384": 48, "HS512": 64}
 """Bytes of a secret that signs tokens; a shorter one can be guessed (RFC 7518, 3.2)."""
 LONGEST = 8192
 """Bytes of a token that are looked at."""
@@ -112,8 +112,9 @@ def check_key(key: TokenKey) -> object:
     """What verifies with `key`. Raises `BadKeyError`."""
     import jwt  # noqa: PLC0415
 
-    if key.algorithm.startswith("HS") and len(key.key.encode()) < SHORTEST_SECRET:
-        raise BadKeyError(f"a secret of at least {SHORTEST_SECRET} bytes is needed")
+    shortest = SHORTEST_SECRET.get(key.algorithm, 0)
+    if len(key.key.encode()) < shortest:
+        raise BadKeyError(f"a secret of at least {shortest} bytes is needed")
     try:
         return jwt.get_algorithm_by_name(key.algorithm).prepare_key(key.key)
     except (NotImplementedError, ValueError, TypeError, jwt.PyJWTError) as error:

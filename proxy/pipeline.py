@@ -35,7 +35,6 @@ from proxy.adapted import checked_attributes, request_of
 from proxy.answers import CONTINUE, own_answer
 from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
 from proxy.head import without
-from proxy.recent import EVERY, Recent
 from proxy.stall import Stall
 
 if TYPE_CHECKING:
@@ -656,11 +655,8 @@ class Exchange:
         counters.count(decision, self.status, taken, self.received, self.sent)
         if self.error is not None:
             counters.event(metrics.ERRORS, decision.side.value, self.error)
-        recent = self.runtime.recent
-        recent.until_sample -= 1
-        if recent.until_sample <= 0:
-            recent.until_sample = EVERY
-            self._note_bucket(recent)
+        if self.runtime.recent.is_turn():
+            self._note_bucket()
         log = self.client.worker.runtime.access_log  # today's: a reload may have closed the one before
         if log is not None and log.wants(self.status):
             self.client.log_exchange(log, self, seconds)
@@ -681,11 +677,11 @@ class Exchange:
         self.runtime.counters.event(metrics.ADAPTER_FAILURES, flag, direction)
         self.client.worker.note_foreign_fault(f"{direction} not translated, flag {flag}", fault)
 
-    def _note_bucket(self, recent: Recent) -> None:
+    def _note_bucket(self) -> None:
         key = self.runtime.snapshot.keys.get(self.decision.flag)
         bucket = None if key is None else key.known_bucket(self.head, self)
         if bucket is not None:
-            recent.note(self.decision.flag, bucket, time.time())
+            self.runtime.recent.note(self.decision.flag, bucket, time.time())
 
     # The facts that a decision may ask for (`flags.attributes.Facts`).
 

@@ -7,6 +7,8 @@ A sample, so that it costs next to nothing: one exchange of `EVERY`. Bounded: a 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
+from itertools import cycle
 
 EVERY = 16
 """Exchanges per sample; an estimate of all is the sample times this."""
@@ -18,8 +20,8 @@ class Recent:
     """The sampled buckets of one worker."""
 
     def __init__(self) -> None:
-        self.until_sample = EVERY
-        """Exchanges from now to the next one that is noted; whoever ends an exchange counts it down."""
+        self.is_turn: Callable[[], bool] = cycle([False] * (EVERY - 1) + [True]).__next__
+        """Whether the exchange that ends now is one to note; to be asked once by each that ends."""
         self._minutes: deque[tuple[int, dict[str, Counter[int]]]] = deque(maxlen=MINUTES)
 
     def note(self, flag: str, bucket: int, now: float) -> None:

@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
-from flags.model import AdapterUse, Route, Side
+from core.http import RequestHead
+from flags.decide import decide
+from flags.model import AdapterUse, Decision, FlagSet, Kill, Route, Side
+from flags.snapshot import compile_snapshot
 from legacy_adapter.adapter import Plugs
 from legacy_adapter.messages import Answer, Request
 from proxy.config import Limits, Timeouts
+from proxy.head import parse_request
 from tests.differential.wire import named
 from tests.proxy.flags import EVERYBODY, one_flag
+from tests.support.facts import KnownFacts
 from tests.support.world import Wire, World, echo, get, plain, post, segments, until
 
 FAILURES = "crossfade_adapter_failures_total"
@@ -533,3 +538,33 @@ async def test_a_json_api_is_one_whoever_answers() -> None:
     async with world_with(Renamed(), new=new) as world:
         answer = await world.ask(post(b"/a", b'{"name":"\xc3\xa9va"}'))
         assert answer.body.data == '{"name":"éva"}'.encode()
+
+
+USES = (AdapterUse(Side.NEW, "new", untranslated=True), AdapterUse(Side.LEGACY, "legacy"))
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    (None, {"legacy"}), (one_flag(), {"new"}), (one_flag(0), {"legacy"}),
+    (one_flag(500_000, by=("path",)), {"new", "legacy"}),
+    (replace(one_flag(), kill=Kill("broken", "me", "now")), {"legacy"}),
+    (FlagSet(1, flags=(replace(one_flag().flags[0], kill=Kill("broken", "me", "now")),)), {"legacy"}),
+])  # fmt: skip
+def test_every_decision_names_the_adapter_of_its_side(flags: FlagSet | None, expected: set[str]) -> None:
+    snapshot = compile_snapshot((Route("items", "/a/**", adapters=USES), Route("items", "/**")), 1, flags)
+    seen: dict[int, Decision] = {}
+    for number in range(200):
+        for start in (b"/a/", b"/b/"):
+            head = parse_request(get(start + b"%d" % number), max_head=999, max_target=999, max_fields=9)
+            assert isinstance(head, RequestHead)
+            decision = decide(snapshot, head, KnownFacts())
+            seen[id(decision)] = decision
+            if start == b"/b/":
+                assert decision.translation is None
+            else:
+                assert decision.translation is not None
+                assert decision.translation.adapter == decision.side.value
+                otherwise = decision.translation.otherwise
+                assert (otherwise is not None) is (decision.side is Side.NEW)
+                assert otherwise is None or (otherwise.side, otherwise.translation) == (Side.NEW, None)
+    assert {d.translation.adapter for d in seen.values() if d.translation} == expected
+    assert len(seen) <= 2 * len(expected), "decisions of one snapshot are always the same objects"

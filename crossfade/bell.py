@@ -44,8 +44,8 @@ class Bell:
         self._ringing.add(task)
         task.add_done_callback(self._ringing.discard)
 
-    async def listen(self, heard: Callable[[], None]) -> None:
-        """Call `heard` for each ring, and once whenever the bus has come back."""
+    async def listen(self, heard: Callable[[int], None]) -> None:
+        """Call `heard` with the version of each ring, and with 0 whenever the bus has come back."""
         if self._bus == "none":
             return
         while True:
@@ -57,7 +57,7 @@ class Bell:
                 await self._hang_up()
             await asyncio.sleep(AGAIN_AFTER)
 
-    async def _listen(self, heard: Callable[[], None]) -> None:
+    async def _listen(self, heard: Callable[[int], None]) -> None:
         url = self._url()
         tcp: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
         client = redis.asyncio.Redis.from_url(
@@ -70,9 +70,9 @@ class Bell:
         async with client.pubsub(ignore_subscribe_messages=True) as subscription:
             await subscription.subscribe(CHANNEL)
             self.trouble = None
-            heard()
-            async for _ in subscription.listen():
-                heard()
+            heard(0)
+            async for message in subscription.listen():
+                heard(_version(message["data"]))
 
     def _url(self) -> str:
         if self._bus == "embedded":
@@ -90,3 +90,8 @@ class Bell:
         if client is not None:
             with contextlib.suppress(RedisError, OSError):
                 await client.aclose()
+
+
+def _version(data: bytes) -> int:
+    """What a ring says; 0 for what is none of ours."""
+    return int(data) if data.isdigit() and len(data) < 19 else 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from crossfade.store.instances import Instance
+from crossfade.store.instances import Instance, InstanceReport
 from crossfade.store.store import Store
 
 ALIVE_WITHIN = 10.0
@@ -35,23 +35,33 @@ class Convergence:
 
 
 async def converged(
-    store: Store, version: int, within: float, wake: asyncio.Event | None = None
+    store: Store,
+    version: int,
+    within: float,
+    wake: asyncio.Event | None = None,
+    own: Callable[[], InstanceReport | None] = lambda: None,
 ) -> Convergence:
     """Wait until every worker runs `version` or a later one. `wake` is set when there may be news.
 
-    Raises StoreError.
+    `own` is what this instance would say now, which the store may hear a moment later. Raises StoreError.
     """
     began = time.monotonic()
     while True:
         if wake is not None:
             wake.clear()
-        obeying, missing = who_runs(version, await store.instances())
+        obeying, missing = who_runs(version, _with(own(), await store.instances()))
         waited = time.monotonic() - began
         if not missing or waited >= within:
             return Convergence(version, obeying, obeying + len(missing), waited * 1000, missing)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_EVERY):
                 await (wake or asyncio.Event()).wait()
+
+
+def _with(own: InstanceReport | None, instances: Sequence[Instance]) -> list[Instance]:
+    if own is None:
+        return list(instances)
+    return [*(other for other in instances if other.report.id != own.id), Instance(own, 0.0)]
 
 
 def who_runs(version: int, instances: Sequence[Instance]) -> tuple[int, tuple[str, ...]]:

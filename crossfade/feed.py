@@ -36,7 +36,6 @@ from crossfade.store.connection import StoreError
 from crossfade.store.instances import InstanceReport
 from crossfade.store.store import Store
 from flags.change import KillAll, KillFlag, Refused
-from flags.document import to_json
 from flags.model import Bucketing, Flag, Side, Stage
 from flags.stages import settled_at
 
@@ -65,7 +64,12 @@ class Feed:
         self._wake = asyncio.Event()
         self._looked = asyncio.Event()
         """Who waits for workers should look; several may wait, so each also looks now and then."""
-        self._heard_bell = False
+        self._rung = 0
+        """The newest version that somebody has rung the bell for."""
+        self._known = 0
+        """The version that the supervisor has, as far as this process has heard."""
+        self._saying = asyncio.Lock()
+        self._said_last: InstanceReport | None = None
         self.store: Store | None = None
         self.opened = asyncio.Event()
         """There is a store; it stays, even while it cannot be asked."""
@@ -126,8 +130,19 @@ class Feed:
                     await self._wake.wait()
 
     async def _look(self) -> None:
-        rung, self._heard_bell = self._heard_bell, False
         store = await self._open()
+        if self._known and self._rung > self._known:
+            known = await self._pull(store, "push")
+        else:
+            known = await self._compare(store)
+        # Also where a bell has promised more than there is.
+        self._rung = self._known = known["version"]
+        if known["kills"]["every"] or known["kills"]["flags"]:
+            await self._carry(store, known["kills"])
+        await self._report(store)
+
+    async def _compare(self, store: Store) -> Message:
+        """Ask the store for its version, and for the set only if that is another one."""
         version = await store.version()
         known = await self._ask({"do": "confirm", "version": version})
         if version >= known["version"] and not self._registered >= self._route_flags().keys():
@@ -135,16 +150,14 @@ class Feed:
             version = (await store.register(self._route_flags().values())).version
             self._registered = frozenset(self._route_flags())
         if version != known["version"]:
-            known = await self._pull(store, "push" if rung else "poll")
-        if known["kills"]["every"] or known["kills"]["flags"]:
-            await self._carry(store, known["kills"])
-        await self._report(store)
+            known = await self._pull(store, "poll")
+        return known
 
     async def _pull(self, store: Store, source: str) -> Message:
         """Hand the store's set to the supervisor, who answers when all workers decide by it."""
-        flag_set, age = await store.flag_set_and_age()
+        document, age = await store.flag_document()
         began = time.monotonic()
-        known = await self._ask({"do": "flags", "document": to_json(flag_set)})
+        known = await self._ask({"do": "flags", "document": document})
         if known.get("acks"):
             seconds = age + time.monotonic() - began
             self._propagation[source][bisect_left(LATENCY_BUCKETS, seconds)] += 1
@@ -168,12 +181,14 @@ class Feed:
         return self.store
 
     def _on_change(self, version: int) -> None:
-        self._hear()
+        self._hear(version)
         self._bell.ring(version)
 
-    def _hear(self) -> None:
-        self._heard_bell = True
-        self._wake.set()
+    def _hear(self, version: int) -> None:
+        """Look at once, unless it is an echo of what has been looked at."""
+        if version == 0 or version > self._known:
+            self._rung = max(self._rung, version)
+            self._wake.set()
 
     def _route_flags(self) -> dict[str, Flag]:
         """Of each flag that a route names, what the store is given if it does not know it."""
@@ -223,35 +238,39 @@ class Feed:
                 await self._report(self.store)
 
     async def _report(self, store: Store) -> None:
+        # One after the other, so that what is newer is written last.
+        async with self._saying:
+            self._said_last = await self._report_of_now()
+            self._looked.set()
+            await store.report(self._said_last)
+
+    async def _report_of_now(self) -> InstanceReport:
         status = (await self._ask({"do": "status"}))["status"]
         flags = status["flags"]
-        await store.report(
-            InstanceReport(
-                id=self.instance,
-                host=socket.gethostname(),
-                address=self._context["address"],
-                flags_version=flags["version"],
-                started_at=self._context["started"],
-                kill_overlay={"kills": flags["kills"]},
-                workers=[
-                    {
-                        "worker": w["worker"],
-                        "pid": w["pid"],
-                        "state": w["state"],
-                        "version": w["flags_version"],
-                    }
-                    for w in status["workers"]
-                    if w["state"] in ("ready", "draining")
-                ],
-                counts=self._counts,
-            )
+        return InstanceReport(
+            id=self.instance,
+            host=socket.gethostname(),
+            address=self._context["address"],
+            flags_version=flags["version"],
+            started_at=self._context["started"],
+            kill_overlay={"kills": flags["kills"]},
+            workers=[
+                {
+                    "worker": w["worker"],
+                    "pid": w["pid"],
+                    "state": w["state"],
+                    "version": w["flags_version"],
+                }
+                for w in status["workers"]
+                if w["state"] in ("ready", "draining")
+            ],
+            counts=self._counts,
         )
-        self._looked.set()
 
     async def converged(self, version: int, within: float) -> Convergence:
         """Wait until every worker of every living instance runs `version` or a later one."""
         assert self.store is not None, "nothing was changed without a store"
-        return await converged(self.store, version, within, self._looked)
+        return await converged(self.store, version, within, self._looked, lambda: self._said_last)
 
     # Saying how it is.
 

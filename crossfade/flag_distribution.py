@@ -56,6 +56,10 @@ class FlagDistribution:
         effective = self._held.effective
         self._fleet.flags = None if effective is None else to_json(effective)
 
+    def standing_still(self) -> asyncio.Lock:
+        """While it is held nothing changes, and the disk has what the workers have."""
+        return self._turn
+
     # The feed's questions.
 
     async def take(self, document: Any) -> Message:
@@ -70,13 +74,14 @@ class FlagDistribution:
                     self._log.error("flags refused", reason=error.reason, message=str(error))
                 self._refusal = str(error)
                 return {**self._known(), "refused": {"reason": error.reason, "message": str(error)}}
-            except OSError as error:
-                # In force all the same: traffic must not wait for a full disk.
-                changed = True
-                self._log.error("flags are not on disk", reason=error.strerror or str(error))
-            self._confirm()
-            if self._drop_carried() or changed:
+            # Traffic waits neither for a slow disk nor for a full one.
+            saving = asyncio.create_task(asyncio.to_thread(self._save))
+            if changed:
                 acks = await self._distribute()
+            await saving
+            self._confirm()
+            self._drop_carried()
+            if changed:
                 self._log.info("flags taken", version=self._held.version, workers=len(acks))
             return {**self._known(), "acks": [asdict(ack) for ack in acks]}
 
@@ -86,6 +91,12 @@ class FlagDistribution:
             self._confirm()
         return self._known()
 
+    def _save(self) -> None:
+        try:
+            self._held.save()
+        except OSError as error:
+            self._log.error("flags are not on disk", reason=error.strerror or str(error))
+
     def _confirm(self) -> None:
         self._held.confirm()
         self._refusal = None
@@ -94,12 +105,15 @@ class FlagDistribution:
         kills = {**self._held.kills.to_json(), "version": self._held.version}
         return {"version": self._held.version, "kills": kills}
 
-    def _drop_carried(self) -> bool:
-        """Kills of this host that the store's set has in it by now need no place of their own."""
+    def _drop_carried(self) -> None:
+        """Kills of this host that the store's set has in it by now need no place of their own.
+
+        What is in force stays the same. The disk must never have neither.
+        """
         given = self._held.given
         kills = self._held.kills
-        if given is None or not kills:
-            return False
+        if given is None or not kills or not self._held.saved:
+            return
         left = kills.without(None) if given.kill else kills
         for key in kills.flags:
             flag = given.flag(key)
@@ -109,7 +123,6 @@ class FlagDistribution:
             self._held.set_kills(left)
         except OSError as error:
             self._log.error("kills are not on disk", reason=error.strerror or str(error))
-        return self._held.kills is not kills
 
     # The control socket's orders.
 

@@ -103,6 +103,8 @@ class HeldFlags:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / "flags"
         self._given: FlagSet | None = None
+        self._saved: FlagSet | None = None
+        """The one that the disk has."""
         self.kills = Kills()
         self.trouble: str | None = None
 
@@ -110,7 +112,7 @@ class HeldFlags:
         """Take what the disk remembers. Nothing there is no trouble, something unreadable is."""
         try:
             last = _read(self._folder / "last.json")
-            self._given = None if last is None else from_json(last)
+            self._given = self._saved = None if last is None else from_json(last)
         except (OSError, ValueError, KeyError) as error:
             self.trouble = f"{self._folder / 'last.json'} cannot be used: {error}"
         try:
@@ -137,12 +139,12 @@ class HeldFlags:
         return self.kills.over(self._given or FlagSet(0))
 
     def take(self, document: Any) -> bool:
-        """Take a set from the store and write it to disk; False if it is the one held already.
+        """Take a set from the store, to be saved next; False if it is the one held already.
 
-        Raises RefusedSetError, or OSError after it has been taken but could not be written.
+        Raises RefusedSetError.
         """
         try:
-            found = from_json(document)
+            found = from_json(document, self._given)
         except InvalidFlagError as error:
             raise RefusedSetError("invalid", f"the store's flag set cannot be read: {error}") from None
         held = self._given
@@ -163,8 +165,18 @@ class HeldFlags:
             if found == held:
                 return False
         self._given = found
-        self._write("last.json", to_json(found))
         return True
+
+    @property
+    def saved(self) -> bool:
+        return self._saved is self._given
+
+    def save(self) -> None:
+        """Have the disk remember the set. May run in a thread of its own. Raises OSError."""
+        given = self._given
+        if given is not None and self._saved is not given:
+            self._write("last.json", to_json(given))
+            self._saved = given
 
     @property
     def confirmed_at(self) -> float | None:

@@ -272,16 +272,18 @@ class Supervisor:
             return Outcome(1, ["not restarted: data_dir cannot change without stop and start"], "refused")
         try:
             await handover.check(self._config, self._handover(client))
-            await self._fleet.pause()
-            await self._flush()
-            handover.hold_signals()
-            # What arrived before the hold is handled now; what arrives after it, by the next image.
-            await asyncio.sleep(0.01)
-            if self._stop_asked:
-                return STOPPING
-            self._log.info("restarting", generation=self._generation)
-            self._signal_again(client)
-            handover.execute(self._handover(client))
+            # A change of flags that is under way needs the workers' answers, which the pause holds back.
+            async with self._flags.standing_still():
+                await self._fleet.pause()
+                await self._flush()
+                handover.hold_signals()
+                # What arrived before the hold is handled now; what arrives after it, by the next image.
+                await asyncio.sleep(0.01)
+                if self._stop_asked:
+                    return STOPPING
+                self._log.info("restarting", generation=self._generation)
+                self._signal_again(client)
+                handover.execute(self._handover(client))
         except HandoverError as error:
             lines = [f"not restarted: {line}" for line in str(error).splitlines()]
             return Outcome(2, [*lines, stays], "refused")

@@ -168,7 +168,7 @@ class _Shell:
             return
         async with self._turn:
             try:
-                flags = _flag_set(message["flags"])
+                flags = from_json(message["flags"], self._flags)
             except InvalidFlagError as error:
                 self._channel.answer(message, {"error": str(error)})
                 return

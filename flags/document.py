@@ -142,16 +142,27 @@ def condition_to_json(condition: Condition) -> dict[str, Json]:
 # From JSON.
 
 
-def from_json(document: Json) -> FlagSet:
-    """Raises InvalidFlagError."""
+def from_json(document: Json, known: FlagSet | None = None) -> FlagSet:
+    """The flag set of a document. Raises InvalidFlagError.
+
+    A flag that is written as one of `known` is that one, without another look: of many flags few change.
+    """
+    flags_known = {flag.key: flag for flag in known.flags} if known is not None else {}
+
+    def read(value: Json, path: str) -> Flag:
+        key = value.get("key") if isinstance(value, Mapping) else None
+        same = flags_known.get(key) if isinstance(key, str) else None
+        return same if same is not None and flag_to_json(same) == value else flag_from_json(value, path)
+
     form = _Object(document, "", {"version", "kill", "flags"})
     version = form.number("version", 0, 2**62)
     kill = form.optional("kill", _kill)
-    flags = form.list("flags", flag_from_json, MOST_FLAGS)
-    keys = [flag.key for flag in flags]
-    for index, key in enumerate(keys):
-        if key in keys[:index]:
-            raise InvalidFlagError(f"flags[{index}].key", f'"{key}" is there twice')
+    flags = form.list("flags", read, MOST_FLAGS)
+    keys: set[str] = set()
+    for index, flag in enumerate(flags):
+        if flag.key in keys:
+            raise InvalidFlagError(f"flags[{index}].key", f'"{flag.key}" is there twice')
+        keys.add(flag.key)
     return FlagSet(version, kill, tuple(sorted(flags, key=lambda flag: flag.key)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import extract, func, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,15 +18,16 @@ _WHOLE = select(
     flag_set.c.kill,
     select(func.jsonb_agg(aggregate_order_by(flags.c.document, flags.c.key))).scalar_subquery(),
     extract("epoch", func.clock_timestamp()),
+    extract("epoch", flag_set.c.updated_at),
 )
 """One statement: it sees one moment, so no flag in it is newer than the version."""
 
 
 async def read(connection: AsyncConnection) -> tuple[FlagSet, float]:
     """The whole flag set, and the time by the store's clock (seconds of Unix time)."""
-    version, kill, documents, now = (await connection.execute(_WHOLE)).one()
+    document, now, _ = await read_as_written(connection)
     try:
-        return from_json({"version": version, "kill": kill, "flags": documents or []}), float(now)
+        return from_json(document), now
     except InvalidFlagError as error:
         raise StoreError(
             StoreReason.UNREADABLE,
@@ -39,10 +42,10 @@ async def version(connection: AsyncConnection) -> int:
     return found
 
 
-async def changed_at(connection: AsyncConnection) -> float:
-    """When the set was changed last, in seconds of Unix time."""
-    found = (await connection.execute(select(extract("epoch", flag_set.c.updated_at)))).scalar_one()
-    return float(found)
+async def read_as_written(connection: AsyncConnection) -> tuple[dict[str, Any], float, float]:
+    """The set as the JSON that it is kept as, the time now, and when the set was changed last."""
+    version, kill, documents, now, changed_at = (await connection.execute(_WHOLE)).one()
+    return {"version": version, "kill": kill, "flags": documents or []}, float(now), float(changed_at)
 
 
 async def write(connection: AsyncConnection, before: FlagSet, after: FlagSet) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -71,11 +71,11 @@ class Store:
         async with self.transaction() as connection:
             return (await flag_rows.read(connection))[0]
 
-    async def flag_set_and_age(self) -> tuple[FlagSet, float]:
-        """The whole set, and how many seconds ago it was changed last, by the store's clock."""
+    async def flag_document(self) -> tuple[dict[str, Any], float]:
+        """The whole set as JSON that nobody has checked, and how many seconds ago it was changed last."""
         async with self.transaction() as connection:
-            found, now = await flag_rows.read(connection)
-            return found, now - await flag_rows.changed_at(connection)
+            document, now, changed_at = await flag_rows.read_as_written(connection)
+            return document, now - changed_at
 
     async def change(
         self,

@@ -21,6 +21,21 @@ def test_what_is_written_is_read(flag_set: FlagSet) -> None:
     assert from_json(json.loads(json.dumps(to_json(flag_set)))) == flag_set
 
 
+@given(flag_sets(), flag_sets())
+def test_what_is_known_makes_no_difference(flag_set: FlagSet, known: FlagSet) -> None:
+    document = json.loads(json.dumps(to_json(flag_set)))
+    assert from_json(document, known) == flag_set
+    assert from_json(document, flag_set) == flag_set
+
+
+def test_what_is_known_excuses_no_mistake() -> None:
+    known = from_json({"version": 1, "flags": [FLAG]})
+    with pytest.raises(InvalidFlagError):
+        from_json({"version": 2, "flags": [{**FLAG, "more": 1}]}, known)
+    with pytest.raises(InvalidFlagError):
+        from_json({"version": 2, "flags": [{**FLAG, "key": ["items.read"]}]}, known)
+
+
 @given(flags())
 def test_a_flag_that_was_read_can_be_compiled(flag: Flag) -> None:
     check_flag(flag)

@@ -36,6 +36,7 @@ def test_what_was_taken_is_there_after_a_restart(tmp_path: Path) -> None:
     before = held(tmp_path)
     assert before.take(a_set(3, "items.read"))
     assert not before.take(a_set(3, "items.read"))
+    before.save()
     before.set_kills(Kills().with_kill("items.read", KILL))
 
     after = held(tmp_path)
@@ -62,6 +63,7 @@ def test_what_was_taken_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_a_set_that_must_not_move_traffic_is_refused(tmp_path: Path, document: Any, reason: str) -> None:
     flags = held(tmp_path)
     flags.take(a_set(3, "items.read"))
+    flags.save()
     with pytest.raises(RefusedSetError) as caught:
         flags.take(document)
     assert caught.value.reason == reason
@@ -79,6 +81,7 @@ def test_a_first_set_may_be_empty(tmp_path: Path) -> None:
 def test_a_damaged_file_is_not_used_and_said(tmp_path: Path, damage: str | None) -> None:
     flags = held(tmp_path)
     flags.take(a_set(3, "items.read"))
+    flags.save()
     path = tmp_path / "flags" / "last.json"
     if damage is None:
         whole = json.loads(path.read_text())
@@ -97,6 +100,7 @@ def test_a_damaged_file_is_not_used_and_said(tmp_path: Path, damage: str | None)
 def test_a_half_written_file_is_never_in_place(tmp_path: Path) -> None:
     flags = held(tmp_path)
     flags.take(a_set(3, "items.read"))
+    flags.save()
     (tmp_path / "flags" / "last.json.new").write_text("half of")
     assert held(tmp_path).version == 3
 
@@ -105,6 +109,7 @@ def test_a_half_written_file_is_never_in_place(tmp_path: Path) -> None:
 def test_a_kill_that_cannot_be_written_is_not_in_force(tmp_path: Path) -> None:
     flags = held(tmp_path)
     flags.take(a_set(3, "items.read"))
+    flags.save()
     (tmp_path / "flags" / "kills.json.new").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         flags.set_kills(Kills().with_kill(None, KILL))

@@ -1,8 +1,9 @@
 """`make bench`: Crossfade, nginx, HAProxy and Envoy side by side.
 
-`python -m bench [cpu flags latency bulk idle startup scale] [--rounds N] [--quick] [--json FILE]`
+`python -m bench [SECTION …] [--rounds N] [--quick] [--json FILE]`; the sections are
+cpu, flags, latency, bulk, idle, startup, scale, rollback and changes.
 
-Everything runs on 127.0.0.1, is bounded in count and time (the whole run stays under six minutes on two
+Everything runs on 127.0.0.1, is bounded in count and time (the whole run stays under ten minutes on two
 cores), and ends what it started. How to read it: docs/performance.md.
 """
 
@@ -21,14 +22,27 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from bench import bulk, contenders, cpu, flags, idle, latency, processes, rig, scale, startup
+from bench import (
+    bulk,
+    changes,
+    contenders,
+    cpu,
+    flags,
+    idle,
+    latency,
+    processes,
+    rig,
+    rollback,
+    scale,
+    startup,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench.table import Verdict
 
-SECTIONS = ("cpu", "flags", "latency", "bulk", "idle", "startup", "scale")
+SECTIONS = ("cpu", "flags", "latency", "bulk", "idle", "startup", "scale", "rollback", "changes")
 NEEDED_DESCRIPTORS = 12_000
 QUIET = 0.05
 """Share of the machine that others may take before it is said aloud."""
@@ -81,13 +95,17 @@ def main() -> int:
         "scale": lambda: (
             [scale.measure(max(1, size.rounds // 2), size.scale_requests)] if "crossfade" in names else []
         ),
+        "changes": lambda: [changes.measure(50 if options.quick else 500)],
+        "rollback": lambda: [rollback.measure(1 if options.quick else size.rounds)],
     }
     report: dict[str, Any] = {"machine": facts, "left_out": absent}
     verdicts: list[Verdict] = []
     failed = False
     for section in options.sections or SECTIONS:
         # This process runs beside the load generator; only the scaling runs place everybody themselves.
-        os.sched_setaffinity(0, everywhere if section == "scale" or cores.rest is None else cores.rest)
+        os.sched_setaffinity(
+            0, everywhere if section in ("scale", "rollback", "changes") or cores.rest is None else cores.rest
+        )
         taken = processes.foreign_load()
         if taken > QUIET:
             print(f"\nWARNING: others take {taken:.0%} of the machine; absolute numbers will not hold")

@@ -54,12 +54,9 @@ class Counters:
         return tally
 
     def answers(self, flag: str, side: Side) -> int:
-        """Answers of `side` under `flag` so far."""
-        return sum(
-            sum(tally.codes)
-            for (of_flag, of_side, _), tally in self._tallies.items()
-            if of_flag == flag and of_side == side.value
-        )
+        """Answers of `side` under `flag` so far. Asked with each failure, and failures come in storms."""
+        tallies = (self._tallies.get((flag, side.value, reason.value)) for reason in Reason)
+        return sum(sum(tally.codes) for tally in tallies if tally is not None)
 
     def forget_decisions(self) -> None:
         """Let go of the decisions of replaced snapshots; the counts stay."""

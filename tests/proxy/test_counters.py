@@ -33,6 +33,16 @@ def test_answers_are_counted_by_decision_and_class() -> None:
     assert found(counters, metrics.SENT_BYTES.name) == {("new",): 600, ("legacy",): 1}
 
 
+def test_answers_of_a_side_are_those_of_all_reasons() -> None:
+    counters = Counters()
+    for reason in (Reason.ROUTE, Reason.WEIGHT):
+        counters.count(Decision(Side.NEW, reason, "items", 1), 200, 0.1, 0, 0)
+    counters.count(Decision(Side.NEW, Reason.WEIGHT, "items", 2), 503, 0.1, 0, 0)
+    counters.count(Decision(Side.NEW, Reason.WEIGHT, "others", 1), 200, 0.1, 0, 0)
+    assert counters.answers("items", Side.NEW) == 3
+    assert counters.answers("items", Side.LEGACY) == 0
+
+
 def test_each_duration_falls_into_its_bucket() -> None:
     counters = Counters()
     one = decision()

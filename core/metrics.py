@@ -90,6 +90,12 @@ ADAPTER_FAILURES = Metric(
     "Messages that an adapter failed on; direction attributes is code that could not tell a request's own.",
     ("flag", "direction"),
 )
+COHORT_FALLBACKS = Metric(
+    "crossfade_cohort_fallbacks_total",
+    Kind.COUNTER,
+    "Failures of new that legacy answered for, where the weight of the flag had chosen new.",
+    ("flag",),
+)
 COHORT_SECONDS = Metric(
     "crossfade_cohort_seconds",
     Kind.HISTOGRAM,
@@ -163,8 +169,8 @@ KILL_ACTIVE = Metric(
     ("flag",),
 )
 WORKER_METRICS = (
-    REQUESTS, REQUEST_SECONDS, COHORT_SECONDS, FALLBACKS, ADAPTER_FAILURES, ERRORS, CLIENT_CONNECTIONS,
-    CLIENT_CONNECTIONS_CLOSED, UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS, UPSTREAM_DISCARDED, RETRIES,
+    REQUESTS, REQUEST_SECONDS, COHORT_SECONDS, COHORT_FALLBACKS, FALLBACKS, ADAPTER_FAILURES, ERRORS,
+    CLIENT_CONNECTIONS, CLIENT_CONNECTIONS_CLOSED, UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS, UPSTREAM_DISCARDED, RETRIES,
     REQUESTS_IN_FLIGHT, REQUESTS_WAITING, RECEIVED_BYTES, SENT_BYTES, TUNNELS, ACCESS_LOG_DROPPED,
     WORKER_CPU_SECONDS,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
-from core.metrics import COHORT_SECONDS, LATENCY_BUCKETS, REQUESTS, Histogram, Sample
+from core.metrics import COHORT_FALLBACKS, COHORT_SECONDS, LATENCY_BUCKETS, REQUESTS, Histogram, Sample
 from flags.model import Reason, Side
 
 
@@ -31,10 +31,11 @@ def cohort_counts(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
                 cohort = of(flag, side)
                 cohort["requests"] += count
                 cohort["errors"] += count if code == "5xx" else 0
-            elif reason == Reason.FALLBACK:
-                cohort = of(flag, Side.NEW)
-                cohort["requests"] += count
-                cohort["errors"] += count
+        elif sample.metric == COHORT_FALLBACKS.name and not isinstance(sample.value, Histogram):
+            (flag,) = sample.labels
+            cohort = of(flag, Side.NEW)
+            cohort["requests"] += int(sample.value)
+            cohort["errors"] += int(sample.value)
         elif sample.metric == COHORT_SECONDS.name and isinstance(sample.value, Histogram):
             flag, side = sample.labels
             slow = of(flag, side)["slow"]

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from core import metrics
 from core.http import SAFE_METHODS, RequestHead, ResponseHead, field_values
 from flags.decide import decide
-from flags.model import NO_ROUTE, Decision
+from flags.model import Decision, NO_ROUTE, Reason
 from proxy.adapted import checked_attributes, request_of
 from proxy.answers import CONTINUE, own_answer
 from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
@@ -387,6 +387,8 @@ class Exchange:
         covered = runtime.budgets.take(decision.flag, decision.fallback_ppm, answers, self.client.now())
         outcome = "taken" if covered else "over_budget"
         runtime.counters.event(metrics.FALLBACKS, decision.flag, cause, outcome)
+        if covered and decision.reason is Reason.WEIGHT:
+            runtime.counters.event(metrics.COHORT_FALLBACKS, decision.flag)
         if covered:
             upstream = self.upstream
             if upstream is not None and answer is not None and _is_whole(answer, size):

@@ -108,6 +108,17 @@ async def test_a_connection_on_which_new_failed_in_order_is_used_again() -> None
         assert len(world.new.wires) == 1
 
 
+async def test_only_where_the_weight_chose_new_a_failure_speaks_of_the_cohort() -> None:
+    between = one_flag(999_999, fallback_ppm=EVERYBODY)
+    for flags, spoken in ((between, 1), (one_flag(fallback_ppm=EVERYBODY), 0)):
+        async with World.of(ROUTES, flags=flags, new=failing, legacy=echo) as world:
+            client = await world.client()
+            client.send(get(b"/a", b"X-User: ada\r\n"))
+            assert (await client.answer()).status == 200
+            assert world.count("crossfade_cohort_fallbacks_total", flag="items") == spoken
+            assert world.count(TAKEN, flag="items", outcome="taken") == 1
+
+
 @pytest.mark.parametrize("request_", [
     post(b"/a", b"x"), post(b"/a"), get(b"/a", method=b"DELETE"), post(b"/a", b"x", method=b"PUT"),
     post(b"/a", b"x", method=b"GET"),

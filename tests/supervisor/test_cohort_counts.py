@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.metrics import COHORT_SECONDS, LATENCY_BUCKETS, REQUESTS, Histogram, Sample
+from core.metrics import COHORT_FALLBACKS, COHORT_SECONDS, LATENCY_BUCKETS, REQUESTS, Histogram, Sample
 from crossfade.cohort_counts import cohort_counts
 
 
@@ -31,7 +31,13 @@ def test_only_what_the_weight_decided_is_a_sample() -> None:
 
 
 def test_an_answer_of_legacy_for_new_is_an_error_of_new() -> None:
-    found = cohort_counts([requests("new", "weight", "2xx", 5), requests("legacy", "fallback", "2xx", 3)])
+    found = cohort_counts(
+        [
+            requests("new", "weight", "2xx", 5),
+            requests("legacy", "fallback", "2xx", 10),  # by rules and settled stages, too
+            Sample(COHORT_FALLBACKS.name, ("items",), 3),
+        ]
+    )
 
     assert found == {"items": {"new": {"requests": 8, "errors": 3, "slow": {}}}}
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from core import metrics
 from core.http import SAFE_METHODS, RequestHead, ResponseHead, field_values
 from flags.decide import decide
-from flags.model import Decision, NO_ROUTE, Reason
+from flags.model import NO_ROUTE, Decision, Reason
 from proxy.adapted import checked_attributes, request_of
 from proxy.answers import CONTINUE, own_answer
 from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk

@@ -27,6 +27,7 @@ from crossfade.channel import Channel, Message
 from crossfade.feed import Feed
 from crossfade.processes import die_with_parent
 from crossfade.reconciler import Reconciler
+from crossfade.settings_file import mask
 
 END_WITHIN = 2.0
 """Seconds that accepted connections may take when this process is told to stop."""
@@ -70,7 +71,8 @@ class _Process:
         context = order["context"]
         supervisor = Supervisor(channel)
         feed = self._feed = Feed(context, supervisor.ask)
-        desk = Desk(supervisor, feed, local_token(Path(context["data_dir"])))
+        data_dir = Path(context["data_dir"])
+        desk = Desk(supervisor, feed, local_token(data_dir), data_dir, mask(context["bus"]))
         admin = self._admin = Admin(desk, context, self._samples)
         runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=END_WITHIN)
         await runner.setup()

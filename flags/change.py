@@ -27,7 +27,7 @@ from flags.stages import ORDER, STAGES, StageJumpError, described, moved, percen
 class Refused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
     """The change is not possible; `kind` is one word, the message says what is.
 
-    Kinds: not_found, archived, exists, stage_jump, invalid, conflict.
+    Kinds: not_found, archived, exists, stage_jump, invalid, conflict, guardrail_tripped.
     """
 
     def __init__(self, kind: str, message: str) -> None:

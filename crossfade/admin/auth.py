@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -35,25 +36,19 @@ def local_token(data_dir: Path) -> str:
     return token
 
 
-async def actor_of(request: web.Request, local: str, store: Store | None) -> Actor:
-    """Who `request` comes from. Raises UnauthorizedError, or StoreError where only the store could tell."""
+async def actor_of(request: web.Request, local: str, store: Callable[[], Store]) -> Actor:
+    """Who `request` comes from. Raises UnauthorizedError, or what `store` raises where only it could tell."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     via = Via.CLI if request.headers.get(VIA) == Via.CLI else Via.API
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise UnauthorizedError(
-            "this needs a token: Authorization: Bearer cf_…; an admin makes one with `crossfade person add`"
-        )
+        raise UnauthorizedError("this needs a token: Authorization: Bearer cf_…")
     if hmac.compare_digest(token.encode(), local.encode()):
         name = "".join(c for c in request.headers.get(USER, "") if c.isprintable())[:64] or "local"
         return Actor(ActorType.LOCAL, name, Role.ADMIN, request.remote, via)
-    actor = None if store is None else await store.authenticate(token, via=via, address=request.remote)
+    actor = await store().authenticate(token, via=via, address=request.remote)
     if actor is None:
-        raise UnauthorizedError(
-            "this token is not known, or was revoked"
-            if store is not None
-            else "the store cannot be asked who this is; on the host itself the command line needs no store"
-        )
+        raise UnauthorizedError("this token is not known, or was revoked")
     return actor
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
+import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
+from crossfade.admin.answers import Refusal
+from crossfade.admin.next_steps import AFTER_REFUSAL
 from crossfade.store.actors import DeniedError
 from crossfade.store.connection import StoreError, StoreReason
 from flags.change import Refused
 from flags.document import InvalidFlagError
+
+log = structlog.get_logger(__name__)
 
 STATUS = {
     "not_found": 404,
@@ -18,6 +24,7 @@ STATUS = {
     "conflict": 409,
     "exists": 409,
     "archived": 409,
+    "guardrail_tripped": 409,
     "invalid": 422,
 }
 """Of a refusal, by its kind."""
@@ -32,7 +39,8 @@ class UnauthorizedError(Exception):
 
 
 def refusal(status: int, kind: str, message: str) -> web.Response:
-    return web.json_response({"error": kind, "message": message}, status=status)
+    body = Refusal(error=kind, message=message, next=list(AFTER_REFUSAL[kind])).model_dump_json()
+    return web.Response(status=status, body=body.encode() + b"\n", content_type="application/json")
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,7 +51,7 @@ async def in_words(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Refused as error:
-        return refusal(STATUS.get(error.kind, 409), error.kind, str(error))
+        return refusal(STATUS[error.kind], error.kind, str(error))
     except DeniedError as error:
         return refusal(403, "denied", str(error))
     except UnauthorizedError as error:
@@ -53,15 +61,48 @@ async def in_words(request: web.Request, handler: Handler) -> web.StreamResponse
     except InvalidFlagError as error:
         return refusal(422, "invalid", str(error))
     except ValidationError as error:
-        return refusal(422, "invalid", "; ".join(_line(each) for each in error.errors(include_url=False)))
+        return _not_the_form(error)
     except NoStoreError as error:
         return refusal(503, "no_store", str(error))
     except StoreError as error:
         status = 504 if error.reason is StoreReason.UNKNOWN_OUTCOME else 503
         return refusal(status, error.reason.value, str(error))
+    except (TimeoutError, ConnectionResetError):
+        return refusal(503, "silent", "the supervisor does not answer")
+    except web.HTTPException as error:
+        return _of_the_server(error, request)
+    except Exception:
+        log.exception("admin_fault", method=request.method, path=request.path)
+        return refusal(500, "fault", "a fault of Crossfade; nothing else is known to have been done")
 
 
-def _line(wrong: object) -> str:
-    assert isinstance(wrong, dict)
+def _not_the_form(error: ValidationError) -> web.Response:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if any(each["type"] == "json_invalid" for each in found):
+        return refusal(400, "malformed", f"the body is no JSON: {_lines(found)}")
+    return refusal(422, "invalid", _lines(found))
+
+
+def _lines(found: Iterable[Any]) -> str:
+    return "; ".join(_line(each) for each in found)
+
+
+def _line(wrong: Any) -> str:
     where = ".".join(str(part) for part in wrong["loc"])
-    return f"{where}: {wrong['msg']}" if where else str(wrong["msg"])
+    says = str(wrong["msg"]).removeprefix("Value error, ")
+    if wrong["type"] == "extra_forbidden":
+        says = "unknown here"
+    return f"{where}: {says[0].lower()}{says[1:]}" if where else says
+
+
+def _of_the_server(error: web.HTTPException, request: web.Request) -> web.Response:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        answer = refusal(405, "no_path", f"{request.path} takes {allowed}, not {request.method}")
+        answer.headers["Allow"] = allowed
+        return answer
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return refusal(413, "too_large", "the body is too large")
+    if error.status == 404:
+        return refusal(404, "no_path", f"there is nothing at {request.path}")
+    raise error

@@ -7,12 +7,30 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-from aiohttp import web
-
-from core.http import Refusal
-from crossfade.admin.desk import Desk, flag_shown, set_shown
-from crossfade.admin.models import ApplyBody, Body, CreateBody, EditBody, ExplainBody, MoveBody
-from crossfade.store.actors import Actor
+from core.http import RequestHead
+from crossfade.admin.answers import (
+    AuditAnswer,
+    AuditRowShown,
+    ChangeAnswer,
+    ExplainAnswer,
+    FlagAnswer,
+    FlagSetAnswer,
+    KillShown,
+    StepShown,
+)
+from crossfade.admin.asked import Asked
+from crossfade.admin.desk import Desk, flag_shown
+from crossfade.admin.models import (
+    ApplyBody,
+    Body,
+    CreateBody,
+    EditBody,
+    ExplainBody,
+    HistoryQuery,
+    MoveBody,
+    Nothing,
+)
+from crossfade.admin.next_steps import after_looking_at, after_looking_at_all
 from crossfade.store.audit import AuditRow
 from flags.change import (
     Apply,
@@ -36,36 +54,51 @@ from proxy.head import parse_request
 
 
 class FlagsApi:
-    """The handlers of `/api/v1/flags`, `/kill`, `/unkill` and `/apply`."""
+    """The handlers of `/api/v1/flags`, `/explain`, `/kill`, `/unkill` and `/apply`."""
 
     def __init__(self, desk: Desk, routes: list[dict[str, Any]]) -> None:
         self._desk = desk
         self.routes = routes
 
-    async def list(self, request: web.Request) -> web.Response:
-        await self._desk.actor(request)
-        return web.json_response(set_shown(await self._desk.store().flag_set()))
+    async def list_flags(self, asked: Asked[Nothing]) -> FlagSetAnswer:  # noqa: ARG002
+        seen = await self._desk.seen()
+        flag_set, kill = seen.flag_set, seen.flag_set.kill
+        return FlagSetAnswer(
+            version=flag_set.version,
+            kill=None if kill is None else KillShown(reason=kill.reason, by=kill.by, at=kill.at),
+            flags=[flag_shown(flag) for flag in flag_set.flags],
+            source=seen.source,
+            trouble=seen.trouble,
+            next=after_looking_at_all(flag_set),
+        )
 
-    async def get(self, request: web.Request) -> web.Response:
-        await self._desk.actor(request)
-        flag_set = await self._desk.store().flag_set()
-        flag = flag_set.flag(request.match_info["key"])
+    async def get(self, asked: Asked[Nothing]) -> FlagAnswer:
+        seen = await self._desk.seen()
+        flag = seen.flag_set.flag(asked.path["key"])
         if flag is None:
-            raise _unknown(request.match_info["key"], flag_set.flags)
-        return web.json_response({"set_version": flag_set.version, **flag_shown(flag)})
+            raise _unknown(asked.path["key"], seen.flag_set.flags)
+        return FlagAnswer.model_validate(
+            {
+                **flag_shown(flag).model_dump(by_alias=True),
+                "set_version": seen.flag_set.version,
+                "source": seen.source,
+                "trouble": seen.trouble,
+                "next": after_looking_at(flag),
+            }
+        )
 
-    async def history(self, request: web.Request) -> web.Response:
-        await self._desk.actor(request)
-        rows = await self._desk.store().history(request.match_info["key"], 100)
-        return web.json_response({"rows": [row_shown(row) for row in rows]})
+    async def history(self, asked: Asked[HistoryQuery]) -> AuditAnswer:
+        key = asked.path["key"]
+        rows = await self._desk.store().history(key, asked.said.limit)
+        if not rows:
+            raise _unknown(key, (await self._desk.store().flag_set()).flags)
+        return AuditAnswer(rows=[row_shown(row) for row in rows], next=[f"crossfade flag get {key}"])
 
-    async def create(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, CreateBody)
-        return await self._desk.change(request, Create(flag_from_json(said.flag)), said)
+    async def create(self, asked: Asked[CreateBody]) -> ChangeAnswer:
+        return await self._desk.change(asked, Create(flag_from_json(asked.said.flag)))
 
-    async def edit(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, EditBody)
-        key = request.match_info["key"]
+    async def edit(self, asked: Asked[EditBody]) -> ChangeAnswer:
+        said, key = asked.said, asked.path["key"]
         command = Edit(
             key,
             bucketing=None if said.bucketing is None else bucketing_from_json(said.bucketing, key),
@@ -78,74 +111,71 @@ class FlagsApi:
             expires_on=said.expires_on,
             description=said.description,
         )
-        return await self._desk.change(request, command, said)
+        return await self._desk.change(asked, command)
 
-    async def move(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, MoveBody)
-        return await self._desk.change(request, Move(request.match_info["key"], said.to, said.weight), said)
+    async def move(self, asked: Asked[MoveBody]) -> ChangeAnswer:
+        return await self._desk.change(asked, Move(asked.path["key"], asked.said.to, asked.said.weight))
 
-    async def kill(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, Body)
-        actor = await self._desk.actor(request)
-        key = request.match_info["key"]
-        return await self._desk.change(request, KillFlag(key, said.reason, _name(actor)), said)
+    async def kill(self, asked: Asked[Body]) -> ChangeAnswer:
+        return await self._desk.change(
+            asked, KillFlag(asked.path["key"], asked.said.reason, asked.actor.name)
+        )
 
-    async def unkill(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, Body)
-        return await self._desk.change(request, Unkill(request.match_info["key"]), said)
+    async def unkill(self, asked: Asked[Body]) -> ChangeAnswer:
+        return await self._desk.change(asked, Unkill(asked.path["key"]))
 
-    async def archive(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, Body)
-        return await self._desk.change(request, Archive(request.match_info["key"]), said)
+    async def archive(self, asked: Asked[Body]) -> ChangeAnswer:
+        return await self._desk.change(asked, Archive(asked.path["key"]))
 
-    async def kill_all(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, Body)
-        actor = await self._desk.actor(request)
-        return await self._desk.change(request, KillAll(said.reason, _name(actor)), said)
+    async def kill_all(self, asked: Asked[Body]) -> ChangeAnswer:
+        return await self._desk.change(asked, KillAll(asked.said.reason, asked.actor.name))
 
-    async def unkill_all(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, Body)
-        return await self._desk.change(request, UnkillAll(), said)
+    async def unkill_all(self, asked: Asked[Body]) -> ChangeAnswer:
+        return await self._desk.change(asked, UnkillAll())
 
-    async def apply(self, request: web.Request) -> web.Response:
-        said = await self._desk.body(request, ApplyBody)
-        flags = tuple(flag_from_json(flag, f"flags[{n}]") for n, flag in enumerate(said.flags))
-        return await self._desk.change(request, Apply(flags), said)
+    async def apply(self, asked: Asked[ApplyBody]) -> ChangeAnswer:
+        flags = tuple(flag_from_json(flag, f"flags[{n}]") for n, flag in enumerate(asked.said.flags))
+        return await self._desk.change(asked, Apply(flags))
 
-    async def explain(self, request: web.Request) -> web.Response:
-        """What would become of a request, by the routes of this instance and the flags of the store."""
-        await self._desk.actor(request)
-        said = await self._desk.body(request, ExplainBody)
-        flag_set = await self._desk.store().flag_set()
+    async def explain(self, asked: Asked[ExplainBody]) -> ExplainAnswer:
+        """What would become of a request on this instance: its routes, the flags, its own kills."""
+        said = asked.said
+        flag_set = await self._desk.decided_by()
         routes = [
             Route(
                 route["flag"], route["path"], frozenset(route["methods"]), route["host"], Side(route["side"])
             )
             for route in self.routes
         ]
-        fields = {name.lower() for name, _ in said.headers}
-        headers = [*([] if "host" in fields else [("Host", "localhost")]), *said.headers]
-        text = f"{said.method} {said.target} HTTP/1.1\r\n"
-        text += "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
-        head = parse_request(text.encode(), max_head=65536, max_target=16384, max_fields=200)
-        if isinstance(head, Refusal) or head is None:
-            why = head.reason if head is not None else "it is not complete"
-            raise Refused("invalid", f"this is no request that Crossfade would take: {why}")
+        head = _head_of(said)
         # Not verified: whoever asks what would be may claim what they like.
         facts = _SaidFacts(said.client, TokenReader(Tokens()).claims(head, time()), said.attributes)
         found = explain(compile_snapshot(routes, 0, flag_set), routes, flag_set, head, facts)
         decision = found.decision
-        return web.json_response(
-            {
-                "flag": decision.flag,
-                "side": decision.side,
-                "stage": decision.stage,
-                "reason": decision.reason,
-                "mirror": decision.mirror,
-                "set_version": flag_set.version,
-                "steps": [{"what": step.what, "decided": step.decided} for step in found.steps],
-            }
+        known = None if flag_set is None else flag_set.flag(decision.flag)
+        return ExplainAnswer(
+            flag=decision.flag,
+            side=decision.side,
+            stage=decision.stage,
+            reason=decision.reason,
+            mirror=decision.mirror,
+            set_version=0 if flag_set is None else flag_set.version,
+            steps=[StepShown(what=step.what, decided=step.decided) for step in found.steps],
+            next=[] if known is None else [f"crossfade flag get {known.key}"],
         )
+
+
+def _head_of(said: ExplainBody) -> RequestHead:
+    """The request as a client would send it. Raises Refused."""
+    fields = {name.lower() for name, _ in said.headers}
+    headers = [*([] if "host" in fields else [("Host", "localhost")]), *said.headers]
+    text = f"{said.method} {said.target} HTTP/1.1\r\n"
+    text += "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+    head = parse_request(text.encode(), max_head=65536, max_target=16384, max_fields=200)
+    if isinstance(head, RequestHead):
+        return head
+    why = "it is not complete" if head is None else head.reason
+    raise Refused("invalid", f"this is no request that Crossfade would take: {why}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,19 +202,17 @@ class _SaidFacts:
         return "(a new identity)"
 
 
-def row_shown(row: AuditRow) -> dict[str, Any]:
-    """An audit row as the API shows it."""
-    return {
-        "seq": row.seq, "at": row.at.isoformat(), "actor": row.actor, "action": row.action,
-        "kind": row.kind, "objects": list(row.objects), "outcome": row.outcome, "refusal": row.refusal,
-        "from_version": row.from_version, "to_version": row.to_version, "before": row.before,
-        "after": row.after, "reason": row.reason, "ticket": row.ticket, "evidence": row.evidence,
-        "hash": row.hash,
-    }  # fmt: skip
-
-
-def _name(actor: Actor) -> str:
-    return actor.name
+def row_shown(row: AuditRow) -> AuditRowShown:
+    return AuditRowShown(
+        seq=row.seq, at=row.at.isoformat(), actor=dict(row.actor), action=row.action, kind=row.kind,
+        objects=list(row.objects), outcome=row.outcome, refusal=row.refusal,
+        from_version=row.from_version, to_version=row.to_version,
+        before=None if row.before is None else dict(row.before),
+        after=None if row.after is None else dict(row.after),
+        reason=row.reason, ticket=row.ticket,
+        evidence=None if row.evidence is None else dict(row.evidence),
+        request_id=row.request_id, hash=row.hash,
+    )  # fmt: skip
 
 
 def _unknown(key: str, flags: tuple[Flag, ...]) -> Refused:

@@ -1,4 +1,7 @@
-"""The bodies that the admin API takes: their form, strictly. What they mean is checked where it is used."""
+"""What the admin API takes, strictly: bodies, and the queries of what is only read.
+
+What they mean is checked where it is used.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from flags.model import EVERYBODY, Stage
 
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%")
 LONGEST_WAIT = 60.0
+MOST_ROWS = 1000
 
 
 def weight(value: Any) -> int:
@@ -31,13 +35,22 @@ def weight(value: Any) -> int:
 Weight = Annotated[int, BeforeValidator(weight)]
 
 
-class Body(BaseModel):
-    """What every change may say."""
-
+class Said(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+
+class Nothing(Said):
+    """There is nothing to say."""
+
+
+class Why(Said):
     reason: str = ""
     ticket: str | None = None
+
+
+class Body(Why):
+    """What every change of flags may say."""
+
     expected_version: int | None = None
     dry_run: bool = False
     wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = 0.0
@@ -71,9 +84,7 @@ class ApplyBody(Body):
     flags: list[dict[str, Any]]
 
 
-class ExplainBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class ExplainBody(Said):
     method: str = "GET"
     target: str = "/"
     headers: list[tuple[str, str]] = []
@@ -81,22 +92,54 @@ class ExplainBody(BaseModel):
     attributes: dict[str, str] = {}
 
 
-class RampBody(Body):
+class RampBody(Why):
+    expected_version: int | None = None
+    dry_run: bool = False
     to: Stage
     steps: list[dict[str, Any]]
     windows: list[dict[str, Any]] = []
 
 
-class AbortBody(Body):
+class AbortBody(Why):
     stay: bool = False
     """Leave the weight where it is."""
 
 
-class GuardrailBody(Body):
+class GuardrailBody(Why):
+    dry_run: bool = False
     flag: str
     definition: dict[str, Any]
 
 
-class PersonBody(Body):
+class PersonBody(Said):
     name: str
     role: str
+    reason: str = ""
+
+
+class RevokeBody(Said):
+    reason: str = ""
+
+
+class RampsQuery(Said):
+    ended: bool = False
+
+
+class GuardrailsQuery(Said):
+    flag: str | None = None
+
+
+class HistoryQuery(Said):
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
+
+
+class AuditQuery(Said):
+    """`after` is a row's number; without it the last rows come."""
+
+    after: Annotated[int, Field(ge=0)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 50
+
+
+class ConvergedQuery(Said):
+    version: Annotated[int, Field(ge=0)]
+    wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = 0.0

@@ -7,7 +7,7 @@ import getpass
 import http.client
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from urllib.parse import urlencode
 from crossfade.settings_file import read_document
 
 OK, ERROR, USAGE, NOT_FOUND, DENIED = 0, 1, 2, 3, 4
-NOT_CONVERGED, CONFLICT = 7, 9
+TRIPPED, NOT_CONVERGED, CONFLICT = 6, 7, 9
 CODES = {
     "not_found": NOT_FOUND,
     "archived": NOT_FOUND,
     "denied": DENIED,
     "unauthorized": DENIED,
     "conflict": CONFLICT,
-    "invalid": USAGE,
-    "stage_jump": USAGE,
     "exists": CONFLICT,
+    "invalid": USAGE,
+    "malformed": USAGE,
+    "too_large": USAGE,
+    "stage_jump": USAGE,
+    "guardrail_tripped": TRIPPED,
 }
 """Exit codes by the word of an error; any other word is an error of its own, 1."""
 ANSWER_WITHIN = 15.0
@@ -35,9 +38,19 @@ ANSWER_WITHIN = 15.0
 class ApiError(Exception):
     """The API did not do it; `code` is the command's exit code."""
 
-    def __init__(self, code: int, message: str, *, unreachable: bool = False) -> None:
+    def __init__(
+        self,
+        code: int,
+        message: str,
+        *,
+        word: str = "failed",
+        next_steps: Sequence[str] = (),
+        unreachable: bool = False,
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.word = word
+        self.next_steps = next_steps
         self.unreachable = unreachable
         """There is no API or no store to ask; nothing was done."""
 
@@ -60,7 +73,13 @@ class Api:
         try:
             status = instance.ask(data_dir, {"do": "status"}, ANSWER_WITHIN)["status"]
         except instance.NothingRunningError as error:
-            raise ApiError(NOT_FOUND, str(error), unreachable=True) from None
+            raise ApiError(
+                NOT_FOUND,
+                str(error),
+                word="not_running",
+                next_steps=(f"crossfade up -c {config}",),
+                unreachable=True,
+            ) from None
         except (TimeoutError, OSError, instance.NoAnswerError) as error:
             raise ApiError(ERROR, str(error), unreachable=True) from None
         host, _, port = status["admin"].rpartition(":")
@@ -74,6 +93,7 @@ class Api:
                     DENIED,
                     f"cannot read this instance's own token ({error.strerror}); "
                     "run this as the user who runs Crossfade, or give --token or CROSSFADE_TOKEN",
+                    word="denied",
                 ) from None
         return cls(host.strip("[]"), int(port), token, local)
 
@@ -104,13 +124,16 @@ class Api:
         try:
             found = json.loads(text)
         except ValueError:
-            found = {"error": "strange", "message": f"{answer.status} {answer.reason}"}
-        if answer.status < 400:
-            assert isinstance(found, dict)
+            found = {}
+        if answer.status < 400 and isinstance(found, dict):
             return found
         word = found.get("error", "strange")
         raise ApiError(
-            CODES.get(word, ERROR), found.get("message", text.decode()), unreachable=answer.status == 503
+            CODES.get(word, ERROR),
+            found.get("message", f"a strange answer: {answer.status} {answer.reason}"),
+            word=word,
+            next_steps=found.get("next", ()),
+            unreachable=answer.status == 503,
         )
 
 

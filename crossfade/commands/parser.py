@@ -113,9 +113,15 @@ def _ramp(commands: Commands) -> None:
     start.add_argument(
         "--window", action="append", default=[], metavar="WHEN", help="such as mon-fri:09:00-16:00 (UTC)"
     )
-    _change(start)
-    status = _command(ramp, "status", "watch:ramp_status", "ramps under way")
+    _reason(start)
+    _dry_run(start)
+    _expect_version(start)
+    status = _command(ramp, "status", "watch:ramp_status", "ramps under way; exit code 6 if one has tripped")
     status.add_argument("key", nargs="?", metavar="FLAG")
+    status.add_argument(
+        "--wait", nargs="?", type=_seconds, const=600.0, metavar="SECONDS",
+        help="until the flag's ramp has ended, or exit code 7 (600 s if no number is given)",
+    )  # fmt: skip
     for name, text in (
         ("pause", "stop a ramp where it is"),
         ("resume", "go on with a paused ramp"),
@@ -153,6 +159,7 @@ def _guardrail(commands: Commands) -> None:
     put.add_argument("--dry-run-mode", action="store_true", help="say what it would do, and do nothing")
     put.add_argument("--id", metavar="ID", help="default FLAG:SIGNAL")
     _reason(put)
+    _dry_run(put)
     for name, text in (("rearm", "arm one that has tripped"), ("delete", "remove a guardrail")):
         one = _command(guardrail, name, f"watch:guardrail_{name}", text)
         one.add_argument("id", metavar="ID")
@@ -173,10 +180,10 @@ def _person(commands: Commands) -> None:
     put = _command(person, "add", "people:add", "give somebody a token; it is shown once")
     put.add_argument("name")
     put.add_argument("--role", required=True, choices=ROLES, help="what they may do")
-    _reason(put)
+    _why(put)
     revoke = _command(person, "revoke", "people:revoke", "end somebody's token")
     revoke.add_argument("name")
-    _reason(revoke)
+    _why(revoke)
 
 
 # What they share.
@@ -228,16 +235,38 @@ def _key(to: argparse.ArgumentParser) -> None:
     to.add_argument("key", metavar="FLAG")
 
 
-def _reason(to: argparse.ArgumentParser) -> None:
+def _why(to: argparse.ArgumentParser) -> None:
     to.add_argument("--reason", default="", metavar="TEXT", help="why; it stands in the audit")
+
+
+def _reason(to: argparse.ArgumentParser) -> None:
+    _why(to)
     to.add_argument("--ticket", metavar="TICKET", help="the ticket of this change")
+
+
+def _dry_run(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--dry-run", action="store_true", help="say what would change and what would move")
+
+
+def _expect_version(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--expect-version", type=int, metavar="N", help="change it only if it is that version")
 
 
 def _change(to: argparse.ArgumentParser) -> None:
     _reason(to)
     to.add_argument(
-        "--wait", nargs="?", type=float, const=10.0, default=0.0, metavar="SECONDS",
+        "--wait", nargs="?", type=_seconds, const=10.0, default=0.0, metavar="SECONDS",
         help="until every worker obeys (10 s if no number is given)",
     )  # fmt: skip
-    to.add_argument("--dry-run", action="store_true", help="say what would change and what would move")
-    to.add_argument("--expect-version", type=int, metavar="N", help="change it only if it is that version")
+    _dry_run(to)
+    _expect_version(to)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f'"{text}" is no number of seconds')
+    return seconds

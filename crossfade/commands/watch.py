@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+import time
 from typing import Any
 from urllib.parse import quote
 
-from crossfade.commands.api import OK, USAGE, ApiError
+from crossfade.commands.api import NOT_CONVERGED, OK, TRIPPED, USAGE, ApiError
 from crossfade.commands.flags import share_ppm
-from crossfade.commands.telling import api, data, said, table, talk, tell_json
+from crossfade.commands.telling import Paint, api, data, paint, said, table, talk, tell_json, tell_next
 
 _STEP = re.compile(r"(?P<share>[\d.]+\s*%)(:(?P<hold>\d+)(?P<unit>[smhd]))?(:(?P<requests>\d+))?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LOOK_EVERY = 0.5
+"""Seconds between two looks at a ramp that is waited for."""
+COLOURS = {
+    "ok": Paint.GOOD, "running": Paint.GOOD, "done": Paint.GOOD,
+    "held": Paint.WARNING, "paused": Paint.WARNING, "insufficient_data": Paint.FAINT,
+    "tripped": Paint.BAD, "dry_run_tripped": Paint.WARNING, "aborted": Paint.WARNING,
+}  # fmt: skip
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WINDOW = re.compile(r"(?P<days>[a-z,-]+):(?P<opens>\d\d:\d\d)-(?P<closes>\d\d:\d\d)")
 
@@ -30,11 +39,24 @@ def ramp_start(options: argparse.Namespace) -> int:
 def ramp_status(options: argparse.Namespace) -> int:
     asked = api(options)
     if options.key:
-        return _tell_ramp(options, asked.get(_ramp(options.key)))
+        ramp = asked.get(_ramp(options.key))
+        deadline = None if options.wait is None else time.monotonic() + options.wait
+        while deadline is not None and ramp["ended_at"] is None:
+            if time.monotonic() > deadline:
+                _tell_ramp(options, ramp)
+                return NOT_CONVERGED
+            time.sleep(LOOK_EVERY)
+            ramp = asked.get(_ramp(options.key))
+        return _tell_ramp(options, ramp)
+    if options.wait is not None:
+        raise ApiError(
+            USAGE, "--wait is for the ramp of one flag; name it: crossfade ramp status FLAG --wait"
+        )
     answer = asked.get("/api/v1/ramps")
     if not tell_json(options, answer):
         rows = [(r["flag"], r["state"], _at(r), r["held_reason"] or "-") for r in answer["ramps"]]
-        table(("flag", "state", "step", "why"), rows)
+        table(("flag", "state", "step", "why"), rows, COLOURS)
+        tell_next(answer["next"])
     return OK
 
 
@@ -81,24 +103,25 @@ def _window(text: str) -> dict[str, Any]:
 
 
 def _tell_ramp(options: argparse.Namespace, ramp: dict[str, Any]) -> int:
+    code = TRIPPED if ramp["state"] == "tripped" else OK
     if tell_json(options, ramp):
-        return OK
-    data(f"{ramp['flag']}: {ramp['state']}, {_at(ramp)}")
+        return code
+    data(f"{ramp['flag']}: {paint(ramp['state'], COLOURS.get(ramp['state']), sys.stdout)}, {_at(ramp)}")
     if ramp["held_reason"]:
         data(f"  {ramp['held_reason']}")
-    for number, step in enumerate(ramp["steps"]):
+    for number, step in enumerate(ramp["steps"], 1):
         mark = "→" if number == ramp["step"] else " "
         share = f"{step['weight_ppm'] / 10_000:g}%"
         data(f"  {mark} {share}, at least {step['hold']:g} s and {step['min_requests']} requests")
-    if ramp.get("dry_run"):
+    if ramp["dry_run"]:
         talk("dry run: nothing was changed")
-    return OK
+    tell_next(ramp["next"])
+    return code
 
 
 def _at(ramp: dict[str, Any]) -> str:
-    return (
-        f"step {ramp['step'] + 1} of {len(ramp['steps'])}" if ramp["step"] >= 0 else "before its first step"
-    )
+    step, of = ramp["step"], len(ramp["steps"])
+    return f"step {step} of {of}" if step else f"before step 1 of {of}"
 
 
 def _ramp(key: str, what: str = "") -> str:
@@ -110,7 +133,8 @@ def guardrails(options: argparse.Namespace) -> int:
     if not tell_json(options, answer):
         rows = [(g["id"], g["flag"], g["state"], g["definition"]["action"], g["message"] or "-")
                 for g in answer["guardrails"]]  # fmt: skip
-        table(("guardrail", "flag", "state", "action", "what it sees"), rows)
+        table(("guardrail", "flag", "state", "action", "what it sees"), rows, COLOURS)
+        tell_next(answer["next"])
     return OK
 
 
@@ -142,6 +166,9 @@ def guardrail_delete(options: argparse.Namespace) -> int:
 def _tell_guardrail(options: argparse.Namespace, watch: dict[str, Any]) -> int:
     if not tell_json(options, watch):
         data(f"{watch['id']}: {watch['state']}" + (f", {watch['message']}" if watch["message"] else ""))
+        if watch["dry_run"]:
+            talk("dry run: nothing was changed")
+        tell_next(watch["next"])
     return OK
 
 

@@ -124,7 +124,10 @@ async def set_guardrail(
         if before is not None and before.guardrail == guardrail:
             return Done(before, changed=False)
         if before is not None and before.state is WatchState.TRIPPED:
-            raise Refused("conflict", f"{before.stands_against or wanted}; then define it anew")
+            raise Refused(
+                "guardrail_tripped",
+                f"{wanted} has tripped; look why, crossfade guardrail rearm {wanted}, then define it anew",
+            )
         watch = await _armed(connection, guardrail, flag_set, now)
         if not dry_run:
             if before is not None:

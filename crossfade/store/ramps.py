@@ -112,7 +112,7 @@ async def start_ramp(
             state = under_way.ramp.state
             raise Refused("conflict", f"{flag} has a ramp already ({state}): crossfade ramp status {flag}")
         if (against := watches.standing_against(await watches.read(connection, flag))) is not None:
-            raise Refused("conflict", f"{flag} cannot ramp: {against}")
+            raise Refused("guardrail_tripped", f"{flag} cannot ramp: {against}")
         cursor = (await watches.counts_now(connection)).get(flag, {})
         ramp = Ramp(plan, RampState.RUNNING, 0, now)
         row = RampRow(0, ramp, now, actor.name, reason, cursor=cursor)
@@ -186,7 +186,7 @@ async def resume_ramp(
         if flag_set.kill or found.kill:
             raise Refused("conflict", f"{flag} is killed; take the kill back first: crossfade unkill {flag}")
         if (against := watches.standing_against(await watches.read(connection, flag))) is not None:
-            raise Refused("conflict", f"the ramp of {flag} cannot go on: {against}")
+            raise Refused("guardrail_tripped", f"the ramp of {flag} cannot go on: {against}")
         ramp = replace(before.ramp, state=state, step_started_at=now, held_reason=None)
         cursor = (await watches.counts_now(connection)).get(flag, {})
         row = replace(before, ramp=ramp, requests=0.0, cursor=cursor)

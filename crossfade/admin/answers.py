@@ -1,0 +1,302 @@
+"""What the admin API answers: the OpenAPI document is derived from these, and nothing is answered beyond."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flags.model import Reason, Side, Stage
+
+
+class Shown(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(Shown):
+    """`next` says what can be done now: commands, the likeliest first."""
+
+    next: list[str]
+
+
+class Refusal(Answer):
+    """Not done. `error` is one word for programs, `message` is for people."""
+
+    error: str
+    message: str
+
+
+# Flags.
+
+
+class TransitionShown(Shown):
+    origin: Stage = Field(alias="from")
+    target: Stage = Field(alias="to")
+    weight_ppm: int
+
+
+class KillShown(Shown):
+    reason: str
+    by: str
+    at: str
+
+
+class BucketingShown(Shown):
+    by: list[str]
+    salt: str
+    assign_cookie: str | None
+
+
+class OverrideShown(Shown):
+    id: str
+    when: dict[str, Any]
+    stage: Stage
+    expires_at: float | None
+
+
+class RuleShown(Shown):
+    id: str
+    when: dict[str, Any]
+    transition: TransitionShown
+
+
+class FlagShown(Shown):
+    """A flag as it is stored; `stands` is where it stands, in words."""
+
+    key: str
+    version: int
+    transition: TransitionShown
+    bucketing: BucketingShown
+    owner: str
+    ticket: str
+    expires_on: str | None
+    description: str
+    kill: KillShown | None
+    overrides: list[OverrideShown]
+    rules: list[RuleShown]
+    fallback_ppm: int | None
+    archived: bool
+    stands: str
+    overdue: bool
+
+
+class Source(Shown):
+    """`source` is `store`, or `instance`: what this instance goes on by while `trouble` is so."""
+
+    source: str
+    trouble: str | None
+
+
+class FlagAnswer(FlagShown, Source, Answer):
+    set_version: int
+
+
+class FlagSetAnswer(Source, Answer):
+    version: int
+    kill: KillShown | None
+    flags: list[FlagShown]
+
+
+class BlastShown(Shown):
+    """What a change would move, by what this instance has seen in the last minutes."""
+
+    flag: str
+    requests: int
+    of_requests: int
+    keys: int
+    of_keys: int
+
+
+class ConvergedShown(Shown):
+    """How many workers of all living instances run at least `version`; `missing` says who does not."""
+
+    version: int
+    obeying: int
+    workers: int
+    milliseconds: float
+    missing: list[str]
+    complete: bool
+
+
+class ChangeAnswer(Answer):
+    """`version` is that of the flag set. `audit_seq` is null where nothing was changed."""
+
+    version: int
+    changed: bool
+    dry_run: bool
+    differences: list[str]
+    audit_seq: int | None
+    blast_radius: list[BlastShown] | None = None
+    converged: ConvergedShown | None = None
+
+
+class ConvergedAnswer(ConvergedShown, Answer):
+    pass
+
+
+class StepShown(Shown):
+    what: str
+    decided: bool
+
+
+class ExplainAnswer(Answer):
+    flag: str
+    side: Side
+    stage: Stage | None
+    reason: Reason
+    mirror: Side | None
+    set_version: int
+    steps: list[StepShown]
+
+
+# What moves by itself.
+
+
+class RampStepShown(Shown):
+    weight_ppm: int
+    hold: float
+    min_requests: int
+
+
+class RampShown(Shown):
+    """`step` counts from 1; 0 is before the first one. Times are Unix times."""
+
+    id: int
+    flag: str
+    state: str
+    step: int
+    steps: list[RampStepShown]
+    plan: dict[str, Any]
+    step_started_at: float
+    requests: float
+    held_reason: str | None
+    started_at: float
+    started_by: str
+    reason: str
+    ended_at: float | None
+
+
+class RampAnswer(RampShown, Answer):
+    dry_run: bool = False
+
+
+class RampsAnswer(Answer):
+    ramps: list[RampShown]
+
+
+class GuardrailShown(Shown):
+    id: str
+    flag: str
+    state: str
+    definition: dict[str, Any]
+    evidence: dict[str, Any]
+    trigger: str
+    message: str
+    armed_at: float
+    tripped_at: float | None
+
+
+class GuardrailAnswer(GuardrailShown, Answer):
+    dry_run: bool = False
+
+
+class GuardrailsAnswer(Answer):
+    guardrails: list[GuardrailShown]
+
+
+class DeletedAnswer(Answer):
+    id: str
+    deleted: bool
+
+
+# Who may do what, what was done, who runs what.
+
+
+class PersonShown(Shown):
+    name: str
+    role: str
+    created_at: str
+    revoked_at: str | None
+    last_used: str | None
+
+
+class PeopleAnswer(Answer):
+    people: list[PersonShown]
+
+
+class TokenAnswer(Answer):
+    """`token` is shown here and nowhere else."""
+
+    name: str
+    role: str
+    token: str
+
+
+class RevokedAnswer(Answer):
+    name: str
+    revoked: bool
+
+
+class AuditRowShown(Shown):
+    seq: int
+    at: str
+    actor: dict[str, Any]
+    action: str
+    kind: str
+    objects: list[str]
+    outcome: str
+    refusal: str | None
+    from_version: int | None
+    to_version: int | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    reason: str
+    ticket: str | None
+    evidence: dict[str, Any] | None
+    request_id: str | None
+    hash: str
+
+
+class AuditAnswer(Answer):
+    rows: list[AuditRowShown]
+
+
+class VerifyAnswer(Answer):
+    """Intact: how many `rows`, and the last one's `hash`. Else: the row `seq` where it breaks, and `why`."""
+
+    intact: bool
+    rows: int | None = None
+    hash: str | None = None
+    seq: int | None = None
+    why: str | None = None
+
+
+class WorkerShown(Shown):
+    worker: int
+    pid: int
+    state: str
+    version: int
+
+
+class InstanceShown(Shown):
+    id: str
+    host: str
+    address: str
+    flags_version: int
+    kills: list[str]
+    workers: list[WorkerShown]
+    age_seconds: float
+
+
+class InstancesAnswer(Answer):
+    instances: list[InstanceShown]
+
+
+class FeedAnswer(Answer):
+    """How this instance hears of changes: the store it asks and the bus that it listens to."""
+
+    instance: str
+    store: str | None
+    store_trouble: str | None
+    bus: str
+    bus_trouble: str | None

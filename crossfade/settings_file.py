@@ -142,8 +142,11 @@ class Document:
         )
 
 
-def read_document(path: Path, environ: Mapping[str, str]) -> Document:
-    """Read `path`. Never raises for what stands in the file: that is in `problems`."""
+def read_document(path: Path, environ: Mapping[str, str] | None) -> Document:
+    """Read `path`. Never raises for what stands in the file: that is in `problems`.
+
+    With `environ` None, text stays as it is written: neither variables nor files are put in its place.
+    """
     file = str(path)
     nothing = Entry(Place(1, 1), {})
 
@@ -219,7 +222,7 @@ def mask(text: str) -> str:
 class _Reading:
     """One pass over the nodes of one file."""
 
-    def __init__(self, file: str, directory: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, file: str, directory: Path, environ: Mapping[str, str] | None) -> None:
         self.problems: list[Problem] = []
         self._file = file
         self._directory = directory
@@ -304,15 +307,15 @@ class _Reading:
             case _:
                 self._report(place, loc, f"the tag {_printable(node.tag)}", "expected no tag")
                 return Entry(place, None, faulty=True)
-        if not isinstance(plain, str):
+        if not isinstance(plain, str) or self._environ is None:
             return Entry(place, plain)
         if plain.startswith("file:"):
             return self._from_file(plain, place, loc)
         if "${" in plain:
-            return self._from_environment(plain, place, loc)
+            return self._from_environment(plain, self._environ, place, loc)
         return Entry(place, plain)
 
-    def _from_environment(self, text: str, place: Place, loc: Loc) -> Entry:
+    def _from_environment(self, text: str, environ: Mapping[str, str], place: Place, loc: Loc) -> Entry:
         wrong: list[tuple[str, str]] = []
 
         def content(reference: re.Match[str]) -> str:
@@ -321,9 +324,9 @@ class _Reading:
                 return reference[0][1:]  # $${NAME} writes ${NAME}
             if not closed or not _VARIABLE.fullmatch(name):
                 wrong.append((show(reference[0]), 'expected "${NAME}"'))
-            elif name not in self._environ:
+            elif name not in environ:
                 wrong.append((show(reference[0]), f"expected {name} to be set in the environment"))
-            return self._environ.get(name, "")
+            return environ.get(name, "")
 
         replaced = _REFERENCE.sub(content, text)
         for found, right in wrong:

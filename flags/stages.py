@@ -12,6 +12,7 @@ can move to one of its two stages only. So no key ever jumps over a stage in one
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -105,3 +106,19 @@ def described(now: Transition) -> str:
 def percent(ppm: int) -> str:
     """`50000` as `5%`, without needless digits."""
     return f"{ppm / 10_000:.4f}".rstrip("0").rstrip(".") + "%"
+
+
+SHARE_FORM = "expected a share such as 5% or 0.01%"
+_SHARE = re.compile(r"(\d{1,3})(?:\.(\d{1,4}))?\s*%")
+
+
+def ppm_of(share: str) -> int:
+    """`5%` as 50000, by its digits: 0.07 * 10000 is not 700 in binary. Raises ValueError.
+
+    A number without its sign is refused: 5 is 5% for one person and 5 parts per million for another.
+    """
+    found = _SHARE.fullmatch(share.strip())
+    ppm = EVERYBODY + 1 if found is None else int(found[1]) * 10_000 + int((found[2] or "").ljust(4, "0"))
+    if ppm > EVERYBODY:
+        raise ValueError(SHARE_FORM)
+    return ppm

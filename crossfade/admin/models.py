@@ -5,30 +5,23 @@ What they mean is checked where it is used.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from flags.model import EVERYBODY, Stage
+from flags.stages import SHARE_FORM, ppm_of
 
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%")
 LONGEST_WAIT = 60.0
 MOST_ROWS = 1000
 
 
 def weight(value: Any) -> int:
-    """Parts per million from `5%`, `0.01%`, or a whole number of them. Raises ValueError."""
+    """Parts per million from `5%` or `0.01%`, or from a whole number of them. Raises ValueError."""
     if isinstance(value, str):
-        percent = _PERCENT.fullmatch(value.strip())
-        if percent:
-            # By the digits, because 0.07 * 10000 is not 700 in binary.
-            whole, _, part = percent[1].partition(".")
-            value = int(whole) * 10_000 + int(part.ljust(4, "0"))
-        elif value.isdigit():
-            value = int(value)
+        return ppm_of(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= EVERYBODY:
-        raise ValueError("expected a share such as 5% or 0.01%, or parts per million from 0 to 1000000")
+        raise ValueError(f"{SHARE_FORM}, or parts per million from 0 to {EVERYBODY}")
     return value
 
 

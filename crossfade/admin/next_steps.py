@@ -95,10 +95,8 @@ def after_change(command: Command, applied: Applied, *, dry_run: bool, complete:
 
 
 def _way_back(command: Command, applied: Applied) -> str | None:
-    if applied.after is applied.before:
-        return None
     match command:
-        case Move(key):
+        case Move(key) if applied.after is not applied.before:
             before = applied.before.flag(key)
             return None if before is None else f"crossfade flag move {key} {_place(before.transition)} {WHY}"
         case KillFlag(key):

@@ -108,7 +108,7 @@ class Api:
         headers = {
             "Authorization": f"Bearer {self.token}",
             "X-Crossfade-Via": "cli",
-            **({"X-Crossfade-User": _user()} if self.local else {}),
+            **({"X-Crossfade-User": user()} if self.local else {}),
             **({"Content-Type": "application/json"} if body is not None else {}),
         }
         try:
@@ -153,7 +153,8 @@ def data_dir_of(config: Path) -> Path:
     return Path(os.path.abspath(config)).parent / folder
 
 
-def _user() -> str:
+def user() -> str:
+    """Who types this, for the audit of what the instance's own token does."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

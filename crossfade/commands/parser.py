@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     _guardrail(commands)
     _audit(commands)
     _person(commands)
-    apply = _command(commands, "apply", "flags:apply", "make flags as a file has them, all or none")
+    apply = _command(commands, "apply", "apply:apply", "make flags as a file has them, all or none")
     apply.add_argument("-f", "--file", type=Path, required=True, metavar="FILE", help="flags in YAML")
     _change(apply)
     _command(commands, "doctor", "doctor:doctor", "look for what is wrong, and say what to do")
@@ -42,8 +42,8 @@ def _flag(commands: Commands) -> None:
     )
     _change(move)
     for name, run, text in (
-        ("kill", "flags:kill", "send a flag's requests to legacy, even if no store can be asked"),
-        ("unkill", "flags:unkill", "take the kill of a flag back"),
+        ("kill", "kill:kill", "send a flag's requests to legacy, even if no store can be asked"),
+        ("unkill", "kill:unkill", "take the kill of a flag back"),
         ("archive", "flags:archive", "end a flag for good"),
     ):
         one = _command(flag, name, run, text)
@@ -94,7 +94,7 @@ def _kill(commands: Commands) -> None:
         ("kill", "send the requests of a flag, or of all, to legacy, even if no store can be asked"),
         ("unkill", "take such a kill back"),
     ):
-        one = _command(commands, name, f"flags:{name}", text)
+        one = _command(commands, name, f"kill:{name}", text)
         which = one.add_mutually_exclusive_group(required=True)
         which.add_argument("key", nargs="?", metavar="FLAG")
         which.add_argument("--all", action="store_true", help="everything, also what has no flag")

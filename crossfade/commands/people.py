@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from crossfade.commands.api import ERROR, OK
 from crossfade.commands.flags import audit_line
-from crossfade.commands.telling import api, data, said, table, talk, tell_json
+from crossfade.commands.telling import api, data, said, table, talk, tell_json, tell_next
 
 FOLLOW_EVERY = 1.0
 AT_ONCE = 1000
@@ -41,6 +41,7 @@ def verify(options: argparse.Namespace) -> int:
             data(f"{answer['rows']} rows are as they were written; the last hash is {answer['hash']}")
         else:
             talk(f"the chain breaks at row {answer['seq']}: {answer['why']}")
+        tell_next(answer["next"])
     return OK if answer["intact"] else ERROR
 
 
@@ -66,7 +67,8 @@ def add(options: argparse.Namespace) -> int:
     answer = api(options).ask("POST", "/api/v1/people", body)
     if not tell_json(options, answer):
         data(answer["token"])
-        talk(f"{answer['name']} is {answer['role']}; this token is not shown again")
+        talk(f"{answer['name']} is {answer['role']}")
+        tell_next(answer["next"])
     return OK
 
 

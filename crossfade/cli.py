@@ -1,7 +1,8 @@
 """The command `crossfade`. Data goes to stdout, talk to stderr.
 
 Exit codes: 0 ok, 1 error, 2 usage or invalid input, 3 not found or nothing is running, 4 denied,
-7 not converged in time, 9 conflict. What a command does not need it does not import.
+6 a guardrail has tripped, 7 not converged in time, 9 conflict. What a command does not need it does not
+import.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         description="Moves a live service from a legacy backend to a new one with no downtime "
         "and a way back.",
         epilog="exit codes: 0 ok, 1 error, 2 usage or invalid input, 3 not found or nothing is running, "
-        "4 denied, 7 not converged in time, 9 changed by somebody else meanwhile",
+        "4 denied, 6 a guardrail has tripped, 7 not converged in time, 9 changed by somebody else meanwhile",
     )
     top.add_argument("--version", action="store_true", help="print the version and end")
     top.set_defaults(run=lambda options: _version() if options.version else _usage(top))
@@ -72,11 +73,14 @@ def parser() -> argparse.ArgumentParser:
     proxy_commands = proxy.add_subparsers(title="commands", metavar="COMMAND")
     status = proxy_commands.add_parser(
         "status",
-        help="show the running proxy: workers, generation, addresses",
-        description="Shows the running proxy.",
+        help="show the running proxy: workers, their versions, and how old those are",
+        description="Shows the running proxy. With --all: every instance on the same store.",
     )
-    _add_config(status)
+    _add_config(status, required=False)
+    status.set_defaults(config=Path("crossfade.yaml"))
     _add_output(status)
+    status.add_argument("--all", action="store_true", help="every instance, as the store knows it")
+    status.add_argument("--token", help="for --all, instead of this instance's own (also CROSSFADE_TOKEN)")
     status.set_defaults(run=_status)
 
     check = commands.add_parser(
@@ -178,6 +182,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.all:
+        return flag_commands.lazily("instances:instances")(options)
     code, answer = _ask(options, {"do": "status"}, STATUS_WITHIN)
     if answer is None:
         return code
@@ -195,11 +201,14 @@ def _status(options: argparse.Namespace) -> int:
     )
     exits = ", ".join(f"{number} {reason}" for reason, number in status["worker_exits"].items())
     _data(f"ended workers: {exits or 'none'}")
+    for line in _flags_lines(status["flags"]):
+        _data(line)
     _data("")
-    head = ("worker", "pid", "state", "generation", "age", "connections", "in flight", "memory")
+    head = ("worker", "pid", "state", "generation", "flags", "age", "connections", "in flight", "memory")
     rows = [
         (
             str(w["worker"]), str(w["pid"] or "-"), w["state"], str(w["generation"]),
+            f"v{w['flags_version']}" if w["flags_version"] else "-",
             f"{w['age_seconds']:.0f} s", str(w["connections"]), str(w["in_flight"]),
             f"{w['memory_bytes'] / 2**20:.1f} MiB",
         )
@@ -209,6 +218,20 @@ def _status(options: argparse.Namespace) -> int:
     for row in (head, *rows):
         _data("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return OK
+
+
+def _flags_lines(flags: dict[str, Any]) -> list[str]:
+    """Which flags hold, how old that is, and what is wrong with them."""
+    if flags["store"] == "none":
+        return ["flags: none, routes go by the configuration"]
+    age = flags["age_seconds"]
+    confirmed = "not confirmed yet" if age is None else f"confirmed {age:.1f} s ago"
+    lines = [f"flags v{flags['version']} from {flags['store']}, {confirmed}"]
+    if flags["kills"]:
+        lines.append(f"killed on this host, not in the store yet: {', '.join(flags['kills'])}")
+    if flags["trouble"]:
+        lines.append(f"trouble: {flags['trouble']}")
+    return lines
 
 
 def _order(options: argparse.Namespace, order: str, timeout: float) -> int:

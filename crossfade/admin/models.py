@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from flags.model import EVERYBODY, Stage
 from flags.stages import SHARE_FORM, ppm_of
@@ -25,7 +25,19 @@ def weight(value: Any) -> int:
     return value
 
 
-Weight = Annotated[int, BeforeValidator(weight)]
+Weight = Annotated[
+    int,
+    BeforeValidator(weight),
+    WithJsonSchema(
+        {
+            "description": "A share, or parts per million",
+            "anyOf": [
+                {"type": "string", "examples": ["5%", "0.01%"]},
+                {"type": "integer", "minimum": 0, "maximum": EVERYBODY},
+            ],
+        }
+    ),
+]
 
 
 class Said(BaseModel):

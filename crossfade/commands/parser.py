@@ -216,11 +216,12 @@ def _command(commands: Commands, name: str, run: str, text: str) -> argparse.Arg
         "-o", "--output", choices=("text", "json"), default="text", help="how data is printed"
     )
     parser.add_argument("--token", help="instead of this instance's own (also CROSSFADE_TOKEN)")
-    parser.set_defaults(run=_lazily(run))
+    parser.set_defaults(run=lazily(run))
     return parser
 
 
-def _lazily(run: str) -> Callable[[argparse.Namespace], int]:
+def lazily(run: str) -> Callable[[argparse.Namespace], int]:
+    """`module:function` of this package, imported when it is run."""
     module, _, function = run.partition(":")
 
     def start(options: argparse.Namespace) -> int:

@@ -247,13 +247,22 @@ async def test_ramps_and_guardrails_from_the_command_line(cf: RunningCrossfade) 
 async def test_the_doctor_finds_what_is_wrong(cf: RunningCrossfade) -> None:
     well = await cf.command("doctor")
     assert well.code == 0, well
-    assert "every worker of 1 instances runs it" in well.out
+    for fact in (
+        "is valid", "serving", "1 accept", "for its owner only", "flags on disk v1, whole", "answers at",
+        "bus           none", "migrated, at v1 with 2 flags", "has confirmed the flags here",
+        "every worker (1) of 1 instances runs v1",
+    ):  # fmt: skip
+        assert fact in well.out, (fact, well.out)
+    assert all(line.startswith("ok ") for line in well.out.splitlines())
     await ok(cf, "flag", "edit", "items.read", "--expires-on", "2020-01-01", *WHY, "--wait")
     (cf.data_dir / "run" / "admin.token").chmod(0o644)
     ill = await cf.command("doctor")
     assert ill.code == 1
     assert "can be read by others (644)" in ill.out
     assert "items.read was due on 2020-01-01" in ill.out
+    last = cf.data_dir / "flags" / "last.json"
+    last.write_text(last.read_text().replace("2020-01-01", "2021-01-01"))
+    assert "its checksum does not fit" in (await cf.command("doctor")).out
 
 
 async def test_the_local_token_is_private_and_reads_need_one(cf: RunningCrossfade) -> None:
@@ -302,7 +311,13 @@ async def test_nothing_running_is_said(tmp_path: Path, config: dict[str, Any]) -
     (tmp_path / "crossfade.yaml").write_text(json.dumps(config))
     done = await crossfade_command("flag", "list", "-c", str(tmp_path / "crossfade.yaml"))
     assert done.code == 3
-    assert "nothing is running" in done.err.lower() or "not running" in done.err.lower()
+    assert "nothing is running" in done.err
+    assert f"next: crossfade up -c {tmp_path / 'crossfade.yaml'}" in done.err
+    ill = await crossfade_command("doctor", "-c", str(tmp_path / "crossfade.yaml"), "-o", "json")
+    assert ill.code == 1
+    (problem,) = [one for one in json.loads(ill.out) if one["level"] == "problem"]
+    assert problem["about"] == "instance"
+    assert "nothing is running" in problem["what"]
 
 
 @pytest.mark.parametrize("arguments", [("flag",), ("ramp",), ("guardrail",), ("audit",), ("person",)])

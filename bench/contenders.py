@@ -201,25 +201,35 @@ _CROSSFADE_MANY_ROUTES = "routes:\n" + "".join(
     f'  - {{flag: part-{number % FLAGS}, match: {{methods: [GET], path: "/api/part{number}/{{id}}"}}}}\n'
     for number in range(ROUTES)
 )
-_CROSSFADE_FLAGS = "flags:\n" + "".join(
-    f"  - key: part-{number}\n"
-    "    owner: bench\n"
-    "    transition: {from: shadow, to: live, weight: 25%}\n"
-    '    bucketing: {by: ["cookie:session"]}\n'
-    for number in range(FLAGS)
-)
+
+
+def _crossfade_flags(share: str) -> str:
+    """`share` of each flag's keys at live, the others at shadow."""
+    return "flags:\n" + "".join(
+        f"  - key: part-{number}\n"
+        "    owner: bench\n"
+        f"    transition: {{from: shadow, to: live, weight: {share}}}\n"
+        '    bucketing: {by: ["cookie:session"]}\n'
+        for number in range(FLAGS)
+    )
 
 
 def _apply_flags(site: Site) -> None:
     """Give the running Crossfade its flags by its own command, and wait until its workers have them."""
     flags = site.folder / "flags.yaml"
-    flags.write_text(_CROSSFADE_FLAGS)
     command = [sys.executable, "-m", "crossfade", "apply", "-f", flags, "-c", site.folder / "crossfade.yaml"]
-    done = subprocess.run(
-        [*command, "--reason", "bench", "--wait", "20"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise NotStartedError(f"crossfade did not take its flags: {done.stderr.strip()}")
+    deadline = monotonic() + STARTED_WITHIN
+    for share in ("0%", "25%"):  # stage by stage
+        flags.write_text(_crossfade_flags(share))
+        while True:
+            done = subprocess.run(
+                [*command, "--reason", "bench", "--wait", "20"], capture_output=True, text=True, check=False
+            )
+            if not done.returncode:
+                break
+            if monotonic() > deadline:
+                raise NotStartedError(f"crossfade did not take its flags: {done.stderr.strip()}")
+            sleep(0.3)  # its store is still starting
 
 
 def _nginx(site: Site) -> list[str | Path]:

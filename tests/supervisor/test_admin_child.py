@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import time
+from pathlib import Path
 
 from crossfade import sockets
 from crossfade.admin_child import AdminChild
@@ -49,22 +50,30 @@ class Prober:
             writer.close()
 
 
+def context(folder: Path) -> Message:
+    """What the supervisor tells it, of an instance without flags."""
+    return {
+        "config": "", "data_dir": str(folder), "store": "none", "bus": "none", "routes": [], "address": "",
+        "started": 0.0,
+    }  # fmt: skip
+
+
 async def nothing(_: Message) -> Message:
     return {}
 
 
-async def test_its_replacement_resets_no_connection() -> None:
+async def test_its_replacement_resets_no_connection(tmp_path: Path) -> None:
     children = Children()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, children.reap)
     listener = sockets.listen_admin("127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    current = await AdminChild.start(children, listener, nothing, {})
+    current = await AdminChild.start(children, listener, nothing, context(tmp_path))
     prober = Prober(port)
     probing = [asyncio.create_task(prober.run()) for _ in range(PROBERS)]
     try:
         for _ in range(REPLACEMENTS):
-            successor = await AdminChild.start(children, listener, nothing, {})
+            successor = await AdminChild.start(children, listener, nothing, context(tmp_path))
             await current.end()
             current = successor
     finally:
@@ -78,12 +87,12 @@ async def test_its_replacement_resets_no_connection() -> None:
     assert prober.answered > 100
 
 
-async def test_a_connection_that_asks_nothing_does_not_hold_its_end_for_long() -> None:
+async def test_a_connection_that_asks_nothing_does_not_hold_its_end_for_long(tmp_path: Path) -> None:
     children = Children()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, children.reap)
     listener = sockets.listen_admin("127.0.0.1", 0)
-    child = await AdminChild.start(children, listener, nothing, {})
+    child = await AdminChild.start(children, listener, nothing, context(tmp_path))
     try:
         with socket.create_connection(listener.sockets[0].getsockname()) as silent:
             began = time.monotonic()

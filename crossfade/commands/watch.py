@@ -37,6 +37,10 @@ def ramp_start(options: argparse.Namespace) -> int:
 
 
 def ramp_status(options: argparse.Namespace) -> int:
+    if options.wait is not None and not options.key:
+        raise ApiError(
+            USAGE, "--wait is for the ramp of one flag; name it: crossfade ramp status FLAG --wait"
+        )
     asked = api(options)
     if options.key:
         ramp = asked.get(_ramp(options.key))

@@ -6,9 +6,6 @@ import pytest
 
 from crossfade.store.store import Store
 from tests.ramps.scene import Scene
-from tests.store.conftest import store_url, template
-
-__all__ = ["store_url", "template"]
 
 
 @pytest.fixture

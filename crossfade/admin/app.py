@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from aiohttp import web
 
 from crossfade.admin.desk import Desk
@@ -79,10 +81,11 @@ class Admin:
 
     def application(self) -> web.Application:
         operations = self.operations()
-        described = document(operations)
+        # Made when somebody asks for it: it costs more than the rest of a start.
+        described = cache(lambda: document(operations))
 
         async def openapi(_: web.Request) -> web.Response:
-            return web.json_response(described)
+            return web.json_response(described())
 
         found = web.Application(middlewares=[in_words])
         found.on_response_prepare.append(_end_with_answer)

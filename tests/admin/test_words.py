@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import make_url
 
 from crossfade.embedded.postgres import EmbeddedPostgres
+from tests.admin.client import Client
 from tests.supervisor.backend import backend
 from tests.support.crossfade_process import PATIENCE, RunningCrossfade, crossfade_command, running_crossfade
 
@@ -111,23 +112,23 @@ async def test_a_store_that_is_away_is_exit_code_1_and_a_kill_works_all_the_same
         assert machines["here"]["lines"][0].startswith("killed items.write: 1/1 workers")
     # What was taken back here is not carried to the store; what was not, is.
     await cf.until(lambda status: not status["flags"]["kills"])
-    stands = {
-        flag["key"]: flag["stands"]
-        for flag in json.loads((await cf.command("flag", "list", "-o", "json")).out)["flags"]
-    }
+    stands = {key: flag["stands"] for key, flag in (await _flags(cf)).items()}
     assert stands == {"items.read": "legacy", "items.write": "killed"}
 
 
-async def test_a_kill_is_one_answer_for_machines(cf: RunningCrossfade) -> None:
-    done = await cf.command("kill", "items.read", *WHY, "--wait", "-o", "json")
+@pytest.mark.asyncio(loop_scope="package")
+async def test_a_kill_is_one_answer_for_machines(together: Client) -> None:
+    cf = together.cf
+    await _done(cf, "flag", "create", "machines.kill", *WHY)
+    done = await cf.command("kill", "machines.kill", *WHY, "--wait", "-o", "json")
     assert done.code == 0
     answer = json.loads(done.out)
     assert answer["here"]["code"] == 0
     assert answer["converged"]["complete"]
-    wrong = await cf.command("kill", "items.raed", *WHY, "-o", "json")
+    wrong = await cf.command("kill", "machines.kil", *WHY, "-o", "json")
     assert wrong.code == 3
     assert json.loads(wrong.out)["here"]["lines"] == [
-        'there is no flag "items.raed"; did you mean items.read?'
+        'there is no flag "machines.kil"; did you mean machines.kill?'
     ]
     refused = await cf.command("flag", "move", "items.read", "--to", "live", *WHY, "-o", "json")
     assert refused.code == 2
@@ -136,9 +137,9 @@ async def test_a_kill_is_one_answer_for_machines(cf: RunningCrossfade) -> None:
     assert (said["error"], bool(said["next"])) == ("stage_jump", True)
 
 
-async def test_a_file_is_told_all_that_is_wrong_with_it_and_where(
-    cf: RunningCrossfade, tmp_path: Path
-) -> None:
+@pytest.mark.asyncio(loop_scope="package")
+async def test_a_file_is_told_all_that_is_wrong_with_it_and_where(together: Client, tmp_path: Path) -> None:
+    cf = together.cf
     file = tmp_path / "flags.yaml"
     file.write_text(
         """flags:
@@ -182,25 +183,27 @@ extra: 1
         "23: extra: unknown; expected flags",
     ):
         assert f"{file}:{line}" in done.err, (line, done.err)
-    assert len((await _list(cf))["flags"]) == 2
+    assert "ninth" not in await _flags(cf)
 
     # A variable of a shell is text like any other here.
-    file.write_text('flags: [{key: third, description: "costs ${HOME} or file:/etc/passwd"}]')
-    assert (await cf.command("apply", "-f", str(file), *WHY)).out == "third: new, at legacy\nv2\n"
-    assert (await _list(cf))["flags"][2]["description"] == "costs ${HOME} or file:/etc/passwd"
+    file.write_text('flags: [{key: literal, description: "costs ${HOME} or file:/etc/passwd"}]')
+    assert (await cf.command("apply", "-f", str(file), *WHY)).out.startswith("literal: new, at legacy\nv")
+    assert (await _flags(cf))["literal"]["description"] == "costs ${HOME} or file:/etc/passwd"
 
 
-async def test_a_plan_that_is_overtaken_is_exit_code_9(cf: RunningCrossfade, tmp_path: Path) -> None:
+@pytest.mark.asyncio(loop_scope="package")
+async def test_a_plan_that_is_overtaken_is_exit_code_9(together: Client, tmp_path: Path) -> None:
+    cf = together.cf
     file = tmp_path / "flags.yaml"
-    file.write_text("flags: [{key: third}]")
+    file.write_text("flags: [{key: overtaken}]")
     planned = await cf.command("apply", "-f", str(file), *WHY, "--dry-run")
-    assert planned.out == "third: new, at legacy\n"
-    assert "next: the same without --dry-run with --expect-version 1" in planned.err
-    await _done(cf, "flag", "move", "items.read", "--to", "shadow", *WHY)
-    done = await cf.command("apply", "-f", str(file), *WHY, "--expect-version", "1")
+    assert planned.out == "overtaken: new, at legacy\n"
+    expected = planned.err.strip().rpartition("--expect-version ")[2]
+    await _done(cf, "flag", "create", "meanwhile", *WHY)
+    done = await cf.command("apply", "-f", str(file), *WHY, "--expect-version", expected)
     assert done.code == 9
-    assert "the flag set is at version 2, not 1" in done.err
-    assert len((await _list(cf))["flags"]) == 2
+    assert f"the flag set is at version {int(expected) + 1}, not {expected}" in done.err
+    assert "overtaken" not in await _flags(cf)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +254,9 @@ async def test_what_a_command_does_not_need_it_does_not_import(
         assert costly not in modules
 
 
-async def test_colours_are_for_terminals_whose_owner_wants_them(cf: RunningCrossfade) -> None:
+@pytest.mark.asyncio(loop_scope="package")
+async def test_colours_are_for_terminals_whose_owner_wants_them(together: Client) -> None:
+    cf = together.cf
     await _done(cf, "kill", "--all", *WHY)
     arguments = ("flag", "list", "-c", str(cf.config_path))
     async with _terminal(*arguments) as shown:
@@ -261,6 +266,7 @@ async def test_colours_are_for_terminals_whose_owner_wants_them(cf: RunningCross
         await shown.until(lambda text: "items.write" in text)
         assert not COLOUR.search(shown.text)
     assert not COLOUR.search((await cf.command("flag", "list")).out)
+    await _done(cf, "unkill", "--all", *WHY)
 
 
 async def test_a_watch_on_a_terminal_redraws_and_outlives_the_control_process(cf: RunningCrossfade) -> None:
@@ -337,8 +343,9 @@ async def _until_ok(cf: RunningCrossfade, *arguments: str) -> None:
             pass
 
 
-async def _list(cf: RunningCrossfade) -> Any:
-    return json.loads((await cf.command("flag", "list", "-o", "json")).out)
+async def _flags(cf: RunningCrossfade) -> dict[str, Any]:
+    listed = json.loads((await cf.command("flag", "list", "-o", "json")).out)["flags"]
+    return {flag["key"]: flag for flag in listed}
 
 
 @contextlib.contextmanager

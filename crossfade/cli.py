@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     status.set_defaults(config=Path("crossfade.yaml"))
     _add_output(status)
     status.add_argument("--all", action="store_true", help="every instance, as the store knows it")
-    status.add_argument("--token", help="for --all, instead of this instance's own (also CROSSFADE_TOKEN)")
+    flag_commands.add_address(status)
     status.set_defaults(run=_status)
 
     check = commands.add_parser(

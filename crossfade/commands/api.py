@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from crossfade.settings_file import read_document
 
@@ -57,16 +57,45 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """Where the running instance's admin API is, and by which token it is asked."""
+    """Where an admin API is, and by which token it is asked."""
 
     host: str
     port: int
-    token: str | None
+    token: str
     local: bool
+    """The token is the instance's own."""
+    tls: bool = False
 
     @classmethod
-    def of(cls, config: Path, token: str | None) -> Api:
-        """That of the instance that runs with `config`. Raises ApiError."""
+    def of(cls, options: argparse.Namespace) -> Api:
+        """The one at `--api`, or that of the instance that runs here. Raises ApiError."""
+        token = options.token or os.environ.get("CROSSFADE_TOKEN")
+        url = options.api or os.environ.get("CROSSFADE_API")
+        return cls._here(options.config, token) if url is None else cls._at(url, token)
+
+    @classmethod
+    def _at(cls, url: str, token: str | None) -> Api:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if host is None or parts.scheme not in ("http", "https") or parts.path.strip("/"):
+            raise ApiError(
+                USAGE, f'"{url}" is no address of an API; expected one such as http://10.0.0.7:9180'
+            )
+        if token is None:
+            raise ApiError(
+                DENIED,
+                "somewhere else a token of your own is needed: --token or CROSSFADE_TOKEN",
+                word="unauthorized",
+                next_steps=("there, an admin makes one: crossfade person add NAME --role ROLE --reason WHY",),
+            )
+        tls = parts.scheme == "https"
+        return cls(host, port or (443 if tls else 80), token, local=False, tls=tls)
+
+    @classmethod
+    def _here(cls, config: Path, token: str | None) -> Api:
         from crossfade import instance  # noqa: PLC0415
 
         data_dir = data_dir_of(config)
@@ -83,7 +112,6 @@ class Api:
         except (TimeoutError, OSError, instance.NoAnswerError) as error:
             raise ApiError(ERROR, str(error), unreachable=True) from None
         host, _, port = status["admin"].rpartition(":")
-        token = token or os.environ.get("CROSSFADE_TOKEN")
         local = token is None
         if token is None:
             try:
@@ -104,7 +132,8 @@ class Api:
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The answer's JSON. Raises ApiError."""
         wait = float(body.get("wait", 0.0)) if body else 0.0
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=ANSWER_WITHIN + wait)
+        kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
+        connection = kind(self.host, self.port, timeout=ANSWER_WITHIN + wait)
         headers = {
             "Authorization": f"Bearer {self.token}",
             "X-Crossfade-Via": "cli",
@@ -115,7 +144,7 @@ class Api:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             text = answer.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise ApiError(
                 ERROR, f"the admin API at {self.host}:{self.port} does not answer: {error}", unreachable=True
             ) from None
@@ -137,9 +166,10 @@ class Api:
         )
 
 
-def own_token(options: argparse.Namespace) -> bool:
-    """Whether whoever asks has brought a token, instead of using this instance's own."""
-    return bool(options.token or os.environ.get("CROSSFADE_TOKEN"))
+def from_elsewhere(options: argparse.Namespace) -> bool:
+    """Whether whoever asks has brought a token or an address, instead of using this instance's own."""
+    said = (options.token, options.api, os.environ.get("CROSSFADE_TOKEN"), os.environ.get("CROSSFADE_API"))
+    return any(said)
 
 
 def data_dir_of(config: Path) -> Path:

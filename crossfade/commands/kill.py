@@ -1,7 +1,7 @@
 """`crossfade kill` and `unkill`: on this host at once, by the supervisor; then in the store, for all hosts.
 
-Whoever brings a token of their own, or a condition, is somewhere else or wants to be sure first: they go by
-the store, and by this host only where the store cannot be asked.
+Whoever brings a token of their own, an address, or a condition, is somewhere else or wants to be sure first:
+they go by the store, and by this host only where the store cannot be asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crossfade.commands.api import (
     OK,
     ApiError,
     data_dir_of,
-    own_token,
+    from_elsewhere,
     user,
 )
 from crossfade.commands.flags import flag_path
@@ -65,7 +65,7 @@ def unkill(options: argparse.Namespace) -> int:
 
 
 def _at_once(options: argparse.Namespace) -> bool:
-    return not (options.dry_run or options.expect_version or own_token(options))
+    return not (options.dry_run or options.expect_version or from_elsewhere(options))
 
 
 def _end(options: argparse.Namespace, here: dict[str, Any] | None, answer: dict[str, Any] | None) -> int:

@@ -215,9 +215,16 @@ def _command(commands: Commands, name: str, run: str, text: str) -> argparse.Arg
     parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="how data is printed"
     )
-    parser.add_argument("--token", help="instead of this instance's own (also CROSSFADE_TOKEN)")
+    add_address(parser)
     parser.set_defaults(run=lazily(run))
     return parser
+
+
+def add_address(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--api", metavar="URL", help="of another host, instead of the instance here (also CROSSFADE_API)"
+    )
+    to.add_argument("--token", help="instead of this instance's own (also CROSSFADE_TOKEN)")
 
 
 def lazily(run: str) -> Callable[[argparse.Namespace], int]:

@@ -52,7 +52,7 @@ def paint(text: str, how: Paint | None, on: TextIO) -> str:
 
 
 def api(options: argparse.Namespace) -> Api:
-    return Api.of(options.config, options.token)
+    return Api.of(options)
 
 
 def said(options: argparse.Namespace) -> dict[str, Any]:

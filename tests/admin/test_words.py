@@ -119,7 +119,7 @@ async def test_a_store_that_is_away_is_exit_code_1_and_a_kill_works_all_the_same
 @pytest.mark.asyncio(loop_scope="package")
 async def test_a_kill_is_one_answer_for_machines(together: Client) -> None:
     cf = together.cf
-    await _done(cf, "flag", "create", "machines.kill", *WHY)
+    await _done(cf, "flag", "create", "machines.kill", *WHY, "--wait")
     done = await cf.command("kill", "machines.kill", *WHY, "--wait", "-o", "json")
     assert done.code == 0
     answer = json.loads(done.out)
@@ -267,6 +267,27 @@ async def test_colours_are_for_terminals_whose_owner_wants_them(together: Client
         assert not COLOUR.search(shown.text)
     assert not COLOUR.search((await cf.command("flag", "list")).out)
     await _done(cf, "unkill", "--all", *WHY)
+
+
+@pytest.mark.asyncio(loop_scope="package")
+async def test_from_elsewhere_an_address_and_a_token_are_enough(together: Client) -> None:
+    api = ("--api", f"http://127.0.0.1:{together.cf.admin_port}")
+    nobody = await crossfade_command("flag", "list", *api)
+    assert nobody.code == 4
+    assert "--token or CROSSFADE_TOKEN" in nobody.err
+    made = await together.done("POST", "/api/v1/people", {"reason": "x", "name": "far", "role": "operator"})
+    token = ("--token", made["token"])
+    done = await crossfade_command("flag", "create", "far.away", *WHY, *api, *token)
+    assert done.code == 0
+    killed = await crossfade_command("kill", "far.away", *WHY, "--wait", *api, *token)
+    assert (killed.code, killed.out.splitlines()[0]) == (0, "far.away: killed: everybody to legacy")
+    (row,) = (await together.done("GET", "/api/v1/audit?limit=1"))["rows"]
+    assert (row["actor"]["name"], row["actor"]["via"], row["action"]) == ("far", "cli", "flag.kill")
+    for wrong in ("10.0.0.7", "ftp://10.0.0.7", "http://[x", "http://10.0.0.7/api"):
+        assert (await crossfade_command("flag", "list", "--api", wrong, *token)).code == 2
+    silent = await crossfade_command("flag", "list", "--api", "http://127.0.0.1:1", *token)
+    assert silent.code == 1
+    assert "does not answer" in silent.err
 
 
 async def test_a_watch_on_a_terminal_redraws_and_outlives_the_control_process(cf: RunningCrossfade) -> None:

@@ -8,27 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import psycopg
-import pytest
 import redis.asyncio
 
+from crossfade.embedded.postgres import EmbeddedPostgres
 from flags.model import Stage
 from tests.flags_live.scene import Scene
+from tests.supervisor.backend import Backend
+from tests.support.crossfade_process import running_crossfade
 
 
-async def test_a_change_reaches_every_worker(live: Scene) -> None:
+async def test_the_store_goes_away_and_comes_back(live: Scene) -> None:
     await live.load.only(items="legacy", orders="legacy")
-
-    found = await live.obeyed(await live.settle(Stage.LIVE, "items"))
-
-    assert found.workers == 2
-    await live.load.only(items="new", orders="legacy")
-
-
-async def test_without_the_store_the_last_flags_hold_and_their_age_shows(live: Scene) -> None:
     version = await live.settle(Stage.LIVE, "items")
-    await live.obeyed(version)
+    assert (await live.obeyed(version)).workers == 2
     live.store.stop()
 
     await live.load.only(items="new", orders="legacy")
@@ -37,39 +32,38 @@ async def test_without_the_store_the_last_flags_hold_and_their_age_shows(live: S
     assert (await live.cf.metrics()).total("crossfade_flags_age_seconds") > 3
     assert (await live.cf.status())["ready"]
 
+    # A worker that is started meanwhile decides as the others do.
+    await end_a_worker(live)
+    assert {worker["flags_version"] for worker in (await live.cf.status())["workers"]} == {version}
+    await live.load.only(items="new", orders="legacy")
+
+    # A kill of everything, and the way back.
+    assert (await live.kill(None))["code"] == 0
+    await live.load.only(items="legacy", orders="legacy", users="legacy")
+    assert (await live.cf.tell({"do": "unkill", "flag": None}))["code"] == 0
+    await live.load.only(items="new", orders="legacy")
+
     live.store.start()
     await live.until_flags(lambda flags: flags["age_seconds"] < 3)
     await live.obeyed(await live.settle(Stage.LIVE, "orders"))
     await live.load.only(items="new", orders="new")
 
 
-async def test_without_the_bus_a_change_comes_by_poll_and_the_bell_is_heard_again_later(live: Scene) -> None:
+async def test_the_bus_goes_away_and_comes_back_and_forgets(live: Scene) -> None:
     live.bus.stop()
     await live.obeyed(await live.settle(Stage.LIVE, "items"))
     await live.load.only(items="new", orders="legacy")
-    pushed = (await live.cf.metrics()).total("crossfade_flag_propagation_seconds_count", source="push")
+    by_bell = await pushed(live)
 
     live.bus.start()
-    stage = Stage.SHADOW
-    async with asyncio.timeout(30):
-        while True:  # the poll may be sooner than the bell, but not for ever
-            stage = Stage.LIVE if stage is Stage.SHADOW else Stage.SHADOW
-            await live.obeyed(await live.settle(stage, "orders"))
-            measured = await live.cf.metrics()
-            if measured.total("crossfade_flag_propagation_seconds_count", source="push") > pushed:
-                break
+    await until_the_bell_is_heard(live, by_bell)
 
-
-async def test_a_flushed_bus_loses_nothing(live: Scene) -> None:
-    await live.obeyed(await live.settle(Stage.LIVE, "items"))
+    by_bell = await pushed(live)
     async with redis.asyncio.Redis.from_url(live.bus.url()) as client:
         await client.flushall()
         await client.client_kill_filter(_type="pubsub")
-    await live.load.only(items="new", orders="legacy")
-
-    await live.obeyed(await live.settle(Stage.LIVE, "orders"))
-
-    await live.load.only(items="new", orders="new")
+    await live.load.only(items="new", users="legacy")
+    await until_the_bell_is_heard(live, by_bell)
 
 
 async def test_a_kill_needs_neither_store_nor_bus_and_is_in_the_audit_afterwards(live: Scene) -> None:
@@ -87,7 +81,7 @@ async def test_a_kill_needs_neither_store_nor_bus_and_is_in_the_audit_afterwards
     assert (await live.cf.metrics()).total("crossfade_kill_active", flag="items") == 1
 
     # Whatever is started meanwhile obeys it too.
-    await _end_a_worker(live)
+    await end_a_worker(live)
     await live.load.only(items="legacy", orders="new")
     assert (await live.cf.command("restart")).code == 0
     await live.load.only(items="legacy", orders="new")
@@ -108,80 +102,97 @@ async def test_a_kill_needs_neither_store_nor_bus_and_is_in_the_audit_afterwards
     assert row.actor["name"] == "ada"
 
 
-async def test_a_kill_of_everything_without_a_store_can_be_taken_back_there(live: Scene) -> None:
-    await live.obeyed(await live.settle(Stage.LIVE, "items", "orders", "users"))
-    live.store.stop()
-
-    assert (await live.kill(None))["code"] == 0
-    await live.load.only(items="legacy", orders="legacy", users="legacy")
-    again = await live.cf.tell({"do": "unkill", "flag": None})
-
-    assert again["code"] == 0
-    await live.load.only(items="new", orders="new", users="new")
-
-
-async def test_the_control_process_may_die_at_any_moment(live: Scene) -> None:
+async def test_the_control_process_and_workers_may_die_in_the_middle_of_changes(live: Scene) -> None:
     for stage in (Stage.LIVE, Stage.SHADOW, Stage.LIVE):
-        version = await live.settle(stage, "items", "orders")
         pid = (await live.cf.until(lambda status: status["control_pid"] != 0))["control_pid"]
-        os.kill(pid, signal.SIGKILL)
+        version, _ = await asyncio.gather(
+            live.settle(stage, "items", "orders"), asyncio.to_thread(os.kill, pid, signal.SIGKILL)
+        )
         await live.obeyed(version)
     await live.load.only(items="new", orders="new", users="legacy")
 
+    version, _ = await asyncio.gather(live.settle(Stage.LIVE, "users"), end_a_worker(live))
+    await live.obeyed(version)
+    await live.load.only(users="new")
 
-async def test_a_worker_that_dies_comes_back_with_the_same_flags_while_the_store_is_away(live: Scene) -> None:
-    await live.obeyed(await live.settle(Stage.LIVE, "items"))
-    live.store.stop()
-
-    await _end_a_worker(live)
-
-    await live.load.only(items="new", orders="legacy")
-    versions = {worker["flags_version"] for worker in (await live.cf.status())["workers"]}
-    assert versions == {(await live.flags_status())["version"]}
+    version, restarted = await asyncio.gather(
+        live.settle(Stage.SHADOW, "items", "users"), live.cf.command("restart")
+    )
+    assert restarted.code == 0
+    await live.obeyed(version)
+    await live.load.only(items="legacy", orders="new", users="legacy")
 
 
-@pytest.mark.parametrize(
-    ("harm", "reason"),
-    [
-        ("UPDATE crossfade_store.flag_set SET version = version - 1", "older"),
-        (
-            "DELETE FROM crossfade_store.flags; UPDATE crossfade_store.flag_set SET version = version + 1",
-            "empty",
-        ),
-        ("DELETE FROM crossfade_store.flags; UPDATE crossfade_store.flag_set SET version = 0", "older"),
-    ],
-    ids=["restored from an old copy", "emptied", "new and empty"],
-)
-async def test_a_store_that_has_lost_something_moves_no_traffic(live: Scene, harm: str, reason: str) -> None:
+async def test_a_store_that_has_lost_something_moves_no_traffic(live: Scene) -> None:
     version = await live.settle(Stage.LIVE, "items")
     await live.obeyed(version)
+    harms = [
+        # What a newer Crossfade might have written.
+        ('UPDATE crossfade_store.flags SET document = document || \'{"of": "tomorrow"}\'', +1, "invalid"),
+        # Restored from an old copy.
+        ("UPDATE crossfade_store.flags SET document = document - 'of'", -2, "older"),
+        # Emptied.
+        ("DELETE FROM crossfade_store.flags", +5, "empty"),
+        # New.
+        ("UPDATE crossfade_store.flag_set SET version = 0", 0, "older"),
+    ]
     async with await psycopg.AsyncConnection.connect(live.store.url(), autocommit=True) as connection:
-        await connection.execute(harm)
+        for harm, step, reason in harms:
+            refused = (await live.cf.metrics()).total("crossfade_flags_refused_total", reason=reason)
+            async with connection.transaction():
+                await connection.execute(harm)
+                await connection.execute("UPDATE crossfade_store.flag_set SET version = version + %s", [step])
 
-    await live.until_measured(lambda m: m.total("crossfade_flags_refused_total", reason=reason) > 1)
-
-    await live.load.only(items="new", orders="legacy")
-    flags = await live.flags_status()
-    assert flags["version"] == version
-    assert "store" in flags["trouble"]
-
-
-async def test_a_flag_that_nobody_understands_moves_no_traffic(live: Scene) -> None:
-    version = await live.settle(Stage.LIVE, "items")
-    await live.obeyed(version)
-    async with await psycopg.AsyncConnection.connect(live.store.url(), autocommit=True) as connection:
-        await connection.execute(
-            'UPDATE crossfade_store.flags SET document = document || \'{"of": "tomorrow"}\''
-        )
-        await connection.execute("UPDATE crossfade_store.flag_set SET version = version + 1")
-
-    await live.until_flags(lambda flags: flags["age_seconds"] > 3)
-
-    await live.load.only(items="new", orders="legacy")
-    assert (await live.flags_status())["version"] == version
+            await live.until_measured(
+                lambda m, reason=reason, refused=refused: (
+                    m.total("crossfade_flags_refused_total", reason=reason) > refused
+                )
+            )
+            await live.load.only(items="new", orders="legacy")
+            flags = await live.flags_status()
+            assert flags["version"] == version
+            assert "store" in flags["trouble"]
 
 
-async def _end_a_worker(live: Scene) -> None:
+async def test_a_start_without_the_store_begins_with_the_last_flags(
+    store: EmbeddedPostgres, legacy: Backend, new: Backend, tmp_path: Path
+) -> None:
+    config = {
+        "workers": 1,
+        "store": store.url(),
+        "targets": {"legacy": {"url": legacy.url}, "new": {"url": new.url}},
+        "routes": [{"flag": "items", "match": {"path": "/**"}, "target": "legacy"}],
+    }
+    async with running_crossfade(tmp_path, config) as cf:
+        await cf.until(lambda status: status["flags"]["version"] == 1)
+        for stage in ("shadow", "live"):
+            ended = await cf.command("flag", "move", "items", "--to", stage, "--reason", "x", "--wait", "20")
+            assert ended.code == 0, ended.err
+    store.stop()
+
+    async with running_crossfade(tmp_path, config) as cf:
+        assert (await cf.get("/items")).body == b"new"
+        flags = (await cf.status())["flags"]
+    assert flags["version"] == 3
+    assert flags["age_seconds"] > 0
+
+
+async def pushed(live: Scene) -> float:
+    """How many changes have come by the bell."""
+    measured = await live.cf.metrics()
+    return measured.total("crossfade_flag_propagation_seconds_count", source="push")
+
+
+async def until_the_bell_is_heard(live: Scene, before: float) -> None:
+    """Change something until a change comes by the bell: the poll may be sooner, but not for ever."""
+    stage = Stage.SHADOW
+    async with asyncio.timeout(30):
+        while await pushed(live) == before:
+            stage = Stage.LIVE if stage is Stage.SHADOW else Stage.SHADOW
+            await live.obeyed(await live.settle(stage, "orders"))
+
+
+async def end_a_worker(live: Scene) -> None:
     """Tell one worker to drain, as somebody with `kill` would: its end cuts no request."""
     pid = (await live.cf.worker_pids())[0]
     os.kill(pid, signal.SIGTERM)

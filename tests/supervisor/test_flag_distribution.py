@@ -1,0 +1,106 @@
+"""The supervisor's side of flags, without workers: what goes to disk when, and what a kill outlives."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from crossfade.flag_distribution import FlagDistribution
+from crossfade.fleet import Fleet
+from crossfade.ledger import Ledger
+from crossfade.logs import Log
+from crossfade.processes import Children
+from flags.change import KillFlag, change
+from flags.document import to_json
+from flags.model import Bucketing, Flag, FlagSet, Stage
+from flags.stages import settled_at
+
+BEFORE = FlagSet(3, None, (Flag("items.read", 1, settled_at(Stage.NEW), Bucketing((), "items.read")),))
+
+
+def started(folder: Path) -> FlagDistribution:
+    log = Log("test")
+    found = FlagDistribution(Fleet(Children(), Ledger(), log), log)
+    found.begin(folder, "embedded")
+    return found
+
+
+def with_the_kill(version: int) -> Any:
+    killed = change(BEFORE, KillFlag("items.read", "it burns", "ada"), now=0.0)
+    return to_json(FlagSet(version, None, killed.flags))
+
+
+async def test_a_kill_ends_here_when_the_store_has_it(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    assert (await flags.kill("items.read", "it burns", "ada")).code == 0
+    assert flags.status().kills == ["items.read"]
+
+    await flags.take(to_json(FlagSet(4, None, BEFORE.flags)))
+    assert flags.status().kills == ["items.read"]
+
+    await flags.take(with_the_kill(5))
+    assert flags.status().kills == []
+    assert "killed already" in (await flags.kill("items.read", "it burns", "ada")).lines[0]
+
+
+async def test_a_program_that_died_before_it_could_end_the_kill_ends_it_later(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    await flags.kill("items.read", "it burns", "ada")
+    kills = tmp_path / "flags" / "kills.json"
+    shutil.copy(kills, tmp_path / "copy")
+    await flags.take(with_the_kill(4))
+    shutil.copy(tmp_path / "copy", kills)
+
+    flags = started(tmp_path)
+    assert flags.status().kills == ["items.read"]
+    await flags.take(with_the_kill(4))
+
+    assert flags.status().kills == []
+
+
+async def test_a_kill_stays_on_disk_until_the_set_that_has_it_is_there_too(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    await flags.kill("items.read", "it burns", "ada")
+    full = tmp_path / "flags" / "last.json.new"
+    full.symlink_to("/dev/full")
+
+    known = await flags.take(with_the_kill(4))
+
+    assert known["version"] == 4, "traffic does not wait for the disk"
+    assert flags.status().kills == ["items.read"]
+    assert started(tmp_path).status().kills == ["items.read"]
+    full.unlink()
+    await flags.take(with_the_kill(4))
+    assert flags.status().kills == []
+    assert started(tmp_path).status().version == 4
+
+
+async def test_a_kill_of_an_unknown_flag_or_without_a_reason_says_what_to_do(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+
+    unknown = await flags.kill("items.reed", "it burns", "ada")
+    without = await flags.kill("items.read", " ", "ada")
+
+    assert (unknown.code, without.code) == (3, 2)
+    assert "did you mean items.read?" in unknown.lines[0]
+    assert "--reason" in without.lines[0]
+    assert flags.status().kills == []
+
+
+async def test_an_older_set_is_refused_counted_and_shown_until_it_is_mended(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+
+    answer = await flags.take(to_json(FlagSet(2, None, BEFORE.flags)))
+
+    assert answer["refused"]["reason"] == "older"
+    assert answer["version"] == 3
+    assert "restored from an old copy" in (flags.status().trouble or "")
+    assert [sample.value for sample in flags.samples() if sample.labels == ("older",)] == [1]
+    await flags.confirm(3)
+    assert flags.status().trouble is None

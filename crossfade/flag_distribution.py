@@ -18,7 +18,7 @@ from typing import Any
 
 from core.metrics import FLAGS_AGE_SECONDS, FLAGS_REFUSED, FLAGS_VERSION, KILL_ACTIVE, Sample
 from crossfade.channel import Message
-from crossfade.fleet import Fleet
+from crossfade.fleet import Fleet, State
 from crossfade.held_flags import HeldFlags, RefusedSetError
 from crossfade.logs import Log
 from crossfade.outcome import Outcome
@@ -185,7 +185,12 @@ class FlagDistribution:
         effective = self._held.effective
         if effective is None:
             return []
-        return await self._fleet.tell_flags(to_json(effective))
+        acks = await self._fleet.tell_flags(to_json(effective))
+        for ack in acks:
+            if ack.error is not None:
+                who = {"worker": ack.worker, "pid": ack.pid}
+                self._log.warning("flags not acknowledged", **who, reason=ack.error)
+        return acks
 
     # What it knows.
 
@@ -210,6 +215,8 @@ class FlagDistribution:
             found += [
                 Sample(FLAGS_VERSION.name, (str(worker.place),), worker.flags_version)
                 for worker in self._fleet.living
+                # One per place: its successor may be there while it drains.
+                if worker.state is State.READY
             ]
             age = self._age()
             if age is not None:

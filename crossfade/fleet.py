@@ -533,6 +533,8 @@ class Fleet:
                 self._leaves_unasked(worker)
         if "samples" in message:
             worker.samples = exposition.from_wire(message["samples"])
+            # Also where it has obeyed after nobody waited for its answer any more.
+            worker.flags_version = message.get("flags_version", worker.flags_version)
 
     def _leaves_unasked(self, worker: Worker) -> None:
         """Somebody else has told it to end. Who connects meanwhile shall not wait until it has drained."""

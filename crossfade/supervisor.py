@@ -574,8 +574,6 @@ class Supervisor:
                 return await self._flags.take(question["document"])
             case "confirm":
                 return await self._flags.confirm(question["version"])
-            case "kill":
-                return asdict(await self._flags.kill(question["flag"], question["reason"], question["by"]))
             case "recent":
                 return {"buckets": await self._fleet.recent(question["flag"])}
         return {"status": asdict(self.status())}

@@ -1,7 +1,7 @@
 """The process around one proxy worker: `python -m crossfade.worker_process LINE PARENT`.
 
-It does what its supervisor says on the line (prepare, accept, configure, drain, samples, reopen) and
-pushes its samples each second. Prepared, it has found all that it needs and takes no connection yet.
+It does what its supervisor says on the line (prepare, accept, configure, flags, recent, drain, samples,
+reopen) and says each second what it has counted and by which flags it decides. Prepared, it has found all that it needs and takes no connection yet.
 Told to end by anybody else (SIGTERM), or left alone by a supervisor that died, it drains and ends by
 itself.
 """
@@ -97,7 +97,7 @@ class _Shell:
             case "drain":
                 self._run(self._leave(message))
             case "samples":
-                self._channel.answer(message, {"samples": self._samples()})
+                self._channel.answer(message, self._news())
             case "reopen":
                 if self._worker is not None:
                     self._worker.reopen_log()
@@ -219,10 +219,14 @@ class _Shell:
                 self._send_samples()
 
     def _send_samples(self) -> None:
-        self._channel.send({"samples": self._samples()})
+        self._channel.send(self._news())
 
-    def _samples(self) -> list[Any]:
-        return exposition.to_wire(self._worker.samples()) if self._worker is not None else []
+    def _news(self) -> Message:
+        """What was counted, and the version in force: an order that was late is known from here."""
+        if self._worker is None:
+            return {"samples": []}
+        version = self._worker.runtime.snapshot.flags_version
+        return {"samples": exposition.to_wire(self._worker.samples()), "flags_version": version}
 
     def _recent(self, flag: str) -> dict[int, int]:
         if self._worker is None:

@@ -13,6 +13,8 @@ from crossfade.status import ProxyStatus
 
 ANSWER_WITHIN = 2.0
 """Seconds that the supervisor has, which is busy for a moment during a restart."""
+DONE_WITHIN = 5.0
+"""Seconds where it asks its workers in turn, one of which may hang (`fleet.FLAGS_WITHIN`)."""
 STALE_AFTER = 10.0
 """Seconds after which the last known status proves nothing any more."""
 STATUS = TypeAdapter(ProxyStatus)
@@ -47,4 +49,4 @@ class Supervisor:
 
     async def ask(self, question: Message) -> Message:
         """Any other question. Raises TimeoutError or ConnectionResetError."""
-        return await self._channel.ask(question, ANSWER_WITHIN)
+        return await self._channel.ask(question, DONE_WITHIN)

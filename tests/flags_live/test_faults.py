@@ -13,7 +13,9 @@ from pathlib import Path
 import psycopg
 import redis.asyncio
 
+from crossfade.convergence import converged
 from crossfade.embedded.postgres import EmbeddedPostgres
+from crossfade.fleet import FLAGS_WITHIN
 from flags.model import Stage
 from tests.flags_live.scene import Scene
 from tests.supervisor.backend import Backend
@@ -121,6 +123,50 @@ async def test_the_control_process_and_workers_may_die_in_the_middle_of_changes(
     assert restarted.code == 0
     await live.obeyed(version)
     await live.load.only(items="legacy", orders="new", users="legacy")
+
+
+async def test_a_worker_that_hangs_for_a_while_is_named_until_it_obeys(live: Scene) -> None:
+    pid = (await live.cf.worker_pids())[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        version = await live.settle(Stage.LIVE, "items")
+        # Longer than anybody waits for its answer.
+        found = await converged(live.book, version, FLAGS_WITHIN + 1)
+        (name,) = found.missing
+        assert name.startswith("worker ")
+        assert name.endswith(f"runs v{version - 1}")
+        assert f'"pid": {pid}, "reason": "no answer within 2 s"' in live.cf.log()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    await live.obeyed(version)
+    await live.load.only(items="new")
+
+
+async def test_each_place_shows_one_version_while_a_worker_drains(
+    store: EmbeddedPostgres, legacy: Backend, tmp_path: Path
+) -> None:
+    config = {
+        "workers": 1,
+        "store": store.url(),
+        "bus": "none",
+        "targets": {"legacy": {"url": legacy.url}, "new": {"url": legacy.url}},
+        "routes": [{"flag": "hold", "match": {"path": "/hold"}, "target": "legacy"}],
+        "timeouts": {"drain": 30},
+    }
+    async with running_crossfade(tmp_path, config) as cf:
+        version = (await cf.until(lambda status: status["flags"]["version"] > 0))["flags"]["version"]
+        client = await cf.connect()
+        client.ask("/hold")
+        await legacy.holding.wait()
+        os.kill((await cf.worker_pids())[0], signal.SIGTERM)
+        await cf.until(lambda status: {"ready", "draining"} == {w["state"] for w in status["workers"]})
+
+        assert (await cf.metrics()).total("crossfade_flags_version") == version
+
+        legacy.release.set()
+        assert (await client.answer()).status == 200
+        client.close()
 
 
 async def test_a_store_that_has_lost_something_moves_no_traffic(live: Scene) -> None:

@@ -1,9 +1,9 @@
 """The process around one proxy worker: `python -m crossfade.worker_process LINE PARENT`.
 
 It does what its supervisor says on the line (prepare, accept, configure, flags, recent, drain, samples,
-reopen) and says each second what it has counted and by which flags it decides. Prepared, it has found all that it needs and takes no connection yet.
-Told to end by anybody else (SIGTERM), or left alone by a supervisor that died, it drains and ends by
-itself.
+reopen) and says each second what it has counted and by which flags it decides. Prepared, it has found
+all that it needs and takes no connection yet. Told to end by anybody else (SIGTERM), or left alone by a
+supervisor that died, it drains and ends by itself.
 """
 
 from __future__ import annotations

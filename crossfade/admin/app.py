@@ -1,10 +1,10 @@
 """The admin API as one table of operations, from which both the routes and the OpenAPI document are made.
 
-    /healthz     this process lives
-    /readyz      200 when all workers accept, else 503 with the reasons
-    /metrics     for Prometheus
-    /            the status as a page
-    /api/v1/…    everything else; needs a token, but for the status and the description
+/healthz     this process lives
+/readyz      200 when all workers accept, else 503 with the reasons
+/metrics     for Prometheus
+/            the status as a page
+/api/v1/…    everything else; needs a token, but for the status and the description
 """
 
 from __future__ import annotations

@@ -50,4 +50,4 @@ class Mirrored:
     again: tuple[Leg, ...] = ()
     """Legs that were asked once more, later: legacy's for its noise, or both after a difference."""
     sampled: bool = False
-    """Whether legacy was asked again by lot, whatever the answers were: only those say how often it differs."""
+    """Whether legacy was asked again by lot, whatever the answers were: those say how often it differs."""

@@ -35,6 +35,7 @@ from proxy.adapted import checked_attributes, request_of
 from proxy.answers import CONTINUE, own_answer
 from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody, chunk, last_chunk
 from proxy.head import without
+from proxy.outgoing import outgoing_head, without_framing
 from proxy.stall import Stall
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 MANY_CHUNKS = 1000
 """Chunks in one read after which the others get a turn: they cost far more than their bytes."""
-_FRAMING = (b"transfer-encoding:", b"content-length:")
 INTERIM_LIMIT = 100
 """1xx answers to one request; a target that says more is not going to say anything else."""
 _CORK = 16 * 1024
@@ -148,7 +148,7 @@ class Exchange:
         connection.exchange = self
         client = self.client
         if self.request_body is None:
-            connection.transport.write(self._outgoing_head(self.head))
+            connection.transport.write(outgoing_head(self.head, self.client.peer, self._pool))
             self.deadline = client.loop.time() + self.runtime.config.timeouts.response
             if client.half_closed and not self.head.upgrade:
                 self._pass_on_half_close()
@@ -156,9 +156,9 @@ class Exchange:
         self.deadline = math.inf
         rest = self.client.take_buffer()
         if rest:
-            self.on_request_body(rest, self._outgoing_head(self.head))
+            self.on_request_body(rest, outgoing_head(self.head, self.client.peer, self._pool))
         else:
-            connection.send(self._outgoing_head(self.head))
+            connection.send(outgoing_head(self.head, self.client.peer, self._pool))
             if self.head.expect_continue:
                 self.deadline = self.client.now() + self.runtime.config.timeouts.expect
         if self.request_body is not None:
@@ -211,7 +211,7 @@ class Exchange:
                 return  # ours was faster than the target's
             self._interim_sent = True
         if self.head.minor and self.status == 0:
-            self.client.send(_without_framing(_outgoing(head)))
+            self.client.send(without_framing(_outgoing(head)))
 
     def on_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None:
         """Relay an answer's head; `data` holds it and what came after it."""
@@ -561,40 +561,6 @@ class Exchange:
         else:
             self._pool.give_up_waiting(self)
 
-    def _outgoing_head(self, head: RequestHead) -> bytes:
-        """`head` as the target gets it: its bytes, without what ends at this hop."""
-        peer = self.client.peer
-        cuts = head.cuts
-        if head.forwarded is None:
-            own = peer.own_fields
-        else:
-            spans, own = peer.rewrite(head)
-            if spans:
-                cuts = sorted([*(cuts or ()), *spans])
-        if self._pool.target.host_header is not None or (not head.plain and self._is_rewritten(head)):
-            return self._unusual_outgoing_head(head, cuts or [], own)
-        raw = head.raw
-        return (raw[:-2] if cuts is None else without(raw, cuts, len(raw) - 2)) + own + b"\r\n"
-
-    def _is_rewritten(self, head: RequestHead) -> bool:
-        """Whether more has to change than cuts and our own fields."""
-        return head.upgrade or head.te_trailers or not head.minor or head.target is not None
-
-    def _unusual_outgoing_head(self, head: RequestHead, cuts: list[tuple[int, int]], own: bytes) -> bytes:
-        """The same for a request whose line or fields are not sent on as they came."""
-        raw = head.raw
-        fields = without(raw, [(0, head.fields_start), *cuts], len(raw) - 2)
-        if head.upgrade:
-            own += b"Connection: upgrade\r\n"
-        if head.te_trailers:
-            own += b"TE: trailers\r\nConnection: TE\r\n"
-        host_header = self._pool.target.host_header
-        if not head.minor and not field_values(fields, b"host"):
-            fields = b"Host: " + (head.host or self._pool.authority) + b"\r\n" + fields
-        elif host_header is not None:
-            fields = _with_host(fields, host_header.encode())
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, head.sent_target, fields, own)
-
     def _outgoing_answer_head(self, head: ResponseHead, close: bool) -> bytes:
         extra = b""
         if self.runtime.via is not None:
@@ -609,7 +575,7 @@ class Exchange:
             extra += b"Connection: keep-alive\r\n"
         start = _outgoing(head)
         if head.chunked and not self._chunk_answer and (head.status == 204 or not self.head.minor):
-            start = _without_framing(start)
+            start = without_framing(start)
         return start[:-2] + extra + b"\r\n" if extra else start
 
     def _identity_cookie(self, name: str, value: str) -> bytes:
@@ -628,7 +594,7 @@ class Exchange:
         self.deadline = math.inf
         self._idle_stall = Stall(self.client.now(), 0)
         self.runtime.counters.event(metrics.TUNNELS, self.decision.side.value)
-        start = _without_framing(_outgoing(head))
+        start = without_framing(_outgoing(head))
         self.client.send(start[:-2] + b"Connection: upgrade\r\n\r\n" + data[head.size :])
         early = self.client.take_buffer()
         if early:
@@ -721,14 +687,3 @@ def _is_shared(fields: bytes) -> bool:
 def _outgoing(head: ResponseHead) -> bytes:
     """An answer's head as the client gets it, without what ends at this hop."""
     return head.raw if head.cuts is None else without(head.raw, head.cuts, len(head.raw))
-
-
-def _without_framing(start: bytes) -> bytes:
-    """The head of an answer that has no body, or whose body is sent unframed (RFC 9112, 6.1 and 6.2)."""
-    lines = start.split(b"\r\n")
-    return b"\r\n".join(line for line in lines if not line.lower().startswith(_FRAMING))
-
-
-def _with_host(fields: bytes, host: bytes) -> bytes:
-    lines = fields.split(b"\r\n")
-    return b"\r\n".join(b"Host: " + host if line.lower().startswith(b"host:") else line for line in lines)

@@ -22,6 +22,7 @@ from proxy.adapted import answer_of, outgoing_answer, outgoing_request, request_
 from proxy.answers import CONTINUE
 from proxy.body import BadFramingError, Body, ChunkedBody, LengthBody, UntilCloseBody
 from proxy.head import parse_response
+from proxy.outgoing import outgoing_head
 from proxy.pipeline import INTERIM_LIMIT, MANY_CHUNKS, Exchange
 from proxy.stall import Stall
 
@@ -128,7 +129,7 @@ class TranslatedExchange(Exchange):
     def forward(self, connection: UpstreamConnection) -> None:
         self.upstream = connection
         connection.exchange = self
-        connection.send(self._outgoing_head(self._sent_head) + self._sent_body)
+        connection.send(outgoing_head(self._sent_head, self.client.peer, self._pool) + self._sent_body)
         self._request_sent()
         self.client.balance_reading()
 

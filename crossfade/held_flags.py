@@ -69,10 +69,10 @@ class Kills:
             for key, kill in self.flags.items()
             if key not in known
         ]
-        return FlagSet(
-            flag_set.version,
-            flag_set.kill or self.every,
-            tuple(sorted(flags, key=lambda flag: flag.key)),
+        return replace(
+            flag_set,
+            kill=flag_set.kill or self.every,
+            flags=tuple(sorted(flags, key=lambda flag: flag.key)),
         )
 
     def to_json(self) -> dict[str, Any]:

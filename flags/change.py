@@ -52,6 +52,7 @@ class Edit:
     rules: tuple[Rule, ...] | None = None
     fallback_ppm: int | None = None
     no_fallback: bool = False
+    mirror_ppm: int | None = None
     owner: str | None = None
     ticket: str | None = None
     expires_on: str | None = None
@@ -106,7 +107,22 @@ class Apply:
     flags: tuple[Flag, ...]
 
 
-Command: TypeAlias = Create | Edit | Move | KillFlag | Unkill | KillAll | UnkillAll | Archive | Apply
+@dataclass(frozen=True, slots=True)
+class ShadowOff:
+    """No side is asked besides any more, whatever the stages; who answers stays as it is."""
+
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowOn:
+    pass
+
+
+Command: TypeAlias = (
+    Create | Edit | Move | KillFlag | Unkill | KillAll | UnkillAll | ShadowOff | ShadowOn | Archive | Apply
+)
 
 
 def change(flag_set: FlagSet, command: Command, *, now: float) -> FlagSet:
@@ -132,6 +148,11 @@ def change(flag_set: FlagSet, command: Command, *, now: float) -> FlagSet:
             return flag_set if flag_set.kill else replace(flag_set, kill=Kill(reason, by, _at(now)))
         case UnkillAll():
             return replace(flag_set, kill=None) if flag_set.kill else flag_set
+        case ShadowOff(reason, by):
+            off = Kill(reason, by, _at(now))
+            return flag_set if flag_set.shadow_off else replace(flag_set, shadow_off=off)
+        case ShadowOn():
+            return replace(flag_set, shadow_off=None) if flag_set.shadow_off else flag_set
         case Archive(key):
             flag = _found(flag_set, key)
             if flag.transition.settled is None:
@@ -205,6 +226,7 @@ def _edited(flag: Flag, edit: Edit) -> Flag:
         overrides=flag.overrides if edit.overrides is None else edit.overrides,
         rules=flag.rules if edit.rules is None else edit.rules,
         fallback_ppm=flag.fallback_ppm if edit.fallback_ppm is None else edit.fallback_ppm,
+        mirror_ppm=flag.mirror_ppm if edit.mirror_ppm is None else edit.mirror_ppm,
         owner=flag.owner if edit.owner is None else edit.owner,
         ticket=flag.ticket if edit.ticket is None else edit.ticket,
         expires_on=flag.expires_on if edit.expires_on is None else edit.expires_on,
@@ -283,6 +305,8 @@ def differences(before: FlagSet, after: FlagSet) -> list[str]:
     lines = []
     if before.kill != after.kill:
         lines.append("everything goes to legacy" if after.kill else "the kill of everything is taken back")
+    if before.shadow_off != after.shadow_off:
+        lines.append("nothing is mirrored any more" if after.shadow_off else "mirroring goes on")
     was = {flag.key: flag for flag in before.flags}
     for flag in after.flags:
         old = was.get(flag.key)
@@ -306,6 +330,8 @@ def _flag_differences(old: Flag, new: Flag) -> Iterator[str]:
             yield f"{name} {before or 'none'} → {after or 'none'}"
     if old.fallback_ppm != new.fallback_ppm:
         yield f"fallback {_share(old.fallback_ppm)} → {_share(new.fallback_ppm)}"
+    if old.mirror_ppm != new.mirror_ppm:
+        yield f"mirrored {percent(old.mirror_ppm)} → {percent(new.mirror_ppm)}"
     if old.bucketing != new.bucketing:
         yield f"bucketing {_bucketing_text(old.bucketing)} → {_bucketing_text(new.bucketing)}"
     yield from _part_differences("override", old.overrides, new.overrides)

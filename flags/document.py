@@ -70,6 +70,7 @@ def to_json(flag_set: FlagSet) -> dict[str, Json]:
         "version": flag_set.version,
         "kill": kill_to_json(flag_set.kill) if flag_set.kill else None,
         "flags": [flag_to_json(flag) for flag in flag_set.flags],
+        "shadow_off": kill_to_json(flag_set.shadow_off) if flag_set.shadow_off else None,
     }
 
 
@@ -110,6 +111,7 @@ def flag_to_json(flag: Flag) -> dict[str, Json]:
             for rule in flag.rules
         ],
         "fallback_ppm": flag.fallback_ppm,
+        "mirror_ppm": flag.mirror_ppm,
         "archived": flag.archived,
     }
 
@@ -154,7 +156,7 @@ def from_json(document: Json, known: FlagSet | None = None) -> FlagSet:
         same = flags_known.get(key) if isinstance(key, str) else None
         return same if same is not None and flag_to_json(same) == value else flag_from_json(value, path)
 
-    form = _Object(document, "", {"version", "kill", "flags"})
+    form = _Object(document, "", {"version", "kill", "flags", "shadow_off"})
     version = form.number("version", 0, 2**62)
     kill = form.optional("kill", _kill)
     flags = form.list("flags", read, MOST_FLAGS)
@@ -163,7 +165,9 @@ def from_json(document: Json, known: FlagSet | None = None) -> FlagSet:
         if flag.key in keys:
             raise InvalidFlagError(f"flags[{index}].key", f'"{flag.key}" is there twice')
         keys.add(flag.key)
-    return FlagSet(version, kill, tuple(sorted(flags, key=lambda flag: flag.key)))
+    return FlagSet(
+        version, kill, tuple(sorted(flags, key=lambda flag: flag.key)), form.optional("shadow_off", _kill)
+    )
 
 
 def flag_from_json(document: Json, path: str = "flag") -> Flag:
@@ -173,7 +177,7 @@ def flag_from_json(document: Json, path: str = "flag") -> Flag:
         path,
         {
             "key", "version", "transition", "bucketing", "owner", "ticket", "expires_on", "description",
-            "kill", "overrides", "rules", "fallback_ppm", "archived",
+            "kill", "overrides", "rules", "fallback_ppm", "mirror_ppm", "archived",
         },
     )  # fmt: skip
     key = check_key(form.text("key"), f"{path}.key")
@@ -190,6 +194,7 @@ def flag_from_json(document: Json, path: str = "flag") -> Flag:
         overrides=tuple(form.list("overrides", _override, MOST_RULES)),
         rules=tuple(form.list("rules", _rule, MOST_RULES)),
         fallback_ppm=form.number("fallback_ppm", 0, EVERYBODY) if form.has("fallback_ppm") else None,
+        mirror_ppm=form.number("mirror_ppm", 0, EVERYBODY) if form.has("mirror_ppm") else EVERYBODY,
         archived=form.truth("archived", False),
     )
     for name, parts in (("overrides", flag.overrides), ("rules", flag.rules)):

@@ -79,6 +79,17 @@ class AdapterUse:
     untranslated: bool = False
 
 
+class UnsafeMirror(StrEnum):
+    """How requests that change something may be mirrored all the same."""
+
+    DRY_RUN = "dry_run"
+    """With a header field that makes the other side undo what it did."""
+    SANDBOX = "sandbox"
+    """To another place, whose data nobody needs."""
+    IDEMPOTENCY_KEY = "idempotency_key"
+    """Where the client has sent such a key, by which the other side does a thing once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """The requests that one flag governs.
@@ -96,6 +107,10 @@ class Route:
     side: Side = Side.LEGACY
     adapters: tuple[AdapterUse, ...] = ()
     """At most one for a side; without one the side is spoken to as the client speaks."""
+    mirror_unsafe: UnsafeMirror | None = None
+    """None: only requests that change nothing are mirrored."""
+    mirror_field: str = ""
+    """The field line that asks for a dry run, or the name of the field with the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +134,10 @@ class Decision:
     """None where no flag decided."""
     mirror: Side | None = None
     """Who is asked besides, for comparison."""
+    mirror_ppm: int = EVERYBODY
+    """The share of the requests of which that is asked, drawn by lot."""
+    mirror_adapter: str | None = None
+    """By which adapter the side that is asked besides is spoken to."""
     fallback: Decision | None = None
     """What holds when new fails and the request may be asked again; None where that is not wanted."""
     fallback_ppm: int = 0
@@ -145,7 +164,7 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Everything goes to legacy until somebody takes this back. `at` is ISO 8601, UTC."""
+    """Something is off until somebody takes this back. `at` is ISO 8601, UTC."""
 
     reason: str
     by: str
@@ -202,17 +221,23 @@ class Flag:
     rules: tuple[Rule, ...] = ()
     fallback_ppm: int | None = None
     """The share of new's answers that legacy may replace when new fails; None: clients see the failure."""
+    mirror_ppm: int = EVERYBODY
+    """The share of the requests at `shadow` or `live` of which the other side is asked too."""
     archived: bool = False
     """Its routes follow the configuration again, and its key is never used for another flag."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlagSet:
-    """All flags at one version; flags are in the order of their keys."""
+    """All flags at one version; flags are in the order of their keys.
+
+    `shadow_off` says who has stopped all mirroring and why: no side is asked besides, whatever the stages.
+    """
 
     version: int
     kill: Kill | None = None
     flags: tuple[Flag, ...] = ()
+    shadow_off: Kill | None = None
 
     def flag(self, key: str) -> Flag | None:
         return next((flag for flag in self.flags if flag.key == key), None)

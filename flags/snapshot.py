@@ -141,6 +141,12 @@ class Snapshot:
     """The version of the flag set; 0 without one."""
     keys: Mapping[str, KeyReader] = field(default_factory=dict)
     """Of each flag that has something to bucket by."""
+    routes: tuple[Route, ...] = ()
+
+    def route_of(self, request: RequestHead) -> Route | None:
+        """The route that matches `request`."""
+        order = self.matcher.match(request.method, request.host, request.path)
+        return None if order is None else self.routes[order]
 
 
 def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | None = None) -> Snapshot:
@@ -170,7 +176,8 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
         else:
             # Routes of one flag share its plan, and so its decisions, where they have the same adapters.
             if same not in compiled:
-                compiled[same] = compile_flag(flag, flag_set.version, route.adapters)
+                off = flag_set.shadow_off is not None
+                compiled[same] = compile_flag(flag, flag_set.version, route.adapters, shadow_off=off)
             plan = compiled[same]
         plans.append(plan)
     return Snapshot(
@@ -184,14 +191,17 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
             for key, flag in known.items()
             if flag.bucketing.by or flag.bucketing.assign_cookie
         },
+        routes=tuple(routes),
     )
 
 
-def compile_flag(flag: Flag, version: int, adapters: tuple[AdapterUse, ...] = ()) -> Decision | Plan:
+def compile_flag(
+    flag: Flag, version: int, adapters: tuple[AdapterUse, ...] = (), *, shadow_off: bool = False
+) -> Decision | Plan:
     """What `flag` decides as part of the flag set `version`, for routes with these `adapters`."""
     if flag.kill is not None:
         return _translated(Decision(Side.LEGACY, Reason.FLAG_KILL, flag.key, version), adapters)
-    at = partial(_at, flag, version, adapters)
+    at = partial(_at, replace(flag, mirror_ppm=0) if shadow_off else flag, version, adapters)
     otherwise = _outcome(flag.transition, at, Reason.STAGE, Reason.WEIGHT)
     if not flag.overrides and not flag.rules and isinstance(otherwise, Decision):
         return otherwise
@@ -230,7 +240,10 @@ def _outcome(
 
 def _at(flag: Flag, version: int, adapters: tuple[AdapterUse, ...], stage: Stage, reason: Reason) -> Decision:
     row = STAGES[stage]
-    decision = Decision(row.answers, reason, flag.key, version, stage, row.mirror)
+    decision = Decision(row.answers, reason, flag.key, version, stage)
+    if row.mirror is not None and flag.mirror_ppm:
+        adapter = next((use.adapter for use in adapters if use.side is row.mirror), None)
+        decision = replace(decision, mirror=row.mirror, mirror_ppm=flag.mirror_ppm, mirror_adapter=adapter)
     if row.answers is Side.NEW and flag.fallback_ppm is not None:
         instead = Decision(Side.LEGACY, Reason.FALLBACK, flag.key, version, stage)
         decision = replace(decision, fallback=_translated(instead, adapters), fallback_ppm=flag.fallback_ppm)

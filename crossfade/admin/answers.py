@@ -75,6 +75,7 @@ class FlagShown(Shown):
     overrides: list[OverrideShown]
     rules: list[RuleShown]
     fallback_ppm: int | None
+    mirror_ppm: int
     archived: bool
     stands: str
     overdue: bool
@@ -94,6 +95,7 @@ class FlagAnswer(FlagShown, Source, Answer):
 class FlagSetAnswer(Source, Answer):
     version: int
     kill: KillShown | None
+    shadow_off: KillShown | None
     flags: list[FlagShown]
 
 

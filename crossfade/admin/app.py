@@ -58,6 +58,8 @@ class Admin:
             Operation("POST", "/api/v1/explain", "Where a request would go, and why", flags.explain),
             Operation("POST", "/api/v1/kill", "Send everything to legacy", flags.kill_all),
             Operation("POST", "/api/v1/unkill", "Take that back", flags.unkill_all),
+            Operation("POST", "/api/v1/shadow/off", "Mirror nothing any more", flags.shadow_off),
+            Operation("POST", "/api/v1/shadow/on", "Take that back", flags.shadow_on),
             Operation("POST", "/api/v1/apply", "Make flags as a file has them, all or none", flags.apply),
             Operation("GET", "/api/v1/ramps", "Ramps under way", watch.ramps),
             Operation("GET", ramp, "The flag's ramp", watch.ramp),

@@ -41,6 +41,8 @@ from flags.change import (
     KillFlag,
     Move,
     Refused,
+    ShadowOff,
+    ShadowOn,
     Unkill,
     UnkillAll,
 )
@@ -62,10 +64,11 @@ class FlagsApi:
 
     async def list_flags(self, asked: Asked[Nothing]) -> FlagSetAnswer:  # noqa: ARG002
         seen = await self._desk.seen()
-        flag_set, kill = seen.flag_set, seen.flag_set.kill
+        flag_set, kill, off = seen.flag_set, seen.flag_set.kill, seen.flag_set.shadow_off
         return FlagSetAnswer(
             version=flag_set.version,
             kill=None if kill is None else KillShown(reason=kill.reason, by=kill.by, at=kill.at),
+            shadow_off=None if off is None else KillShown(reason=off.reason, by=off.by, at=off.at),
             flags=[flag_shown(flag) for flag in flag_set.flags],
             source=seen.source,
             trouble=seen.trouble,
@@ -106,6 +109,7 @@ class FlagsApi:
             rules=None if said.rules is None else rules_from_json(said.rules),
             fallback_ppm=said.fallback,
             no_fallback=said.no_fallback,
+            mirror_ppm=said.mirror,
             owner=said.owner,
             ticket=said.flag_ticket,
             expires_on=said.expires_on,
@@ -132,6 +136,12 @@ class FlagsApi:
 
     async def unkill_all(self, asked: Asked[Body]) -> ChangeAnswer:
         return await self._desk.change(asked, UnkillAll())
+
+    async def shadow_off(self, asked: Asked[Body]) -> ChangeAnswer:
+        return await self._desk.change(asked, ShadowOff(asked.said.reason, asked.actor.name))
+
+    async def shadow_on(self, asked: Asked[Body]) -> ChangeAnswer:
+        return await self._desk.change(asked, ShadowOn())
 
     async def apply(self, asked: Asked[ApplyBody]) -> ChangeAnswer:
         flags = tuple(flag_from_json(flag, f"flags[{n}]") for n, flag in enumerate(asked.said.flags))

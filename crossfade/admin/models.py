@@ -72,13 +72,14 @@ class CreateBody(Body):
 
 
 class EditBody(Body):
-    """What is left out stays. `fallback` is a share; `no_fallback` switches it off."""
+    """What is left out stays. `fallback` and `mirror` are shares; `no_fallback` switches that off."""
 
     bucketing: dict[str, Any] | None = None
     overrides: list[dict[str, Any]] | None = None
     rules: list[dict[str, Any]] | None = None
     fallback: Weight | None = None
     no_fallback: bool = False
+    mirror: Weight | None = None
     owner: str | None = None
     flag_ticket: str | None = None
     expires_on: str | None = None

@@ -8,7 +8,20 @@ from types import MappingProxyType
 from crossfade.store.changes import Applied
 from crossfade.store.guardrails import LATCHED, Watch
 from crossfade.store.ramps import RampRow
-from flags.change import Apply, Archive, Command, Create, Edit, KillAll, KillFlag, Move, Unkill, UnkillAll
+from flags.change import (
+    Apply,
+    Archive,
+    Command,
+    Create,
+    Edit,
+    KillAll,
+    KillFlag,
+    Move,
+    ShadowOff,
+    ShadowOn,
+    Unkill,
+    UnkillAll,
+)
 from flags.model import Flag, FlagSet, Transition
 from flags.ramp import ENDED, RampState
 from flags.stages import percent, reachable
@@ -107,6 +120,10 @@ def _way_back(command: Command, applied: Applied) -> str | None:
             return f"crossfade unkill --all {WHY}"
         case UnkillAll():
             return f"crossfade kill --all {WHY}"
+        case ShadowOff():
+            return f"crossfade shadow on {WHY}"
+        case ShadowOn():
+            return f"crossfade shadow off {WHY}"
         case _:
             return None
 
@@ -124,7 +141,7 @@ def _key(command: Command) -> str | None:
             return flag.key
         case Edit(key) | Move(key) | KillFlag(key) | Unkill(key) | Archive(key):
             return key
-        case KillAll() | UnkillAll() | Apply():
+        case KillAll() | UnkillAll() | ShadowOff() | ShadowOn() | Apply():
             return None
 
 

@@ -73,6 +73,8 @@ def _in_the_form_of_the_api(written: Any, at: str) -> dict[str, Any]:
         share = flag.pop("fallback")
         off = share in (None, False, "off")
         flag["fallback_ppm"] = None if off else _ppm(share, f"{at}.fallback")
+    if "mirror" in flag:
+        flag["mirror_ppm"] = _ppm(flag.pop("mirror"), f"{at}.mirror")
     return flag
 
 

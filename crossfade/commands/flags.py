@@ -21,7 +21,7 @@ from crossfade.commands.telling import (
     tell_json,
     tell_next,
 )
-from flags.stages import ppm_of
+from flags.stages import percent, ppm_of
 
 
 def list_flags(options: argparse.Namespace) -> int:
@@ -32,6 +32,9 @@ def list_flags(options: argparse.Namespace) -> int:
     if kill := answer["kill"]:
         why = f"EVERYTHING IS KILLED by {kill['by']} since {kill['at']}: {kill['reason']}"
         data(paint(why, Paint.BAD, sys.stdout))
+    if off := answer["shadow_off"]:
+        why = f"nothing is mirrored, by {off['by']} since {off['at']}: {off['reason']}"
+        data(paint(why, Paint.WARNING, sys.stdout))
     rows = [
         (flag["key"], flag["stands"], flag["version"], flag["owner"] or "-", _due(flag))
         for flag in answer["flags"]
@@ -77,6 +80,7 @@ def described(flag: dict[str, Any]) -> list[str]:
         f"stands      {flag['stands']}",
         f"bucketed by {by}",
         f"fallback    {_share(flag['fallback_ppm'])}",
+        f"mirrored    {percent(flag['mirror_ppm'])}",
         f"owner       {flag['owner'] or '-'}   ticket {flag['ticket'] or '-'}   due {_due(flag)}",
     ]
     if flag["kill"]:
@@ -113,6 +117,8 @@ def create(options: argparse.Namespace) -> int:
     }
     if options.fallback not in (None, "off"):
         flag["fallback_ppm"] = share_ppm(options.fallback)
+    if options.mirror is not None:
+        flag["mirror_ppm"] = share_ppm(options.mirror)
     return tell_change(options, api(options).ask("POST", "/api/v1/flags", {**said(options), "flag": flag}))
 
 
@@ -126,6 +132,7 @@ def edit(options: argparse.Namespace) -> int:
         "description": options.description,
         "no_fallback": options.fallback == "off",
         "fallback": None if options.fallback in (None, "off") else share_ppm(options.fallback),
+        "mirror": None if options.mirror is None else share_ppm(options.mirror),
     }
     if options.bucket_by is not None or options.assign_cookie is not None:
         bucketing = asked.get(flag_path(options.key))["bucketing"]

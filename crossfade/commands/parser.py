@@ -18,6 +18,7 @@ def add(commands: Commands) -> None:
     """Add all of them to the command line."""
     _flag(commands)
     _kill(commands)
+    _shadow(commands)
     _ramp(commands)
     _guardrail(commands)
     _audit(commands)
@@ -83,6 +84,7 @@ def _fields(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--fallback", metavar="SHARE", help="let legacy answer for up to that share; off for none"
     )
+    to.add_argument("--mirror", metavar="SHARE", help="mirror that share at shadow and live (default 100%%)")
     to.add_argument("--owner", help="who answers for it")
     to.add_argument("--expires-on", metavar="DATE", help="by when this migration should be over")
     to.add_argument("--description", help="a line about it")
@@ -99,6 +101,15 @@ def _kill(commands: Commands) -> None:
         which.add_argument("key", nargs="?", metavar="FLAG")
         which.add_argument("--all", action="store_true", help="everything, also what has no flag")
         _change(one)
+
+
+def _shadow(commands: Commands) -> None:
+    shadow = _group(commands, "shadow", "mirroring and comparing")
+    for name, text in (
+        ("off", "mirror nothing any more, whatever the flags' stages"),
+        ("on", "take that back"),
+    ):
+        _change(_command(shadow, name, f"shadow:turn_{name}", text))
 
 
 def _ramp(commands: Commands) -> None:

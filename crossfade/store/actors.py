@@ -76,6 +76,8 @@ LEAST_ROLE: Mapping[str, Role] = MappingProxyType(
         "flags.apply": Role.OPERATOR,
         "flags.kill": Role.OPERATOR,
         "flags.unkill": Role.OPERATOR,
+        "shadow.off": Role.OPERATOR,
+        "shadow.on": Role.OPERATOR,
         "ramp.start": Role.OPERATOR,
         "ramp.pause": Role.OPERATOR,
         "ramp.resume": Role.OPERATOR,

@@ -32,6 +32,8 @@ from flags.change import (
     KillFlag,
     Move,
     Refused,
+    ShadowOff,
+    ShadowOn,
     Unkill,
     UnkillAll,
 )
@@ -105,6 +107,8 @@ ACTIONS: Mapping[type[Command], str] = MappingProxyType(
         Apply: "flags.apply",
         KillAll: "flags.kill",
         UnkillAll: "flags.unkill",
+        ShadowOff: "shadow.off",
+        ShadowOn: "shadow.on",
     }
 )
 
@@ -281,9 +285,11 @@ def _touched(before: FlagSet, after: FlagSet) -> tuple[Json, Json]:
     new = {flag.key: flag for flag in after.flags if flag != old.get(flag.key)}
     was: dict[str, Any] = {"flags": {key: flag_to_json(old[key]) if key in old else None for key in new}}
     becomes: dict[str, Any] = {"flags": {key: flag_to_json(flag) for key, flag in new.items()}}
-    if before.kill != after.kill:
-        was["kill"] = None if before.kill is None else kill_to_json(before.kill)
-        becomes["kill"] = None if after.kill is None else kill_to_json(after.kill)
+    for name in ("kill", "shadow_off"):
+        old_one, new_one = getattr(before, name), getattr(after, name)
+        if old_one != new_one:
+            was[name] = None if old_one is None else kill_to_json(old_one)
+            becomes[name] = None if new_one is None else kill_to_json(new_one)
     return was, becomes
 
 
@@ -293,7 +299,7 @@ def _keys(command: Command) -> tuple[str, ...]:
             return (flag.key,)
         case Apply(flags):
             return tuple(flag.key for flag in flags)
-        case KillAll() | UnkillAll():
+        case KillAll() | UnkillAll() | ShadowOff() | ShadowOn():
             return ()
         case _:
             return (command.key,)

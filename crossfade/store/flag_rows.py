@@ -16,6 +16,7 @@ from flags.model import FlagSet
 _WHOLE = select(
     flag_set.c.version,
     flag_set.c.kill,
+    flag_set.c.shadow_off,
     select(func.jsonb_agg(aggregate_order_by(flags.c.document, flags.c.key))).scalar_subquery(),
     extract("epoch", func.clock_timestamp()),
     extract("epoch", flag_set.c.updated_at),
@@ -44,8 +45,9 @@ async def version(connection: AsyncConnection) -> int:
 
 async def read_as_written(connection: AsyncConnection) -> tuple[dict[str, Any], float, float]:
     """The set as the JSON that it is kept as, the time now, and when the set was changed last."""
-    version, kill, documents, now, changed_at = (await connection.execute(_WHOLE)).one()
-    return {"version": version, "kill": kill, "flags": documents or []}, float(now), float(changed_at)
+    version, kill, off, documents, now, changed_at = (await connection.execute(_WHOLE)).one()
+    found = {"version": version, "kill": kill, "shadow_off": off, "flags": documents or []}
+    return found, float(now), float(changed_at)
 
 
 async def write(connection: AsyncConnection, before: FlagSet, after: FlagSet) -> None:
@@ -60,4 +62,6 @@ async def write(connection: AsyncConnection, before: FlagSet, after: FlagSet) ->
         written = insert(flags).values(row)
         await connection.execute(written.on_conflict_do_update(index_elements=["key"], set_=row))
     kill = None if after.kill is None else kill_to_json(after.kill)
-    await connection.execute(update(flag_set).values(version=after.version, kill=kill, updated_at=func.now()))
+    off = None if after.shadow_off is None else kill_to_json(after.shadow_off)
+    values = {"version": after.version, "kill": kill, "shadow_off": off, "updated_at": func.now()}
+    await connection.execute(update(flag_set).values(values))

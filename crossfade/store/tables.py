@@ -49,6 +49,7 @@ flag_set = Table(
     Column("id", SmallInteger, CheckConstraint("id = 1", name="one_row"), primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("kill", JSONB(none_as_null=True)),
+    Column("shadow_off", JSONB(none_as_null=True)),
     Column("audit_seq", BigInteger, nullable=False),
     Column("audit_hash", Text, nullable=False),
     Column("updated_at", MOMENT, nullable=False, server_default=func.now()),

@@ -46,6 +46,8 @@ async def test_whatever_is_answered_is_as_it_is_described(ask: Client) -> None:
         ("GET", "/api/v1/flags", "", None),
         ("POST", "/api/v1/explain", "", {"target": "/items/1"}),
         ("POST", "/api/v1/unkill", "", WHY),
+        ("POST", "/api/v1/shadow/off", "", WHY),
+        ("POST", "/api/v1/shadow/on", "", WHY),
         ("POST", "/api/v1/explain", "", {"target": "/items/1", "headers": [["X-QA", "1"]]}),
         ("POST", "/api/v1/apply", "", {**WHY, "flags": [third]}),
         ("POST", "/api/v1/flags/third/archive", "", WHY),

@@ -80,6 +80,7 @@ def flags(draw: st.DrawFn, key: str | None = None) -> Flag:
         overrides=tuple(draw(st.lists(OVERRIDES, max_size=2, unique_by=lambda one: one.id))),
         rules=tuple(draw(st.lists(RULES, max_size=2, unique_by=lambda one: one.id))),
         fallback_ppm=draw(st.one_of(st.none(), WEIGHTS)),
+        mirror_ppm=draw(WEIGHTS),
         archived=draw(st.booleans()),
     )
 
@@ -88,5 +89,8 @@ def flags(draw: st.DrawFn, key: str | None = None) -> Flag:
 def flag_sets(draw: st.DrawFn) -> FlagSet:
     keys = sorted(draw(st.sets(KEYS, max_size=4)))
     return FlagSet(
-        draw(st.integers(1, 99)), draw(st.one_of(st.none(), KILLS)), tuple(draw(flags(key)) for key in keys)
+        draw(st.integers(1, 99)),
+        draw(st.one_of(st.none(), KILLS)),
+        tuple(draw(flags(key)) for key in keys),
+        draw(st.one_of(st.none(), KILLS)),
     )

@@ -18,6 +18,8 @@ from flags.change import (
     KillFlag,
     Move,
     Refused,
+    ShadowOff,
+    ShadowOn,
     Unkill,
     UnkillAll,
     change,
@@ -149,6 +151,19 @@ def test_kills_keep_their_first_reason_and_what_changes_nothing_is_the_same_obje
     assert change(everything, KillAll("again", "bob"), now=NOW) is everything
     assert change(everything, UnkillAll(), now=NOW) == flag_set
     assert change(flag_set, Move("items.read", Stage.LIVE), now=NOW) is flag_set
+
+
+def test_mirroring_is_stopped_for_all_and_keeps_who_has_stopped_it() -> None:
+    flag_set = at(settled_at(Stage.SHADOW))
+    off = change(flag_set, ShadowOff("new is down", "ada"), now=NOW)
+    assert off.shadow_off == Kill("new is down", "ada", "2026-11-24T06:00:00.000+00:00")
+    assert change(off, ShadowOff("again", "bob"), now=NOW) is off
+    assert differences(flag_set, off) == ["nothing is mirrored any more"]
+    assert not raises_risk(flag_set, off)
+    assert change(off, ShadowOn(), now=NOW) == flag_set
+    assert change(flag_set, ShadowOn(), now=NOW) is flag_set
+    less = change(flag_set, Edit("items.read", mirror_ppm=50_000), now=NOW)
+    assert differences(flag_set, less) == ["items.read: mirrored 100% → 5%"]
 
 
 def test_apply_is_all_or_nothing_and_leaves_kills() -> None:

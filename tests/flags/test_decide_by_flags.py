@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import timeit
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -17,6 +18,7 @@ from flags.conditions import All, Any, Condition, Not, Operator, Test
 from flags.decide import decide
 from flags.explain import explain
 from flags.model import (
+    AdapterUse,
     Bucketing,
     Decision,
     Flag,
@@ -29,8 +31,9 @@ from flags.model import (
     Side,
     Stage,
     Transition,
+    Translation,
 )
-from flags.snapshot import compile_snapshot
+from flags.snapshot import compile_flag, compile_snapshot
 from flags.stages import STAGES, settled_at
 from proxy.head import parse_request
 from tests.flags.strategies import flag_sets
@@ -150,8 +153,7 @@ def with_key(flag_set: FlagSet, keep: bool) -> FlagSet:
     if not keep or not flag_set.flags:
         return flag_set
     first, *others = flag_set.flags
-    renamed = Flag(**{**{name: getattr(first, name) for name in first.__slots__}, "key": "items.read"})
-    return FlagSet(flag_set.version, flag_set.kill, (renamed, *others))
+    return replace(flag_set, flags=(replace(first, key="items.read"), *others))
 
 
 @given(flag_sets(), st.booleans(), REQUESTS, FACTS)
@@ -164,7 +166,10 @@ def test_the_order_of_decision(flag_set: FlagSet, keep: bool, head: RequestHead,
     stage, reason = oracle(flag_set, head, facts)
     assert (decision.stage, decision.reason) == (stage, reason)
     if stage is not None:
-        assert (decision.side, decision.mirror) == (STAGES[stage].answers, STAGES[stage].mirror)
+        assert decision.side is STAGES[stage].answers
+        known = flag_set.flag("items.read")
+        mirrors = flag_set.shadow_off is None and known is not None and known.mirror_ppm > 0
+        assert decision.mirror is (STAGES[stage].mirror if mirrors else None)
     else:
         assert decision.side is (Side.NEW if reason is Reason.ROUTE else Side.LEGACY)
     # All of a decision is of one version.
@@ -262,6 +267,28 @@ def test_fallback_is_for_what_new_answers(ppm: int | None, wanted: int | None) -
                 Reason.FALLBACK,
                 wanted,
             )
+
+
+def test_who_is_asked_besides_follows_from_the_stage_the_share_and_whether_mirroring_is_off() -> None:
+    for stage in Stage:
+        decision = by(flag(settled_at(stage), mirror_ppm=70_000), request(), KnownFacts())
+        assert decision.mirror is STAGES[stage].mirror
+        assert decision.mirror is None or decision.mirror_ppm == 70_000
+        assert by(flag(settled_at(stage), mirror_ppm=0), request(), KnownFacts()).mirror is None
+        off = replace(flag(settled_at(stage)), shadow_off=Kill("new is down", "ada", "now"))
+        (plan,) = compile_snapshot([Route("items.read", "/**")], 1, off).plans
+        assert isinstance(plan, Decision)
+        assert (plan.side, plan.mirror) == (STAGES[stage].answers, None)
+
+
+def test_the_side_that_is_asked_besides_is_spoken_to_by_its_own_adapter() -> None:
+    uses = (AdapterUse(Side.NEW, "tokens"),)
+    shadow = compile_flag(flag(settled_at(Stage.SHADOW)).flags[0], 1, uses)
+    live = compile_flag(flag(settled_at(Stage.LIVE)).flags[0], 1, uses)
+    assert isinstance(shadow, Decision)
+    assert isinstance(live, Decision)
+    assert (shadow.mirror_adapter, shadow.translation) == ("tokens", None)
+    assert (live.mirror_adapter, live.translation) == (None, Translation("tokens"))
 
 
 @example(["sid=x"])

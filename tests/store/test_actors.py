@@ -10,7 +10,7 @@ from crossfade.store.actors import BY_ITSELF, LEAST_ROLE, Actor, ActorType, Deni
 
 NOBODY_BELOW_OPERATOR = {
     "flag.create", "flag.edit", "flag.move", "flag.kill", "flag.unkill", "flag.archive",
-    "flags.apply", "flags.kill", "flags.unkill",
+    "flags.apply", "flags.kill", "flags.unkill", "shadow.off", "shadow.on",
     "ramp.start", "ramp.pause", "ramp.resume", "ramp.abort",
     "guardrail.set", "guardrail.rearm", "guardrail.delete",
 }  # fmt: skip

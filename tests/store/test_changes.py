@@ -27,6 +27,8 @@ from flags.change import (
     KillFlag,
     Move,
     Refused,
+    ShadowOff,
+    ShadowOn,
     Unkill,
     UnkillAll,
 )
@@ -114,6 +116,8 @@ async def test_every_command_comes_back_from_the_store_as_it_went_in(store: Stor
         Move("a.rich", Stage.SHADOW, 1),
         KillFlag("a.rich", "bad", "ada"),
         KillAll("worse", "ada"),
+        ShadowOff("new is down", "ada"),
+        ShadowOn(),
         UnkillAll(),
         Unkill("a.rich"),
         Archive("items.read"),

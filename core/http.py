@@ -31,13 +31,14 @@ class RequestHead:
     target in origin form where it differs from what was sent (absolute form). `forwarded` holds
     X-Forwarded-* and Forwarded as the client sent them: name in lower case, value, span. A `plain`
     request is HTTP/1.1 in origin form, is no HEAD, has no body, keeps its connection and asks for
-    nothing that needs a second look; it is sent on as it came, but for its cuts.
+    nothing that needs a second look; it is sent on as it came, but for its cuts. A `marked` one says that
+    it was asked for comparison (`proxy.mirror`).
     """
 
     __slots__ = (
         "_folded", "chunked", "content_length", "cuts", "expect_continue", "fields_start", "forwarded",
-        "has_body", "host", "keep_alive", "method", "minor", "path", "plain", "raw", "size", "target",
-        "te_trailers", "upgrade",
+        "has_body", "host", "keep_alive", "marked", "method", "minor", "path", "plain", "raw", "size",
+        "target", "te_trailers", "upgrade",
     )  # fmt: skip
 
     def __init__(self, raw: bytes, method: bytes, path: bytes, minor: int, start: int, size: int) -> None:
@@ -57,6 +58,7 @@ class RequestHead:
         self.upgrade = False
         self.expect_continue = False
         self.te_trailers = False
+        self.marked = False
         self.cuts: list[tuple[int, int]] | None = None
         self.forwarded: list[tuple[bytes, bytes, int, int]] | None = None
         self._folded: bytes | None = None

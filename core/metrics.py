@@ -102,6 +102,24 @@ COHORT_SECONDS = Metric(
     "As crossfade_request_seconds, for those requests alone whose side the weight of their flag chose.",
     ("flag", "side"),
 )
+MIRRORED = Metric(
+    "crossfade_mirrored_total",
+    Kind.COUNTER,
+    "Requests that the other side was asked for comparison, by its status class or why there is no answer.",
+    ("flag", "side", "outcome"),
+)
+MIRROR_SKIPPED = Metric(
+    "crossfade_mirror_skipped_total",
+    Kind.COUNTER,
+    "Requests of mirrored flags that the other side was not asked, by reason.",
+    ("flag", "reason"),
+)
+MIRROR_IN_FLIGHT = Metric(
+    "crossfade_mirror_in_flight", Kind.GAUGE, "Requests that the other side is being asked.", ()
+)
+MIRROR_HELD_BYTES = Metric(
+    "crossfade_mirror_held_bytes", Kind.GAUGE, "Bytes of bodies that are kept for comparison.", ()
+)
 REQUESTS_IN_FLIGHT = Metric("crossfade_requests_in_flight", Kind.GAUGE, "Requests being answered.", ())
 REQUESTS_WAITING = Metric(
     "crossfade_requests_waiting", Kind.GAUGE, "Requests waiting for a connection to a target.", ("side",)
@@ -172,7 +190,8 @@ WORKER_METRICS = (
     REQUESTS, REQUEST_SECONDS, COHORT_SECONDS, COHORT_FALLBACKS, FALLBACKS, ADAPTER_FAILURES, ERRORS,
     CLIENT_CONNECTIONS, CLIENT_CONNECTIONS_CLOSED, UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS,
     UPSTREAM_DISCARDED, RETRIES, REQUESTS_IN_FLIGHT, REQUESTS_WAITING, RECEIVED_BYTES, SENT_BYTES,
-    TUNNELS, ACCESS_LOG_DROPPED, WORKER_CPU_SECONDS,
+    TUNNELS, ACCESS_LOG_DROPPED, WORKER_CPU_SECONDS, MIRRORED, MIRROR_SKIPPED, MIRROR_IN_FLIGHT,
+    MIRROR_HELD_BYTES,
 )  # fmt: skip
 """Counted in each worker, summed over workers before they are exposed."""
 SUPERVISOR_METRICS = (

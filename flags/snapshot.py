@@ -7,7 +7,7 @@ objects, and the same choice is the same object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
@@ -108,6 +108,12 @@ class Plan:
         self._rules = rules
         self._otherwise = otherwise
 
+    def decisions(self) -> Iterator[Decision]:
+        """All that it may decide."""
+        yield from (override.decision for override in self._overrides)
+        for outcome in (self._otherwise, *(rule.outcome for rule in self._rules)):
+            yield from (outcome,) if isinstance(outcome, Decision) else (outcome.upper, outcome.lower)
+
     def decide(self, head: RequestHead, facts: Facts) -> Decision:
         for override in self._overrides:
             expires = override.expires_at
@@ -142,6 +148,8 @@ class Snapshot:
     keys: Mapping[str, KeyReader] = field(default_factory=dict)
     """Of each flag that has something to bucket by."""
     routes: tuple[Route, ...] = ()
+    mirrored: frozenset[str] = frozenset()
+    """The flags of which anybody's requests may be mirrored."""
 
     def route_of(self, request: RequestHead) -> Route | None:
         """The route that matches `request`."""
@@ -192,7 +200,13 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
             if flag.bucketing.by or flag.bucketing.assign_cookie
         },
         routes=tuple(routes),
+        mirrored=frozenset(route.flag for route, plan in zip(routes, plans, strict=True) if _mirrors(plan)),
     )
+
+
+def _mirrors(plan: Decision | Plan) -> bool:
+    decisions = [plan] if isinstance(plan, Decision) else plan.decisions()
+    return any(decision.mirror is not None for decision in decisions)
 
 
 def compile_flag(

@@ -137,6 +137,29 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirroring:
+    """The bounds of what is asked for comparison, per worker. What is beyond them is not mirrored."""
+
+    in_flight: int = 64
+    """Requests that are being mirrored, and so connections for it to each side."""
+    held_bytes: int = 16_777_216
+    """Bodies that are kept for that."""
+    body_bytes: int = 131_072
+    """The longest body, of a request or an answer, that is compared."""
+    rate: float = 0.0
+    """A second; 0 has no bound."""
+    connects: float = 50.0
+    """New connections a second: a side that ends each one must not cost one for each request."""
+    deadline: float = 10.0
+    """Seconds after which an answer is not waited for."""
+    ask_again: float = 0.01
+    """The share of which legacy is asked twice, to learn how often it differs from itself."""
+    ask_again_after: float = 0.25
+    """Seconds between two askings of the same side."""
+    sandbox: Target | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """All that the data plane takes from the configuration."""
 
@@ -149,5 +172,6 @@ class ProxyConfig:
     """Every connection begins with a PROXY protocol header (v1 or v2); one without it is closed."""
     access_log: AccessLog = field(default_factory=AccessLog)
     tokens: Tokens = field(default_factory=Tokens)
+    mirror: Mirroring = field(default_factory=Mirroring)
     adapters: tuple[tuple[str, Declaration], ...] = ()
     """Declared ones, by name; users' code may bring others."""

@@ -41,7 +41,7 @@ _KEEP_ALIVE = rb"(?:([Cc]onnection: [Kk]eep-[Aa]live\r\n)%b)?+"
 _REQUEST_OTHERS = (
     rb"(?:(?:[!#$%&'*+\-.^_`|~0-9ABDGIJLMNOQRSVWYZabdgijlmnoqrsvwyz]"
     rb"|[Cc](?!(?i:onnection|ontent-length):)|[Uu](?!(?i:pgrade):)|[Hh](?!(?i:ost|ttp2-settings):)"
-    rb"|[Tt](?!(?i:e|ransfer-encoding):)|[Xx](?!(?i:[-_]forwarded[-_]))|[Ee](?!(?i:xpect):)"
+    rb"|[Tt](?!(?i:e|ransfer-encoding):)|[Xx](?!(?i:[-_](?:forwarded|crossfade)[-_]))|[Ee](?!(?i:xpect):)"
     rb"|[Kk](?!(?i:eep-alive):)|[Pp](?!(?i:roxy-))|[Ff](?!(?i:orwarded):))"
     + TOKEN + rb"*+:" + _VALUE + rb"*+\r\n)*+"
 )  # fmt: skip
@@ -71,7 +71,7 @@ _PLAIN_RESPONSE = re.compile(
 _REQUEST_SPECIAL = re.compile(
     rb"\n(?=[chteukpxf])"
     rb"(connection|content-length|host|transfer-encoding|te|expect|upgrade|keep-alive"
-    rb"|proxy-connection|proxy-authorization|x[-_]forwarded[-_][^:]++|forwarded|http2-settings)"
+    rb"|proxy-connection|proxy-authorization|x[-_]forwarded[-_][^:]++|x[-_]crossfade[-_]mirror|forwarded|http2-settings)"
     rb":[ \t]*+([^\r]*)\r"
 )
 _RESPONSE_SPECIAL = re.compile(
@@ -210,6 +210,8 @@ def _read_request_fields(head: RequestHead, max_fields: int) -> Refusal | None:
             if offer is not None:
                 ends_here.append(b"")  # more than one field to look for, should it end here
             offer = value if offer is None else offer + b"," + value
+        elif name.startswith(b"x") and name.endswith(b"mirror"):
+            head.marked = True
         elif name == b"forwarded" or name.startswith(b"x"):
             head.forwarded = []
         else:  # keep-alive, proxy-connection, proxy-authorization, http2-settings

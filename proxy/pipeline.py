@@ -28,7 +28,7 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
 from core import metrics
-from core.http import SAFE_METHODS, RequestHead, ResponseHead, field_values
+from core.http import SAFE_METHODS, Refusal, RequestHead, ResponseHead, field_values
 from flags.decide import decide
 from flags.model import NO_ROUTE, Decision, Reason
 from proxy.adapted import checked_attributes, request_of
@@ -40,6 +40,7 @@ from proxy.stall import Stall
 
 if TYPE_CHECKING:
     from proxy.client import ClientConnection
+    from proxy.mirror import Witness
     from proxy.pool import Pool
     from proxy.runtime import Runtime
     from proxy.upstream import UpstreamConnection
@@ -76,7 +77,7 @@ class Exchange:
         "_answer", "_answer_body", "_answered_after", "_attributes", "_body_stall", "_chunk_answer",
         "_close_client", "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated", "_started",
         "_target_stall", "client", "deadline", "decision", "error", "head", "identity", "received",
-        "request_body", "runtime", "sent", "status", "tunnelled", "upstream",
+        "request_body", "runtime", "sent", "status", "tunnelled", "upstream", "witness",
     )  # fmt: skip
 
     decision: Decision
@@ -99,6 +100,7 @@ class Exchange:
         self.error: str | None = None
         self.tunnelled = False
         self.identity: tuple[str, str] | None = None
+        self.witness: Witness | None = None
         self.deadline = math.inf
         self._answer: ResponseHead | None = None
         self._answer_body: Body | None = None
@@ -120,12 +122,14 @@ class Exchange:
         runtime = self.runtime
         decision = self.decision = decide(runtime.snapshot, head, self) if instead is None else instead
         pool = self._pool = runtime.pools[decision.side]
-        if not head.plain and head.method in _REFUSED:
-            self.fail(405, _REFUSED[head.method])
+        if not head.plain and (refusal := self._refusal()) is not None:
+            self.fail(refusal.status, refusal.reason)
             return
         if decision.translation is not None:
             self.client.hand_over(self, decision)
             return
+        if decision.mirror is not None and runtime.mirror is not None:
+            self.witness = runtime.mirror.witness(self)
         if head.has_body:
             limit = runtime.config.limits.body_bytes
             if limit and head.content_length > limit:
@@ -181,6 +185,8 @@ class Exchange:
         if limit and self.received > limit:
             self.fail(413, "body_too_large")
             return
+        if self.witness is not None:
+            self.witness.saw_request(payload)
         if isinstance(body, ChunkedBody):
             if body.pieces > MANY_CHUNKS:
                 self.client.breathe()
@@ -230,6 +236,9 @@ class Exchange:
             # The plain case: the whole answer is in hand, and both connections go on.
             self.status = head.status
             self.sent = head.content_length
+            if self.witness is not None:
+                self.witness.saw_answer(head)
+                self.witness.saw_body(data[head.size :])
             self.client.send(data if head.cuts is None else without(data, head.cuts, len(data)))
             self._answered(head, upstream)
         elif head.status == 101:
@@ -247,6 +256,8 @@ class Exchange:
         request = self.head
         self._answer = head
         self.status = head.status
+        if self.witness is not None:
+            self.witness.saw_answer(head)
         self.deadline = math.inf
         body: Body | None
         if head.status in (204, 304) or request.method == b"HEAD":
@@ -302,6 +313,8 @@ class Exchange:
                 self._break_off(problem.reason)
             return
         self.sent += len(payload)
+        if self.witness is not None:
+            self.witness.saw_body(payload)
         if isinstance(body, ChunkedBody) and body.pieces > MANY_CHUNKS and self.upstream is not None:
             self.upstream.breathe()
         if self._chunk_answer:
@@ -390,6 +403,8 @@ class Exchange:
         if covered and decision.reason is Reason.WEIGHT:
             runtime.counters.event(metrics.COHORT_FALLBACKS, decision.flag)
         if covered:
+            if self.witness is not None and runtime.mirror is not None:
+                runtime.mirror.skip(decision.flag, "fallback")
             upstream = self.upstream
             if upstream is not None and answer is not None and _is_whole(answer, size):
                 self.upstream = None
@@ -536,6 +551,15 @@ class Exchange:
 
     # Details.
 
+    def _refusal(self) -> Refusal | None:
+        """Why a request that is not plain is not served by anybody."""
+        head = self.head
+        if head.method in _REFUSED:
+            return Refusal(405, _REFUSED[head.method])
+        if head.marked and not self.client.peer.trusted:
+            return Refusal(508, "mirrored_request")
+        return None
+
     def _wait_for_connection(self) -> None:
         self.deadline = self.client.now() + self._pool.target.wait_timeout
         refusal = self._pool.wait(self)
@@ -625,6 +649,8 @@ class Exchange:
             counters.event(metrics.ERRORS, decision.side.value, self.error)
         if self.runtime.recent.is_turn():
             self._note_bucket()
+        if self.witness is not None and self.runtime.mirror is not None:
+            self.runtime.mirror.observe(self, self.witness, taken, time.time())
         log = self.client.worker.runtime.access_log  # today's: a reload may have closed the one before
         if log is not None and log.wants(self.status):
             self.client.log_exchange(log, self, seconds)

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 from core import metrics
 from core.http import Refusal
 from core.metrics import Sample
-from flags.model import Side
 from proxy.config import Target
 from proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from proxy.counters import Counters
-    from proxy.pipeline import Exchange
+    from proxy.upstream import Asker
 
 _KEEP_ALIVE_MARGIN = 1.0
 """Seconds by which we give a connection up before the target has said that it will close it."""
@@ -37,7 +36,8 @@ _Address = tuple[socket.AddressFamily, Any]
 class Pool:
     """Connections to `target`. Belongs to the worker's event loop."""
 
-    def __init__(self, side: Side, target: Target, counters: Counters) -> None:
+    def __init__(self, side: str, target: Target, counters: Counters) -> None:
+        """`side` is what it is called in metrics."""
         self.side = side
         self.target = target
         self.authority = _authority(target)
@@ -48,20 +48,25 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: deque[Asker] = deque()
         self._connecting: set[asyncio.Task[None]] = set()
         self._addresses: tuple[float, list[_Address]] = (0.0, [])
         self._retired = False
 
     def __repr__(self) -> str:
         return (
-            f"<Pool {self.side.value} {self.authority.decode()}: {len(self._open)} open, "
+            f"<Pool {self.side} {self.authority.decode()}: {len(self._open)} open, "
             f"{len(self._idle)} idle, {len(self._connecting)} connecting, {len(self._waiting)} waiting>"
         )
 
     def still_fits(self, target: Target) -> bool:
         """Whether the pool serves `target` as it is now, its CA file included."""
         return self.target == target and self._ca_stamp == _ca_stamp(target)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a request might go out without a new connection."""
+        return bool(self._idle)
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection that is fit for another request, or None."""
@@ -73,7 +78,7 @@ class Pool:
             self.discard(connection, "stale")
         return None
 
-    def wait(self, exchange: Exchange) -> Refusal | None:
+    def wait(self, exchange: Asker) -> Refusal | None:
         """Queue `exchange` for the next connection; a `Refusal` when the queue is full.
 
         A request whose connection is only being opened does not count: it waits for nobody.
@@ -85,7 +90,7 @@ class Pool:
         self._grow()
         return None
 
-    def give_up_waiting(self, exchange: Exchange) -> None:
+    def give_up_waiting(self, exchange: Asker) -> None:
         """The exchange no longer wants a connection."""
         try:
             self._waiting.remove(exchange)
@@ -118,7 +123,7 @@ class Pool:
 
     def discard(self, connection: UpstreamConnection, reason: str) -> None:
         """Close a connection instead of reusing it."""
-        self._counters.event(metrics.UPSTREAM_DISCARDED, self.side.value, reason)
+        self._counters.event(metrics.UPSTREAM_DISCARDED, self.side, reason)
         if connection in self._idle:
             self._idle.remove(connection)
         connection.close()
@@ -155,7 +160,7 @@ class Pool:
         return not (self._open or self._waiting or self._connecting)
 
     def samples(self) -> list[Sample]:
-        side = self.side.value
+        side = self.side
         idle = len(self._idle)
         name = metrics.UPSTREAM_CONNECTIONS.name
         return [
@@ -180,7 +185,7 @@ class Pool:
         assert task is not None
         self._connecting.discard(task)
         if isinstance(outcome, UpstreamConnection):
-            self._counters.event(metrics.UPSTREAM_CONNECTS, self.side.value, "connected")
+            self._counters.event(metrics.UPSTREAM_CONNECTS, self.side, "connected")
             self._open.add(outcome)
             outcome.expires = self._loop.time() + self.target.idle_timeout
             if self._waiting:
@@ -190,7 +195,7 @@ class Pool:
             else:
                 self._idle.append(outcome)
             return
-        self._counters.event(metrics.UPSTREAM_CONNECTS, self.side.value, outcome.reason)
+        self._counters.event(metrics.UPSTREAM_CONNECTS, self.side, outcome.reason)
         if self._waiting:
             self._waiting.popleft().fail(outcome.status, outcome.reason)
         self._grow()

@@ -6,7 +6,8 @@ with, so no request is served half by one configuration and half by the next.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flags.model import Side
 from flags.snapshot import Snapshot
@@ -16,6 +17,7 @@ from proxy.claims import TokenReader
 from proxy.config import ProxyConfig
 from proxy.counters import Counters
 from proxy.fallback import Budgets
+from proxy.mirror import Mirror
 from proxy.pool import Pool
 from proxy.recent import Recent
 
@@ -35,3 +37,13 @@ class Runtime:
     tokens: TokenReader
     budgets: Budgets
     recent: Recent
+    mirror: Mirror | None = None
+    """None where nobody is behind it who would compare."""
+    mirror_pools: Mapping[Side, Pool] = field(default_factory=dict)
+    """Connections of the mirror's own."""
+    sandbox: Pool | None = None
+    """Where mirrored requests go that would change something, on routes that say so."""
+
+    def all_pools(self) -> list[Pool]:
+        sandbox = [] if self.sandbox is None else [self.sandbox]
+        return [*self.pools.values(), *self.mirror_pools.values(), *sandbox]

@@ -66,6 +66,9 @@ class TranslatedExchange(Exchange):
         self._incoming: Body | None = None
         """The answer's body while it is being held."""
         self._sent_body = b""
+        mirror = self.runtime.mirror
+        if instead.mirror is not None and mirror is not None:
+            self.witness = mirror.witness(self)
         head = self.head
         if not head.has_body:
             self._translate_request()
@@ -95,6 +98,8 @@ class TranslatedExchange(Exchange):
             self.fail(400, problem.reason)
             return
         self.received += len(payload)
+        if self.witness is not None:
+            self.witness.saw_request(payload)
         self._hold(data[:end], payload)
         limits = self.runtime.config.limits
         if limits.body_bytes and self.received > limits.body_bytes:

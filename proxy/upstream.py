@@ -12,17 +12,44 @@ import asyncio
 import contextlib
 import select
 import socket
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from core.http import ResponseHead
 from proxy.head import parse_response
 
 if TYPE_CHECKING:
-    from proxy.pipeline import Exchange
+    from proxy.body import Body
     from proxy.pool import Pool
+    from proxy.runtime import Runtime
 
 WRITE_BUFFER = 256 * 1024
 """Bytes that may wait in the process for a slow peer before its source is paused."""
+
+
+class Source(Protocol):
+    """Where an asker's request comes from, as far as a connection cares."""
+
+    @property
+    def write_paused(self) -> bool: ...
+    def balance_reading(self) -> None: ...
+    def on_bug(self, bug: Exception) -> None: ...
+
+
+class Asker(Protocol):
+    """Who has a connection, or waits for one: a client's exchange, or an asking on nobody's behalf."""
+
+    @property
+    def client(self) -> Source: ...
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def request_body(self) -> Body | None: ...
+    def forward(self, connection: UpstreamConnection) -> None: ...
+    def fail(self, status: int, reason: str) -> None: ...
+    def on_interim(self, head: ResponseHead) -> None: ...
+    def on_answer(self, upstream: UpstreamConnection, head: ResponseHead, data: bytes) -> None: ...
+    def on_answer_body(self, data: bytes, start: int) -> None: ...
+    def on_target_end(self, exc: Exception | None, *, half_closed: bool) -> bool: ...
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -42,7 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
         self._buffer = b""
         self._paused = False
-        self.exchange: Exchange | None = None
+        self.exchange: Asker | None = None
         self.answering = False
         """The answer's head has been handed over; what comes now is its body."""
         self.expires = 0.0

@@ -23,9 +23,10 @@ from proxy.accept import Acceptor
 from proxy.access_log import AccessLogWriter
 from proxy.claims import TokenReader
 from proxy.client import ClientConnection
-from proxy.config import ListenTls, ProxyConfig, Timeouts
+from proxy.config import ListenTls, ProxyConfig, Target, Timeouts
 from proxy.counters import Counters
 from proxy.fallback import Budgets
+from proxy.mirror import Mirror, Observer
 from proxy.pool import Pool
 from proxy.recent import Recent
 from proxy.runtime import Runtime
@@ -45,9 +46,17 @@ class Worker:
     a CA file or a log that cannot be used.
     """
 
-    def __init__(self, config: ProxyConfig, snapshot: Snapshot, plugs: Plugs | None = None) -> None:
+    def __init__(
+        self,
+        config: ProxyConfig,
+        snapshot: Snapshot,
+        plugs: Plugs | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """`observer` is given the answers of both sides; without one nothing is mirrored."""
         self.loop = asyncio.get_running_loop()
         self.counters = Counters()
+        self._mirror = None if observer is None else self._mirror_for(observer)
         self.recent = Recent()
         self._budgets = Budgets()
         self.draining = False
@@ -84,10 +93,12 @@ class Worker:
         new = self._build(config, snapshot, plugs or Plugs())
         self.runtime = new
         self.counters.forget_decisions()
-        for side, pool in old.pools.items():
-            if new.pools.get(side) is not pool:
+        kept = new.all_pools()
+        for pool in old.all_pools():
+            if pool not in kept:
                 pool.retire()
                 self._retired.append(pool)
+        self._stop_mirroring(snapshot)
         if old.access_log is not None:
             if old.access_log is new.access_log:
                 old.access_log.reopen()
@@ -104,6 +115,7 @@ class Worker:
         """Decide by `snapshot` from the next request on; everything else stays."""
         self.runtime = replace(self.runtime, snapshot=snapshot)
         self.counters.forget_decisions()
+        self._stop_mirroring(snapshot)
 
     async def drain(self, timeout: float) -> int:
         """Stop accepting and let what is in flight end; returns how many exchanges were cut off.
@@ -145,7 +157,9 @@ class Worker:
         await self.cut()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for pool in [*self.runtime.pools.values(), *self._retired]:
+        if self._mirror is not None:
+            self._mirror.stop()
+        for pool in [*self.runtime.all_pools(), *self._retired]:
             pool.close()
         if self.runtime.access_log is not None:
             await asyncio.to_thread(self.runtime.access_log.close)
@@ -158,8 +172,10 @@ class Worker:
     def samples(self) -> list[Sample]:
         """Everything this worker has counted, and its gauges at this moment."""
         samples = self.counters.samples()
-        for pool in [*self.runtime.pools.values(), *self._retired]:
+        for pool in [*self.runtime.all_pools(), *self._retired]:
             samples += pool.samples()
+        if self._mirror is not None:
+            samples += self._mirror.samples()
         busy = sum(client.is_busy for client in self._clients)
         samples.append(Sample(metrics.CLIENT_CONNECTIONS.name, (), len(self._clients)))
         samples.append(Sample(metrics.REQUESTS_IN_FLIGHT.name, (), busy))
@@ -202,13 +218,23 @@ class Worker:
     def _build(self, config: ProxyConfig, snapshot: Snapshot, plugs: Plugs) -> Runtime:
         """A runtime for `config` that keeps the pools and the log whose settings did not change."""
         old = getattr(self, "runtime", None)
-        pools = {}
-        for side, target in config.targets.items():
-            kept = None if old is None else old.pools.get(side)
-            if kept is not None and kept.still_fits(target):
-                pools[side] = kept
-            else:
-                pools[side] = Pool(side, target, self.counters)
+        known = {} if old is None else {pool.side: pool for pool in old.all_pools()}
+
+        def pool(name: str, target: Target) -> Pool:
+            kept = known.get(name)
+            return kept if kept is not None and kept.still_fits(target) else Pool(name, target, self.counters)
+
+        mirror = config.mirror
+
+        def own(target: Target) -> Target:
+            """The same target with bounds of the mirror's own."""
+            return replace(target, max_connections=mirror.in_flight, max_waiting=2 * mirror.in_flight)
+
+        mirror_pools = {}
+        if self._mirror is not None:
+            for side, target in config.targets.items():
+                mirror_pools[side] = pool(f"{side.value}_mirror", own(target))
+        pools = {side: pool(side.value, target) for side, target in config.targets.items()}
         if old is not None and old.config.access_log == config.access_log:
             log = old.access_log
         elif config.access_log.path is None:
@@ -227,7 +253,24 @@ class Worker:
             TokenReader(config.tokens),
             self._budgets,
             self.recent,
+            self._mirror,
+            mirror_pools,
+            None if mirror.sandbox is None else pool("sandbox", own(mirror.sandbox)),
         )
+
+    def _mirror_for(self, observer: Observer) -> Mirror:
+        return Mirror(
+            self.counters,
+            observer,
+            now=self.loop.time,
+            later=self.loop.call_later,
+            note_fault=self.note_foreign_fault,
+        )
+
+    def _stop_mirroring(self, snapshot: Snapshot) -> None:
+        """Switched off is off at once, and not when the last answer has come."""
+        if self._mirror is not None:
+            self._mirror.stop(snapshot.mirrored)
 
     async def _accept(self) -> None:
         config = self.runtime.config
@@ -257,8 +300,10 @@ class Worker:
                 client.sweep(now)
             except Exception as bug:
                 client.on_bug(bug)
-        for pool in self.runtime.pools.values():
+        for pool in self.runtime.all_pools():
             pool.sweep(now)
+        if self._mirror is not None:
+            self._mirror.sweep(now)
         self._retired = [pool for pool in self._retired if not pool.is_unused]
 
     async def _end_idle_clients(self, grace: float) -> None:

@@ -14,6 +14,7 @@ def one_flag(
     by: tuple[str, ...] = ("header:x-user",),
     cookie: str | None = None,
     fallback_ppm: int | None = None,
+    mirror_ppm: int = EVERYBODY,
     version: int = 1,
 ) -> FlagSet:
     """A set of one flag, from shadow to live."""
@@ -26,6 +27,7 @@ def one_flag(
                 Transition(Stage.SHADOW, Stage.LIVE, weight_ppm),
                 Bucketing(by, "salt", cookie),
                 fallback_ppm=fallback_ppm,
+                mirror_ppm=mirror_ppm,
             ),
         ),
     )

@@ -34,6 +34,7 @@ from flags.model import FlagSet, Route, Side
 from flags.snapshot import Snapshot, compile_snapshot
 from legacy_adapter.adapter import Plugs
 from proxy.config import AccessLog, ProxyConfig, Target, TargetTls, Timeouts
+from proxy.mirror import Observer
 from proxy.worker import Worker
 from tests.differential.wire import (
     REQUEST_LINE,
@@ -367,6 +368,7 @@ class World:
     routes: tuple[Route, ...] = ()
     flags: FlagSet | None = None
     plugs: Plugs | None = None
+    observer: Observer | None = None
     worker: Worker = field(init=False)
     sock: socket.socket = field(init=False)
     port: int = 0
@@ -387,6 +389,7 @@ class World:
         timeouts: Timeouts | None = None,
         flags: FlagSet | None = None,
         plugs: Plugs | None = None,
+        observer: Observer | None = None,
         **config: Any,
     ) -> AsyncIterator[World]:
         """A world that is closed and checked when it is left.
@@ -406,7 +409,7 @@ class World:
             timeouts=timeouts or Timeouts(),
             **config,
         )
-        world = World(*backends, settings, tuple(routes), flags, plugs)
+        world = World(*backends, settings, tuple(routes), flags, plugs, observer)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: world.faults.append(context))
         try:
@@ -421,7 +424,7 @@ class World:
     async def open(self) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self.sock.getsockname()[1]
-        self.worker = Worker(self.config, self.snapshot(1), self.plugs)
+        self.worker = Worker(self.config, self.snapshot(1), self.plugs, self.observer)
         await self.worker.start([self.sock])
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from crossfade.settings_form import (
     SecretUrl,
     Section,
     Server,
+    ShadowForm,
     TargetForm,
     TargetTlsForm,
     TargetUrl,
@@ -34,7 +35,7 @@ from crossfade.settings_form import (
 )
 from crossfade.settings_routes import unreached
 from crossfade.settings_world import tls_problems, warnings_from_the_world
-from flags.model import AdapterUse, Route, Side
+from flags.model import AdapterUse, Route, Side, UnsafeMirror
 from legacy_adapter.declared import Declaration, ErrorRules, FieldRules, SessionRules
 from legacy_adapter.shape import ShapeRules
 from proxy.claims import BadKeyError, check_key
@@ -43,6 +44,7 @@ from proxy.config import (
     Forwarding,
     Limits,
     ListenTls,
+    Mirroring,
     ProxyConfig,
     Target,
     TargetTls,
@@ -68,6 +70,19 @@ class Databases:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What becomes of pairs of answers behind the mirror, whose own bounds are `ProxyConfig.mirror`."""
+
+    inspect: float = 10.0
+    """Pairs that differ and are looked at closer, a second and per worker."""
+    keep_days: int = 14
+    redact_also: tuple[str, ...] = ()
+    """Fields, or JSON paths, that are secret besides those known as such."""
+    redact_never: tuple[str, ...] = ()
+    redact_emails: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that `crossfade.yaml` says. `repr` shows no password. Paths are absolute."""
 
@@ -86,6 +101,7 @@ class Settings:
     code_text: str = ""
     """What `code` holds, as `load_to_run` has read it."""
     data: Databases | None = None
+    shadow: Shadow = field(default_factory=Shadow)
 
 
 class SettingsError(Exception):
@@ -168,6 +184,7 @@ def _settings_of(document: Document, path: Path) -> Settings:
             problems += _clashes(form, document)
             problems += _unknown_adapters(form, document)
             problems += _unfit_keys(form, document)
+            problems += _missing_sandbox(form, document)
     if problems:
         problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
         raise SettingsError(tuple(problems))
@@ -185,6 +202,13 @@ def _settings_of(document: Document, path: Path) -> Settings:
         bus=form.bus,
         code=directory / form.code if form.code else None,
         data=Databases(form.data.legacy.url, form.data.new.url) if form.data else None,
+        shadow=Shadow(
+            form.shadow.inspect,
+            form.shadow.keep_days,
+            tuple(form.shadow.redact.also),
+            tuple(form.shadow.redact.never),
+            form.shadow.redact.emails,
+        ),
     )
 
 
@@ -283,6 +307,15 @@ def _unfit_keys(form: FileForm, document: Document) -> Iterator[Problem]:
                 yield problem
 
 
+def _missing_sandbox(form: FileForm, document: Document) -> Iterator[Problem]:
+    for i, route in enumerate(form.routes or ()):
+        if route.mirror.unsafe == UnsafeMirror.SANDBOX and form.shadow.sandbox is None:
+            right = "expected shadow.sandbox with the url of that place"
+            problem = document.problem(("routes", i, "mirror", "unsafe"), None, right)
+            if problem is not None:
+                yield problem
+
+
 def _reaches(url: TargetUrl, listener: Address) -> bool:
     """Whether a connection to `url` surely ends at `listener`. Names and other machines are not looked up."""
     host = "127.0.0.1" if url.host == "localhost" else url.host
@@ -331,6 +364,21 @@ def _proxy_config(form: FileForm, directory: Path) -> ProxyConfig:
             audience=form.jwt.audience,
         ),
         adapters=tuple((name, _declaration(adapter)) for name, adapter in form.adapters.items()),
+        mirror=_mirroring(form.shadow, directory),
+    )
+
+
+def _mirroring(form: ShadowForm, directory: Path) -> Mirroring:
+    return Mirroring(
+        in_flight=form.in_flight,
+        held_bytes=form.held_bytes,
+        body_bytes=form.body_bytes,
+        rate=form.rate,
+        connects=form.connects,
+        deadline=form.deadline,
+        ask_again=form.ask_again,
+        ask_again_after=form.ask_again_after,
+        sandbox=None if form.sandbox is None else _target(form.sandbox, directory),
     )
 
 
@@ -363,6 +411,8 @@ def _route(form: RouteForm) -> Route:
             for side, name in ((Side.LEGACY, form.adapter.legacy), (Side.NEW, form.adapter.new))
             if name is not None
         ),
+        mirror_unsafe=None if form.mirror.unsafe is None else UnsafeMirror(form.mirror.unsafe),
+        mirror_field=form.mirror.header or ("Idempotency-Key" if form.mirror.unsafe else ""),
     )
 
 

@@ -21,11 +21,11 @@ from pydantic_core import PydanticCustomError
 from crossfade.settings_file import Substituted, mask
 from flags.document import KEY, KEY_FORM
 from flags.match import InvalidRouteError, check_host, check_path
-from flags.model import Side
+from flags.model import Side, UnsafeMirror
 from legacy_adapter import shape
 from legacy_adapter.declared import template_names
 from proxy.claims import ALGORITHMS
-from proxy.config import AccessLog, Forwarding, Limits, Target, TargetTls, Timeouts, Tokens
+from proxy.config import AccessLog, Forwarding, Limits, Mirroring, Target, TargetTls, Timeouts, Tokens
 
 REQUIRED: Any = Field(default=None, validate_default=True)
 
@@ -320,6 +320,11 @@ def _names(value: Any) -> list[str]:
     return _some_names(value, _FIELD_NAME, "a list of names, such as [X-Debug]")
 
 
+def _some_words(value: Any) -> list[str]:
+    right = "a list of field names or JSON paths, such as [phone, $.user.birthday]"
+    return _some_names(value, re.compile(r"[^\s,]{1,200}"), right)
+
+
 def _renames(value: Any) -> dict[str, str]:
     return _some_pairs(value, _FIELD_NAME, _FIELD_NAME, "names, old and new, such as {X-Old: X-New}")
 
@@ -488,6 +493,7 @@ _ACCESS_LOG = AccessLog()
 _TARGET = Target("", 0)
 _TLS = TargetTls()
 _TOKENS = Tokens()
+_MIRROR = Mirroring()
 
 
 class PoolForm(Section):
@@ -585,11 +591,35 @@ class RouteAdapterForm(Section):
     on_failure: Annotated[str, _one_of("refuse", "untranslated")] = "refuse"
 
 
+class RouteMirrorForm(Section):
+    unsafe: Annotated[str | None, _one_of(*UnsafeMirror)] = None
+    header: Annotated[str | None, _read_by(_text("a field, such as Idempotency-Key"))] = None
+
+    @model_validator(mode="after")
+    def _header_fits(self) -> Self:
+        given = self.header or ""
+        name, colon, value = given.partition(":")
+        if self.unsafe == UnsafeMirror.DRY_RUN:
+            if not (_FIELD_NAME.fullmatch(name) and colon and _FIELD_VALUE.fullmatch(value.strip())):
+                raise _wrong_at(
+                    "header", 'expected the field that asks for a dry run, such as "X-Dry-Run: 1"'
+                )
+        elif self.unsafe == UnsafeMirror.IDEMPOTENCY_KEY:
+            if given and not _FIELD_NAME.fullmatch(given):
+                raise _wrong_at(
+                    "header", "expected the name of the field with the key, such as Idempotency-Key"
+                )
+        elif given:
+            raise _wrong_at("header", "expected only with unsafe: dry_run or idempotency_key")
+        return self
+
+
 class RouteForm(Section):
     flag: Annotated[str, FLAG] = REQUIRED
     match: MatchForm = REQUIRED
     target: Annotated[Side, _read_by(_side)] = Side.LEGACY
     adapter: RouteAdapterForm = RouteAdapterForm()
+    mirror: RouteMirrorForm = RouteMirrorForm()
 
 
 class FieldRulesForm(Section):
@@ -644,6 +674,31 @@ class TokensForm(Section):
     audience: Annotated[str | None, _read_by(_text("the audience (aud) of the tokens"))] = None
 
 
+class RedactForm(Section):
+    also: Annotated[list[str], _read_by(_some_words)] = []
+    never: Annotated[list[str], _read_by(_some_words)] = []
+    emails: Annotated[bool, TRUTH] = True
+
+
+class ShadowForm(Section):
+    in_flight: Annotated[int, _whole(1, 10000, "64")] = _MIRROR.in_flight
+    held_bytes: Annotated[int, _bytes(65536, 2**32, "16777216")] = _MIRROR.held_bytes
+    body_bytes: Annotated[int, _bytes(1024, 2**24, "131072")] = _MIRROR.body_bytes
+    rate: Annotated[float, _number("requests a second", 0, 10**6, "100 (0: no bound)", whole=False)] = (
+        _MIRROR.rate
+    )
+    connects: Annotated[float, _number("connections a second", 1, 10**6, "50", whole=False)] = (
+        _MIRROR.connects
+    )
+    deadline: Annotated[float, _seconds("10")] = _MIRROR.deadline
+    ask_again: Annotated[float, _number("a share", 0, 1, "0.01", whole=False)] = _MIRROR.ask_again
+    ask_again_after: Annotated[float, _seconds("0.25")] = _MIRROR.ask_again_after
+    inspect: Annotated[float, _number("pairs a second", 0, 10**4, "10", whole=False)] = 10.0
+    keep_days: Annotated[int, _whole(1, 3650, "14")] = 14
+    sandbox: Annotated[TargetForm | None, SECTION] = None
+    redact: RedactForm = RedactForm()
+
+
 class DatabaseForm(Section):
     url: Annotated[SecretUrl, DATABASE] = REQUIRED
 
@@ -672,6 +727,7 @@ class FileForm(Section):
     access_log: AccessLogForm = AccessLogForm()
     adapters: Annotated[dict[str, AdapterForm], _read_by(_some_adapters)] = {}
     jwt: TokensForm = TokensForm()
+    shadow: ShadowForm = ShadowForm()
     store: Annotated[Server, STORE] = "embedded"
     bus: Annotated[Server, BUS] = "embedded"
     code: Annotated[str | None, _read_by(_python_file)] = None

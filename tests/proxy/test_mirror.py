@@ -367,7 +367,7 @@ async def test_switched_off_is_off_at_once() -> None:
     async with shadowed(notes, legacy=echo, new=hung) as world:
         for _ in range(3):
             await world.ask(get())
-        await until(lambda: len(world.new.wires) == 3, "the mirrored requests")
+        await until(lambda: len([w for w in world.new.wires if w.heard]) == 3, "the mirrored requests")
         world.flags = replace(SHADOW, version=2, shadow_off=Kill("new burns", "ada", "now"))
 
         world.worker.decide_by(world.snapshot(1))

@@ -17,7 +17,7 @@ targets:
 URL = "expected http://host:port or https://host:port"
 TOP = (
     "listen, admin, workers, data_dir, targets, routes, timeouts, limits, forwarding, tls, proxy_protocol, "
-    "access_log, adapters, jwt, store, bus, code, data"
+    "access_log, adapters, jwt, shadow, store, bus, code, data"
 )
 PATH = 'expected a path from "/" on, each segment plain text or one {name}, with "**" only as the last'
 HOST = "expected a host name without port, such as api.example.com or *.example.com"
@@ -146,7 +146,7 @@ routes:
             ":10: routes[2].match.methods[3]: found 3; expected an HTTP method, such as GET",
             f':10: routes[2].match.path: found "a/**/b"; {PATH}',
             f':10: routes[2].match.host: found "x:80"; {HOST}',
-            ":11: routes[3]: found 5; expected a mapping with keys of flag, match, target, adapter",
+            ":11: routes[3]: found 5; expected a mapping with keys of flag, match, target, adapter, mirror",
             f":12: routes[4].flag: found nothing; {FLAG}",
             f":12: routes[4].match.path: found nothing; {PATH}",
         ],
@@ -336,6 +336,38 @@ tls: {cert: "${1}", key: "file:."}
     "two documents": (
         "a: 1\n---\nb: 1\n",
         [":2: found invalid YAML (but found another document); expected one document in the file"],
+    ),
+    "mirroring": (
+        TARGETS
+        + """routes:
+- {flag: aa, match: {path: /a}, mirror: {unsafe: dry_run}}
+- {flag: bb, match: {path: /b}, mirror: {unsafe: dry_run, header: X-Dry-Run}}
+- {flag: cc, match: {path: /c}, mirror: {unsafe: idempotency_key, header: "Key: 1"}}
+- {flag: dd, match: {path: /d}, mirror: {header: X}}
+- {flag: ee, match: {path: /e}, mirror: {unsafe: yes please}}
+shadow: {in_flight: 0, ask_again: 2, redact: {also: phone}}
+""",
+        [
+            ":5: routes[0].mirror.header: found nothing; expected the field that asks for a dry run, such as "
+            '"X-Dry-Run: 1"',
+            ':6: routes[1].mirror.header: found "X-Dry-Run"; '
+            'expected the field that asks for a dry run, such as "X-Dry-Run: 1"',
+            ':7: routes[2].mirror.header: found "Key: 1"; expected a field\'s name, such as Idempotency-Key',
+            ':8: routes[3].mirror.header: found "X"; expected only with unsafe: dry_run or idempotency_key',
+            ':9: routes[4].mirror.unsafe: found "yes please"; '
+            "expected one of dry_run, sandbox, idempotency_key",
+            ":10: shadow.in_flight: found 0; expected a whole number from 1 to 10000, such as 64",
+            ":10: shadow.ask_again: found 2; expected a share from 0 to 1, such as 0.01",
+            ':10: shadow.redact.also: found "phone"; expected a list of field names or JSON paths, such as '
+            "[phone, $.user.birthday]",
+        ],
+    ),
+    "a sandbox that is nowhere": (
+        TARGETS + "routes: [{flag: aa, match: {path: /a}, mirror: {unsafe: sandbox}}]\n",
+        [
+            ':4: routes[0].mirror.unsafe: found "sandbox"; '
+            "expected shadow.sandbox with the url of that place",
+        ],
     ),
     "a tag": (
         TARGETS + "workers: !!python/name:os.system x\nlimits: !odd {}\n",

@@ -352,7 +352,8 @@ shadow: {in_flight: 0, ask_again: 2, redact: {also: phone}}
             '"X-Dry-Run: 1"',
             ':6: routes[1].mirror.header: found "X-Dry-Run"; '
             'expected the field that asks for a dry run, such as "X-Dry-Run: 1"',
-            ':7: routes[2].mirror.header: found "Key: 1"; expected a field\'s name, such as Idempotency-Key',
+            ':7: routes[2].mirror.header: found "Key: 1"; '
+            "expected the name of the field with the key, such as Idempotency-Key",
             ':8: routes[3].mirror.header: found "X"; expected only with unsafe: dry_run or idempotency_key',
             ':9: routes[4].mirror.unsafe: found "yes please"; '
             "expected one of dry_run, sandbox, idempotency_key",

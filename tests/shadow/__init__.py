@@ -1,0 +1,1 @@
+"""Comparing, and what leaves the process."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -19,7 +19,7 @@ from html.parser import HTMLParser
 from typing import Final
 from urllib.parse import parse_qsl
 
-from shadow.classes import class_of
+from shadow.classes import ValueClass, class_of
 from shadow.exhibit import Answer, Body, Fields, Kind
 from shadow.json_text import Fraction, Json, UnreadableJsonError, read, write
 from shadow.paths import Place, spelled
@@ -53,6 +53,8 @@ class Difference:
     kind: str
     legacy: str
     new: str
+    classes: tuple[ValueClass, ValueClass] | None = None
+    """Of two values that differ."""
 
     @property
     def path(self) -> str:
@@ -107,6 +109,8 @@ class _Search:
         difference = Difference(place, kind, _shown(legacy), _shown(new))
         rule = by or next((rule.id for rule in self._ignore if rule.parsed.covers(place)), None)
         if rule is None:
+            if kind in ("value", "type"):
+                difference = replace(difference, classes=(class_of(legacy), class_of(new)))
             self.found.append(difference)
         elif len(self.ignored) < MOST_DIFFERENCES:
             self.ignored.append((difference, rule))

@@ -18,7 +18,8 @@ from shadow.json_text import read
     ("9f86d081884c7d65", ValueClass.NONCE), ("aGVsbG8gd29ybGQ0", ValueClass.NONCE),
     ("<secret:value:0123456789abcdef>", ValueClass.REDACTED),
     ("hello world", ValueClass.TEXT), ("", ValueClass.TEXT), ("OPEN", ValueClass.TEXT),
-    ("internationalization", ValueClass.TEXT), ("4 of 12", ValueClass.TEXT), ("<p>hello</p>", ValueClass.TEXT),
+    ("internationalization", ValueClass.TEXT),
+    ("4 of 12", ValueClass.TEXT), ("<p>hallo</p>", ValueClass.TEXT),
     (7, ValueClass.INTEGER), (True, ValueClass.TRUTH), (None, ValueClass.NULL), ({}, ValueClass.OBJECT),
     ([], ValueClass.ARRAY),
 ])  # fmt: skip

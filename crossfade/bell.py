@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from crossfade.bus import client_of
 from crossfade.embedded import valkey
 
 CHANNEL = "crossfade:flags"
 AGAIN_AFTER = 1.0
 """Seconds before a bus that is away is tried again."""
 SEND_WITHIN = 1.0
-_KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2}
-"""Find out within 15 s that the way to the bus was cut; a listener says nothing by itself."""
 
 
 class Bell:
@@ -58,27 +55,13 @@ class Bell:
             await asyncio.sleep(AGAIN_AFTER)
 
     async def _listen(self, heard: Callable[[int], None]) -> None:
-        url = self._url()
-        tcp: dict[str, Any] = {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
-        client = redis.asyncio.Redis.from_url(
-            url,
-            socket_connect_timeout=SEND_WITHIN,
-            protocol=2,
-            **({} if url.startswith("unix:") else tcp),
-        )
-        self._client = client
+        client = self._client = client_of(self._bus, self._data_dir)
         async with client.pubsub(ignore_subscribe_messages=True) as subscription:
             await subscription.subscribe(CHANNEL)
             self.trouble = None
             heard(0)
             async for message in subscription.listen():
                 heard(_version(message["data"]))
-
-    def _url(self) -> str:
-        if self._bus == "embedded":
-            return valkey.url_of(self._data_dir / "valkey")
-        scheme, mark, rest = self._bus.partition("://")
-        return {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme) + mark + rest
 
     async def _ring(self, client: redis.asyncio.Redis, version: int) -> None:
         with contextlib.suppress(RedisError, OSError, TimeoutError):

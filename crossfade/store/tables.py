@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Date,
     ForeignKey,
     Identity,
     Index,
@@ -159,4 +160,69 @@ guardrails = Table(
     Column("state", Text, nullable=False),
     Column("evidence", JSONB, nullable=False, server_default=text("'{}'")),
     Column("updated_at", MOMENT, nullable=False, server_default=func.now()),
+)
+
+shadow_counts = Table(
+    "shadow_counts",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("flag", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("minute", MOMENT, primary_key=True, index=True),
+    Column("counts", JSONB, nullable=False),
+)
+"""What one process has counted in one minute, written whole each time: nothing adds up twice."""
+
+shadow_paths = Table(
+    "shadow_paths",
+    metadata,
+    Column("flag", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("new_only", BigInteger, nullable=False, server_default="0"),
+    Column("legacy_only", BigInteger, nullable=False, server_default="0"),
+    Column("together", BigInteger, nullable=False, server_default="0"),
+)
+
+shadow_categories = Table(
+    "shadow_categories",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("flag", Text, nullable=False, index=True),
+    Column("route", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_seen", MOMENT, nullable=False),
+    Column("last_seen", MOMENT, nullable=False),
+    Column("mark", Text, nullable=False, server_default="open"),
+    Column("mark_by", Text),
+    Column("mark_reason", Text),
+    Column("mark_expires", Date),
+)
+
+shadow_samples = Table(
+    "shadow_samples",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("category", ForeignKey("shadow_categories.id", ondelete="CASCADE"), primary_key=True),
+    Column("at", MOMENT, nullable=False),
+    Column("exhibit", JSON, nullable=False),
+)
+
+shadow_seen = Table(
+    "shadow_seen",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", MOMENT, nullable=False, server_default=func.now()),
+)
+"""Pairs that were taken in lately: the bus may hand one over twice."""
+
+shadow_rules = Table(
+    "shadow_rules",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("definition", JSONB, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("set_at", MOMENT, nullable=False, server_default=func.now()),
 )

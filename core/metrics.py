@@ -120,6 +120,18 @@ MIRROR_IN_FLIGHT = Metric(
 MIRROR_HELD_BYTES = Metric(
     "crossfade_mirror_held_bytes", Kind.GAUGE, "Bytes of bodies that are kept for comparison.", ()
 )
+PAIRS = Metric(
+    "crossfade_pairs_total",
+    Kind.COUNTER,
+    "Pairs of answers by what a look at their bytes said: equal or unequal.",
+    ("flag", "outcome"),
+)
+PAIRS_DROPPED = Metric(
+    "crossfade_pairs_dropped_total",
+    Kind.COUNTER,
+    "Pairs that were to be looked at closer and were not, by reason.",
+    ("reason",),
+)
 REQUESTS_IN_FLIGHT = Metric("crossfade_requests_in_flight", Kind.GAUGE, "Requests being answered.", ())
 REQUESTS_WAITING = Metric(
     "crossfade_requests_waiting", Kind.GAUGE, "Requests waiting for a connection to a target.", ("side",)
@@ -191,7 +203,7 @@ WORKER_METRICS = (
     CLIENT_CONNECTIONS, CLIENT_CONNECTIONS_CLOSED, UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS,
     UPSTREAM_DISCARDED, RETRIES, REQUESTS_IN_FLIGHT, REQUESTS_WAITING, RECEIVED_BYTES, SENT_BYTES,
     TUNNELS, ACCESS_LOG_DROPPED, WORKER_CPU_SECONDS, MIRRORED, MIRROR_SKIPPED, MIRROR_IN_FLIGHT,
-    MIRROR_HELD_BYTES,
+    MIRROR_HELD_BYTES, PAIRS, PAIRS_DROPPED,
 )  # fmt: skip
 """Counted in each worker, summed over workers before they are exposed."""
 SUPERVISOR_METRICS = (
@@ -233,6 +245,18 @@ RECONCILER_LOOKS = Metric(
     "Looks at ramps and guardrails by this process, by outcome; one process of all does it.",
     ("outcome",),
 )
+COMPARED = Metric(
+    "crossfade_compared_total",
+    Kind.COUNTER,
+    "Pairs of answers that were looked at closer, by verdict.",
+    ("flag", "verdict"),
+)
+COMPARING_FAILED = Metric(
+    "crossfade_comparing_failed_total",
+    Kind.COUNTER,
+    "Times that comparing had to wait (store, bus, fault), and messages that nobody understands.",
+    ("what",),
+)
 FLAG_PROPAGATION_SECONDS = Metric(
     "crossfade_flag_propagation_seconds",
     Kind.HISTOGRAM,
@@ -242,6 +266,7 @@ FLAG_PROPAGATION_SECONDS = Metric(
 CONTROL_METRICS = (
     FLAG_PROPAGATION_SECONDS,
     GUARDRAIL_STATE, GUARDRAIL_EVIDENCE, RAMP_STEP, RAMP_STATE, ROLLBACKS, RECONCILER_LOOKS,
+    COMPARED, COMPARING_FAILED,
 )  # fmt: skip
 """Known to the control process only."""
 

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 from crossfade.project import Project
 from legacy_adapter.adapter import Adapter
 from legacy_adapter.messages import Answer, Request
+from shadow.rules import Rule, RuleKind
 
 if TYPE_CHECKING:
     from crossfade.adapter_contract import AdapterContractError, Example, check_adapter
 
 __all__ = [
-    "Adapter", "AdapterContractError", "Answer", "Example", "Project", "Request", "check_adapter",
+    "Adapter", "AdapterContractError", "Answer", "Example", "Project", "Request", "Rule", "RuleKind",
+    "check_adapter",
 ]  # fmt: skip
 
 

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
+import redis.exceptions
 
 from crossfade.embedded import valkey
 
 CONNECT_WITHIN = 1.0
+RefusedError = redis.exceptions.ResponseError
+"""The bus is there and does not do it: its memory is full, say."""
+AWAY = (redis.exceptions.RedisError, OSError, valkey.EmbeddedValkeyError)
+"""The bus cannot be asked."""
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2}
 """Find out within 15 s that the way to the bus was cut; a listener says nothing by itself."""
 

@@ -15,19 +15,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
 from aiohttp import web
 
 from core.metrics import Sample
-from crossfade import logs
+from crossfade import logs, users_code
 from crossfade.admin.app import Admin
 from crossfade.admin.asking import Supervisor
 from crossfade.admin.auth import local_token
 from crossfade.admin.desk import Desk
 from crossfade.channel import Channel, Message
+from crossfade.comparing import Comparing
 from crossfade.feed import Feed
 from crossfade.processes import die_with_parent
 from crossfade.reconciler import Reconciler
 from crossfade.settings_file import mask
+from crossfade.users_code import UsersCodeError
+from shadow.rules import Rule
+
+log = structlog.get_logger(__name__)
 
 END_WITHIN = 2.0
 """Seconds that accepted connections may take when this process is told to stop."""
@@ -60,6 +66,8 @@ class _Process:
         self._feed: Feed | None = None
         self._admin: Admin | None = None
         self._reconciler: Reconciler | None = None
+        self._comparing: Comparing | None = None
+        self._context: Message = {}
         self._fault: BaseException | None = None
 
     async def live(self, line: socket.socket) -> None:
@@ -80,7 +88,9 @@ class _Process:
         for sock in listening:
             await web.SockSite(runner, sock).start()
         channel.answer(order, {"ready": True})
-        working = [asyncio.create_task(feed.run()), asyncio.create_task(self._reconcile(feed))]
+        self._context = context
+        stories = (feed.run(), self._reconcile(feed), self._compare(feed))
+        working = [asyncio.create_task(story) for story in stories]
         for task in working:
             task.add_done_callback(self._notice_fault)
         await self._stop.wait()
@@ -102,6 +112,28 @@ class _Process:
         self._reconciler = Reconciler(feed.store)
         await self._reconciler.run()
 
+    async def _compare(self, feed: Feed) -> None:
+        """Judge the pairs that this and other instances put on the bus."""
+        await feed.opened.wait()
+        assert feed.store is not None
+        context = self._context
+        where, data_dir, keep_days = context["bus"], Path(context["data_dir"]), context["keep_days"]
+        self._comparing = Comparing(
+            feed.store, where, data_dir, keep_days=keep_days, code_rules=self._code_rules
+        )
+        await self._comparing.run()
+
+    def _code_rules(self) -> Sequence[Rule]:
+        """The rules of the users' code, which the supervisor has read."""
+        code = self._context.get("code")
+        if code is None:
+            return ()
+        try:
+            return users_code.load(Path(code[0]), code[1]).rules
+        except UsersCodeError as error:
+            log.error("rules_of_code_not_used", message=str(error))
+            return ()
+
     def _notice_fault(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self._fault = task.exception()
@@ -109,13 +141,16 @@ class _Process:
 
     def _samples(self) -> Sequence[Sample]:
         fed = self._feed.samples() if self._feed is not None else []
-        return [*fed, *(self._reconciler.samples() if self._reconciler is not None else ())]
+        moved = self._reconciler.samples() if self._reconciler is not None else []
+        compared = self._comparing.samples() if self._comparing is not None else []
+        return [*fed, *moved, *compared]
 
     def _obey(self, message: Message) -> None:
         match message["do"]:
             case "start":
                 self._start.set_result(message)
             case "context":
+                self._context = message["context"]
                 if self._feed is not None and self._admin is not None:
                     self._feed.update(message["context"])
                     self._admin.update(message["context"])

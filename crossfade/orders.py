@@ -32,6 +32,8 @@ class Orders:
     packed: str
     code: tuple[str, str] | None = None
     """Path and text of the users' Python file."""
+    observing: dict[str, Any] | None = None
+    """How pairs of answers are compared (`pair_line.Observing`)."""
 
     def unpack(self) -> tuple[ProxyConfig, tuple[Route, ...]]:
         """Raises OtherLayoutError."""
@@ -44,20 +46,29 @@ class Orders:
     def to_wire(self) -> dict[str, Any]:
         return {
             "generation": self.generation, "drain": self.drain, "packed": self.packed, "code": self.code,
+            "observing": self.observing,
         }  # fmt: skip
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Orders:
         code = wire.get("code")
-        return cls(wire["generation"], wire["drain"], wire["packed"], tuple(code) if code else None)
+        return cls(
+            wire["generation"], wire["drain"], wire["packed"], tuple(code) if code else None,
+            wire.get("observing"),
+        )  # fmt: skip
 
 
 def orders(
-    generation: int, proxy: ProxyConfig, routes: Sequence[Route], code: tuple[Path, str] | None = None
+    generation: int,
+    proxy: ProxyConfig,
+    routes: Sequence[Route],
+    code: tuple[Path, str] | None = None,
+    observing: dict[str, Any] | None = None,
 ) -> Orders:
     values = pickle.dumps((proxy, tuple(routes)))
     packed = base64.b64encode(pickle.dumps((_layout(), values))).decode()
-    return Orders(generation, proxy.timeouts.drain, packed, None if code is None else (str(code[0]), code[1]))
+    text = None if code is None else (str(code[0]), code[1])
+    return Orders(generation, proxy.timeouts.drain, packed, text, observing)
 
 
 def _layout() -> tuple[tuple[str, ...], ...]:

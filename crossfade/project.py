@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from legacy_adapter.adapter import Adapter, AttributesOf
+from shadow.rules import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +21,5 @@ class Project:
 
     adapters: Mapping[str, Adapter] = field(default_factory=lambda: MappingProxyType({}))
     attributes: AttributesOf | None = None
+    rules: Sequence[Rule] = ()
+    """Differences between both sides' answers that are expected (`docs/shadow.md`)."""

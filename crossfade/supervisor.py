@@ -37,8 +37,10 @@ from crossfade.fleet import EARLY, ChangeError, Fleet, State, backoff
 from crossfade.handover import Handover, HandoverError
 from crossfade.ledger import Ledger
 from crossfade.logs import Log
+from crossfade.observing import Observing
 from crossfade.orders import Orders, orders
 from crossfade.outcome import Outcome
+from crossfade.private_file import installation_key
 from crossfade.processes import Children, own
 from crossfade.servers_child import ServersChild
 from crossfade.settings import Address, SecretUrl, Server, Settings, SettingsError
@@ -586,6 +588,8 @@ class Supervisor:
             "data_dir": str(self._data_dir),
             "store": _address_of(settings.store) if settings else "none",
             "bus": _address_of(settings.bus) if settings else "none",
+            "keep_days": settings.shadow.keep_days if settings else 1,
+            "code": [str(settings.code), settings.code_text] if settings and settings.code else None,
             "routes": [
                 {
                     "flag": route.flag,
@@ -727,7 +731,18 @@ class Supervisor:
 
 def _orders(generation: int, settings: Settings) -> Orders:
     code = None if settings.code is None else (settings.code, settings.code_text)
-    return orders(generation, settings.proxy, settings.routes, code)
+    return orders(generation, settings.proxy, settings.routes, code, _observing(settings))
+
+
+def _observing(settings: Settings) -> dict[str, Any] | None:
+    """How workers compare; nothing where no flag can ever ask for it."""
+    if settings.store == "none":
+        return None
+    shadow, key = settings.shadow, installation_key(settings.data_dir)
+    return Observing(
+        _address_of(settings.bus), str(settings.data_dir), key, shadow.inspect,
+        settings.proxy.mirror.body_bytes, shadow.redact_also, shadow.redact_never, shadow.redact_emails,
+    ).to_wire()  # fmt: skip
 
 
 def _address_of(server: Server) -> str:

@@ -22,7 +22,9 @@ import uvloop
 
 from crossfade import exposition, users_code
 from crossfade.channel import Channel, Message
+from crossfade.observing import Observing
 from crossfade.orders import Orders, OtherLayoutError
+from crossfade.pair_line import PairLine
 from crossfade.processes import die_with_parent
 from crossfade.sockets import BACKLOG
 from crossfade.users_code import UsersCodeError
@@ -51,6 +53,7 @@ def main() -> int:
 class _Shell:
     def __init__(self) -> None:
         self._worker: Worker | None = None
+        self._pairs: PairLine | None = None
         self._sockets: list[socket.socket] = []
         self._flags: FlagSet | None = None
         self._routes: Sequence[Route] = ()
@@ -76,6 +79,8 @@ class _Shell:
             await self._worker.cut()
             self._send_samples()
             await self._worker.close()
+        if self._pairs is not None:
+            await self._pairs.close()
         self._channel.close()
         await self._channel.closed
         if self._bug is not None:
@@ -116,7 +121,11 @@ class _Shell:
             self._flags = _flag_set(message["flags"])
             self._routes, self._generation = routes, orders.generation
             plugs = _plugs(orders, proxy, routes)
-            self._worker = Worker(proxy, compile_snapshot(routes, orders.generation, self._flags), plugs)
+            snapshot = compile_snapshot(routes, orders.generation, self._flags)
+            if orders.observing is not None:
+                self._pairs = PairLine(Observing.from_wire(orders.observing))
+                self._run(self._pairs.run())
+            self._worker = Worker(proxy, snapshot, plugs, self._pairs)
         except (OSError, UsersCodeError) as error:
             self._channel.answer(message, {"error": _words(error, proxy)})
             self._over.set()
@@ -159,6 +168,8 @@ class _Shell:
                 return
             self._drain_timeout = orders.drain
             self._routes, self._generation = routes, orders.generation
+            if self._pairs is not None and orders.observing is not None:
+                self._pairs.update(Observing.from_wire(orders.observing))
         self._channel.answer(message, {"done": True})
 
     async def _take_flags(self, message: Message) -> None:
@@ -226,7 +237,9 @@ class _Shell:
         if self._worker is None:
             return {"samples": []}
         version = self._worker.runtime.snapshot.flags_version
-        return {"samples": exposition.to_wire(self._worker.samples()), "flags_version": version}
+        pairs = [] if self._pairs is None else self._pairs.samples()
+        samples = exposition.to_wire([*self._worker.samples(), *pairs])
+        return {"samples": samples, "flags_version": version}
 
     def _recent(self, flag: str) -> dict[int, int]:
         if self._worker is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from crossfade.admin.errors import UnauthorizedError
+from crossfade.private_file import read_or_make
 from crossfade.store.actors import Actor, ActorType, DeniedError, Role, Via
 from crossfade.store.store import Store
 
@@ -22,18 +22,7 @@ VIA = "X-Crossfade-Via"
 
 def local_token(data_dir: Path) -> str:
     """This instance's token, made if there is none. Only its user can read it. Raises OSError."""
-    path = data_dir / TOKEN_FILE
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        pass
-    token = f"cf_{secrets.token_urlsafe(32)}"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_suffix(f".{os.getpid()}")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.write(token + "\n")
-    new.replace(path)
-    return token
+    return read_or_make(data_dir / TOKEN_FILE, f"cf_{secrets.token_urlsafe(32)}")
 
 
 async def actor_of(request: web.Request, local: str, store: Callable[[], Store]) -> Actor:

@@ -81,7 +81,7 @@ class _Process:
         feed = self._feed = Feed(context, supervisor.ask)
         data_dir = Path(context["data_dir"])
         desk = Desk(supervisor, feed, local_token(data_dir), data_dir, mask(context["bus"]))
-        admin = self._admin = Admin(desk, context, self._samples)
+        admin = self._admin = Admin(desk, context, self._samples, self._code_rules)
         runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=END_WITHIN)
         await runner.setup()
         listening = [socket.socket(fileno=descriptor) for descriptor in order["sockets"]]

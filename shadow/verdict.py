@@ -74,7 +74,8 @@ class RouteFacts:
     drawn: int = 0
     paths: Mapping[str, PathCounts] = field(default_factory=dict)
     categories: Sequence[Category] = ()
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    latency: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By side: how many answers took as long as each bucket of `core.metrics.LATENCY_BUCKETS` says."""
 
     @property
     def pairs(self) -> int:

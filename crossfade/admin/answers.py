@@ -99,6 +99,90 @@ class FlagSetAnswer(Source, Answer):
     flags: list[FlagShown]
 
 
+class CategoryShown(Shown):
+    """Differences of one kind in one place. Times are Unix times."""
+
+    id: str
+    flag: str
+    route: str
+    path: str
+    kind: str
+    count: int
+    mark: str
+    mark_reason: str
+    mark_by: str | None
+    mark_expires: str | None
+    first_seen: float
+    last_seen: float
+
+
+class CategoriesAnswer(Answer):
+    categories: list[CategoryShown]
+
+
+class SampleShown(Shown):
+    """One pair, redacted: the request, both answers, what differs, and DeepDiff's words for it."""
+
+    exhibit: dict[str, Any]
+    differences: list[dict[str, str]]
+    explanation: str
+
+
+class CategoryAnswer(CategoryShown, Answer):
+    samples: list[SampleShown]
+
+
+class ExpectedShown(Shown):
+    definition: dict[str, Any]
+    source: str
+    """`store`, or `code`: the users' file."""
+    holds: bool
+
+
+class RulesAnswer(Answer):
+    rules: list[ExpectedShown]
+    trouble: list[str]
+
+
+class RuleAnswer(Answer):
+    id: str
+
+
+class RouteReport(Shown):
+    flag: str
+    route: str
+    readiness: str
+    reasons: list[str]
+    pairs: int
+    equal: int
+    unequal: int
+    inspected: int
+    drawn: int
+    upper_bound: float
+    verdicts: dict[str, int]
+    latency: dict[str, list[int]]
+    open: list[CategoryShown]
+    noise: list[CategoryShown]
+    accepted: list[CategoryShown]
+    example: SampleShown | None
+
+
+class ReportAnswer(Answer):
+    """`digest` is over all of it but `next` and itself: an approval can name it."""
+
+    made_at: str
+    hours: float
+    flag: str | None
+    rate: float
+    wanted_pairs: int
+    alpha: float
+    ready: bool
+    routes: list[RouteReport]
+    skipped: dict[str, dict[str, int]]
+    expired_rules: list[str]
+    digest: str
+
+
 class BlastShown(Shown):
     """What a change would move, by what this instance has seen in the last minutes."""
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from aiohttp import web
@@ -20,31 +21,37 @@ from crossfade.admin.openapi import document
 from crossfade.admin.operation import Operation
 from crossfade.admin.people_api import PeopleApi
 from crossfade.admin.public import Public, Samples
+from crossfade.admin.shadow_api import ShadowApi
 from crossfade.admin.watch_api import WatchApi
 from crossfade.channel import Message
 from crossfade.store.actors import Role
+from shadow.rules import Rule
 
 
 class Admin:
     """The application, and what of it follows the configuration."""
 
-    def __init__(self, desk: Desk, context: Message, own_samples: Samples) -> None:
+    def __init__(
+        self, desk: Desk, context: Message, own_samples: Samples, code_rules: Callable[[], Sequence[Rule]]
+    ) -> None:
         self._desk = desk
         self._flags = FlagsApi(desk, context["routes"])
         self._watch = WatchApi(desk)
+        self._shadow = ShadowApi(desk, context["routes"], code_rules)
         self._people = PeopleApi(desk)
         self._public = Public(desk.supervisor, own_samples)
 
     def update(self, context: Message) -> None:
-        self._flags.routes = context["routes"]
+        self._flags.routes = self._shadow.routes = context["routes"]
 
     def operations(self) -> list[Operation]:
         """Those under `/api/v1` that need a token."""
-        flags, watch, people = self._flags, self._watch, self._people
+        flags, watch, people, shadow = self._flags, self._watch, self._people, self._shadow
         flag = "/api/v1/flags/{key}"
         ramp = "/api/v1/ramps/{key}"
         guardrail = "/api/v1/guardrails/{id}"
         person = "/api/v1/people/{name}"
+        category = "/api/v1/shadow/categories/{id}"
         return [
             Operation("GET", "/api/v1/flags", "All flags, as one version", flags.list_flags),
             Operation("POST", "/api/v1/flags", "Create a flag", flags.create),
@@ -60,6 +67,13 @@ class Admin:
             Operation("POST", "/api/v1/unkill", "Take that back", flags.unkill_all),
             Operation("POST", "/api/v1/shadow/off", "Mirror nothing any more", flags.shadow_off),
             Operation("POST", "/api/v1/shadow/on", "Take that back", flags.shadow_on),
+            Operation("GET", "/api/v1/shadow/report", "What decides a release", shadow.report),
+            Operation("GET", "/api/v1/shadow/categories", "What differs", shadow.categories),
+            Operation("GET", category, "One of them, with samples", shadow.category),
+            Operation("POST", f"{category}/mark", "Say what it is", shadow.mark),
+            Operation("GET", "/api/v1/shadow/rules", "Differences that are expected", shadow.rules),
+            Operation("POST", "/api/v1/shadow/rules", "Expect one", shadow.set_rule),
+            Operation("DELETE", "/api/v1/shadow/rules/{id}", "Expect it no more", shadow.delete_rule),
             Operation("POST", "/api/v1/apply", "Make flags as a file has them, all or none", flags.apply),
             Operation("GET", "/api/v1/ramps", "Ramps under way", watch.ramps),
             Operation("GET", ramp, "The flag's ramp", watch.ramp),

@@ -5,12 +5,14 @@ What they mean is checked where it is used.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from flags.model import EVERYBODY, Stage
 from flags.stages import SHARE_FORM, ppm_of
+from shadow.verdict import Mark
 
 LONGEST_WAIT = 60.0
 MOST_ROWS = 1000
@@ -115,6 +117,29 @@ class GuardrailBody(Why):
     dry_run: bool = False
     flag: str
     definition: dict[str, Any]
+
+
+class ReportQuery(Said):
+    """`hours` back from now; `rate`, `pairs` and `alpha` are what a release asks for."""
+
+    flag: str | None = None
+    hours: Annotated[float, Field(gt=0, le=24 * 3650)] = 24.0
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.001
+    pairs: Annotated[int, Field(ge=1)] = 1000
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class CategoriesQuery(Said):
+    flag: str | None = None
+
+
+class MarkBody(Why):
+    mark: Mark
+    expires: date | None = None
+
+
+class RuleBody(Why):
+    rule: dict[str, Any]
 
 
 class PersonBody(Said):

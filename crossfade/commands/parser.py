@@ -110,6 +110,39 @@ def _shadow(commands: Commands) -> None:
         ("on", "take that back"),
     ):
         _change(_command(shadow, name, f"shadow:turn_{name}", text))
+    status = _command(shadow, "status", "shadow:status", "what was compared, route by route")
+    _span(status)
+    report = _command(shadow, "report", "shadow:report", "what decides a release")
+    _span(report)
+    report.add_argument(
+        "--format", choices=("text", "md", "html", "json"), default="text", help="default text"
+    )
+    report.add_argument("--to", type=Path, metavar="FILE", help="write it there")
+    report.add_argument("--gate", action="store_true", help="exit code 6 unless every route is ready, for CI")
+    report.add_argument("--rate", metavar="SHARE", help="the most that may differ (default 0.1%%)")
+    report.add_argument("--pairs", type=int, metavar="N", help="the fewest pairs (default 1000)")
+    diffs = _command(shadow, "diffs", "shadow:diffs", "what differs, the latest first")
+    diffs.add_argument("--flag", metavar="FLAG")
+    show = _command(shadow, "show", "shadow:show", "one difference, with samples of both answers")
+    show.add_argument("id", metavar="ID", help="as `shadow diffs` names it")
+    mark = _command(shadow, "mark", "shadow:mark", "say what a difference is")
+    mark.add_argument("id", metavar="ID")
+    mark.add_argument("mark", choices=("open", "accepted", "bug", "needs_rule"))
+    mark.add_argument("--expires", metavar="DATE", help="until when it holds, such as 2027-03-31")
+    _reason(mark)
+    _command(shadow, "rules", "shadow:rules", "the differences that are expected")
+    rule = _group(shadow, "rule", "expect a difference")
+    put = _command(rule, "set", "shadow:rule_set", "expect a difference from now on")
+    put.add_argument("rule", metavar="JSON", help="the rule, or @FILE")
+    _reason(put)
+    delete = _command(rule, "delete", "shadow:rule_delete", "expect it no more")
+    delete.add_argument("id", metavar="ID")
+    _reason(delete)
+
+
+def _span(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--flag", metavar="FLAG", help="of one flag only")
+    to.add_argument("--hours", type=float, default=24.0, metavar="N", help="how far back (default 24)")
 
 
 def _ramp(commands: Commands) -> None:

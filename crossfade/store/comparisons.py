@@ -18,6 +18,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.metrics import LATENCY_BUCKETS
 from crossfade.store.actors import Actor
 from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Done
@@ -185,10 +186,23 @@ async def facts(store: Store, flag: str | None, since: float) -> list[RouteFacts
     for one in rows:
         if one.last_seen >= since:
             found.setdefault((one.flag, one.route), []).append(one.category)
-    return [
-        _facts(key, counts.get(key, Counter()), paths.get(key, {}), found.get(key, []))
-        for key in sorted({*counts, *found})
-    ]
+    keys = sorted(key for key in {*counts, *found} if key[1])
+    return [_facts(key, counts.get(key, Counter()), paths.get(key, {}), found.get(key, [])) for key in keys]
+
+
+async def skipped(store: Store, flag: str | None, since: float) -> dict[str, dict[str, int]]:
+    """By flag and reason: what was not mirrored from Unix time `since` on."""
+    wanted = select(shadow_counts.c.flag, shadow_counts.c.counts).where(
+        shadow_counts.c.route == "", shadow_counts.c.minute >= datetime.fromtimestamp(since, UTC)
+    )
+    if flag is not None:
+        wanted = wanted.where(shadow_counts.c.flag == flag)
+    found: dict[str, Counter[str]] = {}
+    async with store.transaction() as connection:
+        for row in await connection.execute(wanted):
+            counts = {name.removeprefix("skipped:"): n for name, n in row.counts.items()}
+            found.setdefault(row.flag, Counter()).update(counts)
+    return {name: dict(counts) for name, counts in sorted(found.items())}
 
 
 def _facts(
@@ -211,8 +225,12 @@ def _facts(
         drawn=counts.get("drawn", 0),
         paths=paths,
         categories=categories,
-        skipped=under("skipped:"),
+        latency={side: _histogram(under(f"{side}_le:")) for side in ("legacy", "new")},
     )
+
+
+def _histogram(counts: Mapping[str, int]) -> list[int]:
+    return [counts.get(str(number), 0) for number in range(len(LATENCY_BUCKETS) + 1)]
 
 
 async def categories(store: Store, flag: str | None = None) -> list[CategoryRow]:

@@ -1,0 +1,222 @@
+"""What comparing has found, over HTTP: the report that decides a release, categories, samples and rules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from crossfade.admin.answers import (
+    CategoriesAnswer,
+    CategoryAnswer,
+    CategoryShown,
+    ExpectedShown,
+    ReportAnswer,
+    RouteReport,
+    RuleAnswer,
+    RulesAnswer,
+    SampleShown,
+)
+from crossfade.admin.asked import Asked
+from crossfade.admin.desk import Desk
+from crossfade.admin.models import CategoriesQuery, MarkBody, Nothing, ReportQuery, RuleBody, Why
+from crossfade.admin.next_steps import WHY
+from crossfade.channel import Message
+from crossfade.store import comparisons
+from crossfade.store.comparisons import CategoryRow
+from flags.change import Refused
+from shadow import wire
+from shadow.explain import explained
+from shadow.judge import judge
+from shadow.rules import InvalidRuleError, Rule, RuleBook, rule_from_json, rule_to_json
+from shadow.verdict import Category, Gate, Judgement, Readiness, RouteFacts, judgement
+
+
+class ShadowApi:
+    """The handlers of `/api/v1/shadow`."""
+
+    def __init__(
+        self, desk: Desk, routes: Sequence[Message], code_rules: Callable[[], Sequence[Rule]]
+    ) -> None:
+        self._desk = desk
+        self.routes = routes
+        self._code_rules = code_rules
+
+    async def report(self, asked: Asked[ReportQuery]) -> ReportAnswer:
+        said = asked.said
+        store, since = self._desk.store(), time.time() - said.hours * 3600
+        gate = Gate(said.rate, said.pairs, said.alpha)
+        facts = await comparisons.facts(store, said.flag, since)
+        seen = {(one.flag, one.route) for one in facts}
+        # What is configured and was never compared is no proof of anything, and must not be left out.
+        for route in self.routes:
+            key = (route["flag"], route["path"])
+            if key not in seen and said.flag in (None, route["flag"]):
+                facts.append(RouteFacts(*key))
+                seen.add(key)
+        rows = {
+            (row.flag, row.route, row.category.path, row.category.kind): row
+            for row in await comparisons.categories(store, said.flag)
+        }
+        book = await self._book()
+        routes = [await self._route(one, judgement(one, gate), rows, book) for one in facts]
+        answer = ReportAnswer(
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            hours=said.hours,
+            flag=said.flag,
+            rate=said.rate,
+            wanted_pairs=said.pairs,
+            alpha=said.alpha,
+            ready=bool(routes) and all(one.readiness == Readiness.READY for one in routes),
+            routes=sorted(routes, key=lambda one: (one.flag, one.route)),
+            skipped=await comparisons.skipped(store, said.flag, since),
+            expired_rules=[rule.id for rule in book.expired],
+            digest="",
+            next=_after_report(routes),
+        )
+        return answer.model_copy(update={"digest": digest(answer)})
+
+    async def _route(
+        self,
+        facts: RouteFacts,
+        found: Judgement,
+        rows: dict[tuple[str, str, str, str], CategoryRow],
+        book: RuleBook,
+    ) -> RouteReport:
+        def shown(categories: Sequence[Category]) -> list[CategoryShown]:
+            return [
+                _shown(facts, one, rows.get((facts.flag, facts.route, one.path, one.kind)))
+                for one in categories
+            ]
+
+        opened = shown(found.open)
+        example = None
+        known = next((one for one in opened if one.id), None)
+        if known is not None:
+            _, samples = await comparisons.category(self._desk.store(), known.id)
+            example = next((_sample(one, book) for one in samples), None)
+        return RouteReport(
+            flag=facts.flag, route=facts.route, readiness=found.readiness.value, reasons=list(found.reasons),
+            pairs=found.pairs, equal=facts.equal, unequal=facts.unequal, inspected=facts.inspected,
+            drawn=facts.drawn, upper_bound=found.upper_bound, verdicts=dict(facts.verdicts),
+            latency={side: list(counts) for side, counts in facts.latency.items()},
+            open=opened, noise=shown(found.noise), accepted=shown(found.accepted), example=example,
+        )  # fmt: skip
+
+    async def categories(self, asked: Asked[CategoriesQuery]) -> CategoriesAnswer:
+        rows = await comparisons.categories(self._desk.store(), asked.said.flag)
+        next_ = [f"crossfade shadow show {row.id}" for row in rows[:3]]
+        return CategoriesAnswer(
+            categories=[_row_shown(row) for row in rows], next=next_ or ["crossfade shadow report"]
+        )
+
+    async def category(self, asked: Asked[Nothing]) -> CategoryAnswer:
+        row, samples = await comparisons.category(self._desk.store(), asked.path["id"])
+        book = await self._book()
+        return CategoryAnswer(
+            **_row_shown(row).model_dump(),
+            samples=[_sample(one, book) for one in samples],
+            next=[
+                f"crossfade shadow mark {row.id} accepted {WHY}",
+                f"crossfade shadow mark {row.id} bug {WHY}",
+            ],
+        )
+
+    async def mark(self, asked: Asked[MarkBody]) -> CategoryAnswer:
+        said = asked.said
+        row = await comparisons.mark(
+            self._desk.store(), asked.actor, asked.path["id"], said.mark,
+            reason=said.reason, expires=said.expires, ticket=said.ticket, request_id=asked.request_id,
+        )  # fmt: skip
+        return CategoryAnswer(
+            **_row_shown(row).model_dump(), samples=[], next=[f"crossfade shadow report --flag {row.flag}"]
+        )
+
+    async def rules(self, asked: Asked[Nothing]) -> RulesAnswer:  # noqa: ARG002
+        stored, wrong = await comparisons.rules(self._desk.store())
+        of_code = list(self._code_rules())
+        expired = {rule.id for rule in RuleBook((*of_code, *stored), _today()).expired}
+        shown = [
+            ExpectedShown(definition=rule_to_json(rule), source=source, holds=rule.id not in expired)
+            for source, rules in (("code", of_code), ("store", stored))
+            for rule in rules
+        ]
+        return RulesAnswer(rules=shown, trouble=wrong, next=["crossfade shadow report"])
+
+    async def set_rule(self, asked: Asked[RuleBody]) -> RuleAnswer:
+        said = asked.said
+        try:
+            rule = rule_from_json({**said.rule, "reason": said.rule.get("reason", said.reason)})
+        except (InvalidRuleError, TypeError) as error:
+            raise Refused("invalid", str(error)) from None
+        await comparisons.set_rule(
+            self._desk.store(), asked.actor, rule,
+            reason=said.reason, ticket=said.ticket, request_id=asked.request_id,
+        )  # fmt: skip
+        return RuleAnswer(id=rule.id, next=["crossfade shadow rules", "crossfade shadow report"])
+
+    async def delete_rule(self, asked: Asked[Why]) -> RuleAnswer:
+        said, name = asked.said, asked.path["id"]
+        await comparisons.delete_rule(
+            self._desk.store(), asked.actor, name,
+            reason=said.reason, ticket=said.ticket, request_id=asked.request_id,
+        )  # fmt: skip
+        return RuleAnswer(id=name, next=["crossfade shadow rules"])
+
+    async def _book(self) -> RuleBook:
+        stored, _ = await comparisons.rules(self._desk.store())
+        return RuleBook((*self._code_rules(), *stored), _today())
+
+
+def digest(answer: ReportAnswer) -> str:
+    """What tells two reports apart: SHA-256 over their canonical JSON."""
+    content = answer.model_dump(mode="json", by_alias=True, exclude={"digest", "next"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _today() -> Any:
+    return datetime.now(UTC).date()
+
+
+def _sample(written: dict[str, Any], book: RuleBook) -> SampleShown:
+    exhibit = wire.from_bytes(json.dumps(written).encode())
+    judged = judge(exhibit, book.of(exhibit.route))
+    return SampleShown(
+        exhibit=written,
+        differences=[
+            {"path": one.path, "kind": one.kind, "legacy": one.legacy, "new": one.new}
+            for one in judged.differences
+        ],
+        explanation=explained(exhibit.legacy.body, exhibit.new.body),
+    )
+
+
+def _shown(facts: RouteFacts, category: Category, row: CategoryRow | None) -> CategoryShown:
+    if row is not None:
+        return _row_shown(row)
+    # What only the pairs drawn by lot show has no samples, and so no id.
+    return CategoryShown(
+        id="", flag=facts.flag, route=facts.route, **asdict(category), mark_by=None, mark_expires=None,
+        first_seen=0.0, last_seen=0.0,
+    )  # fmt: skip
+
+
+def _row_shown(row: CategoryRow) -> CategoryShown:
+    one = row.category
+    return CategoryShown(
+        id=row.id, flag=row.flag, route=row.route, path=one.path, kind=one.kind, count=one.count,
+        mark=one.mark.value, mark_reason=one.mark_reason, mark_by=row.mark_by, mark_expires=row.mark_expires,
+        first_seen=row.first_seen, last_seen=row.last_seen,
+    )  # fmt: skip
+
+
+def _after_report(routes: Sequence[RouteReport]) -> list[str]:
+    opened = [one.id for route in routes for one in route.open if one.id]
+    if opened:
+        return [f"crossfade shadow show {name}" for name in opened[:3]]
+    waiting = [route.flag for route in routes if route.readiness == Readiness.NOT_ENOUGH_EVIDENCE]
+    return [f"crossfade flag get {flag}" for flag in dict.fromkeys(waiting[:3])]

@@ -215,7 +215,8 @@ def _latencies(latency: Mapping[str, Sequence[int]]) -> str:
             bound = f"{LATENCY_BUCKETS[number] * 1000:g} ms" if number < len(LATENCY_BUCKETS) else "more"
             parts.append(
                 f'<rect x="{60 + number * width}" y="{top + high - size}" width="{width - 3}" '
-                f'height="{size}" fill="currentColor" opacity=".65"><title>{side}, up to {bound}: {count:,}</title></rect>'
+                f'height="{size}" fill="currentColor" opacity=".65">'
+                f"<title>{side}, up to {bound}: {count:,}</title></rect>"
             )
     total = 60 + (last + 1) * width
     label = ", ".join(f"{side} {_quantile(counts)}" for side, counts in sorted(sides.items()))

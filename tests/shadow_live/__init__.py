@@ -1,0 +1,1 @@
+"""Mirroring and comparing against real servers, from the request to the report."""

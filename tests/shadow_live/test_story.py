@@ -1,0 +1,200 @@
+"""From a mirrored request to a report that decides: processes, bus and store are real."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psycopg
+import pytest
+
+from crossfade.embedded.valkey import EmbeddedValkey
+from tests.shadow_live.backend import JsonBackend, json_backend
+from tests.support.crossfade_process import RunningCrossfade, running_crossfade
+
+PATIENCE = 30.0
+Wanted: TypeAlias = Callable[[dict[str, Any]], bool]
+SECRET = "s3cr3t-cookie-value"
+_clock = itertools.count(1_795_500_000)
+
+
+def item(target: str, fields: dict[str, str]) -> tuple[int, Any]:
+    number = int(target.rpartition("/")[2])
+    said = {"id": number, "price": f"{number}.50", "at": next(_clock), "owner": {"name": "Ada", "id": 7}}
+    return 200, {**said, "echo": fields.get("cookie", "")}
+
+
+def wrong_item(target: str, fields: dict[str, str]) -> tuple[int, Any]:
+    status, said = item(target, fields)
+    return status, {**said, "price": said["price"].replace(".50", ".05")} if said["id"] % 5 == 0 else said
+
+
+@pytest.fixture
+async def legacy() -> AsyncIterator[JsonBackend]:
+    async with json_backend(item) as found:
+        yield found
+
+
+@pytest.fixture
+async def new() -> AsyncIterator[JsonBackend]:
+    async with json_backend(wrong_item) as found:
+        yield found
+
+
+@pytest.fixture
+async def cf(
+    tmp_path: Path, store_url: str, legacy: JsonBackend, new: JsonBackend
+) -> AsyncIterator[RunningCrossfade]:
+    with EmbeddedValkey(tmp_path / "valkey") as bus:
+        config = {
+            "workers": 2,
+            "store": store_url,
+            "bus": bus.url(),
+            "targets": {"legacy": {"url": legacy.url}, "new": {"url": new.url}},
+            "routes": [
+                {"flag": "items.read", "match": {"path": "/items/{id}"}},
+                {"flag": "orders.read", "match": {"path": "/orders"}},
+            ],
+            "shadow": {"inspect": 1000, "ask_again": 1.0, "ask_again_after": 0.02},
+        }
+        async with running_crossfade(tmp_path, config) as running:
+            await running.until(lambda status: status["flags"]["version"] > 0)
+            moved = await running.command(
+                "flag", "move", "items.read", "--to", "shadow", "--reason", "look", "--wait"
+            )
+            assert moved.code == 0, moved
+            yield running
+
+
+async def asked(cf: RunningCrossfade, *arguments: str, code: int = 0) -> Any:
+    done = await cf.command("shadow", *arguments, "-o", "json")
+    assert done.code == code, done
+    return json.loads(done.out)
+
+
+async def reported(cf: RunningCrossfade, true: Wanted, *more: str) -> dict[str, Any]:
+    """The report's row of the items, once it is as wanted."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            done = await cf.command("shadow", "report", *more, "-o", "json")
+            if done.code == 0:  # else the process that answers is just being replaced
+                routes = json.loads(done.out)["routes"]
+                (route,) = [one for one in routes if one["route"] == "/items/{id}"]
+                if true(route):
+                    return route
+            await asyncio.sleep(0.1)
+
+
+async def browse(cf: RunningCrossfade, numbers: range) -> None:
+    client = await cf.connect()
+    for number in numbers:
+        client._writer.write(
+            f"GET /items/{number} HTTP/1.1\r\nHost: test\r\nCookie: sid={SECRET}\r\n\r\n".encode()
+        )
+        assert (await client.answer()).status == 200
+    client.close()
+
+
+async def test_from_the_mirror_to_the_gate(
+    cf: RunningCrossfade, legacy: JsonBackend, new: JsonBackend, store_url: str, tmp_path: Path
+) -> None:
+    await browse(cf, range(1, 41))
+    route = await reported(cf, lambda one: one["pairs"] == 40 and one["inspected"] == 40)
+
+    # The planted bug is what is open; what legacy itself never says twice is not.
+    assert route["readiness"] == "not_ready"
+    assert [(one["path"], one["kind"], one["count"]) for one in route["open"]] == [("$.price", "value", 8)]
+    assert route["verdicts"] == {"diff": 8, "noise": 32}
+    assert route["drawn"] == 40
+    assert sum(route["latency"]["legacy"]) == sum(route["latency"]["new"]) == 40
+    (difference,) = route["example"]["differences"]
+    assert difference["path"] == "$.price"
+    assert difference["legacy"].endswith(".50")
+    assert difference["new"].endswith(".05")
+    assert "price" in route["example"]["explanation"]
+
+    # A route that nobody has asked for is no proof; the gate says so too.
+    report = await asked(cf, "report", "--gate", code=6)
+    rows = {one["route"]: one for one in report["routes"]}
+    assert rows["/orders"]["readiness"] == "not_enough_evidence"
+    assert rows["/orders"]["reasons"] == ["0 pairs were compared; 1,000 are wanted"]
+
+    # The same as a page and for a pull request.
+    for form in ("html", "md"):
+        page = tmp_path / f"report.{form}"
+        written = await cf.command("shadow", "report", "--format", form, "--to", str(page))
+        assert written.code == 0
+        assert "$.price" in page.read_text()
+        assert "1 of 2" in page.read_text() or "0 of 2" in page.read_text()
+
+    # A reviewer looks, and accepts.
+    (category,) = (await asked(cf, "diffs"))["categories"]
+    shown = await cf.command("shadow", "show", category["id"])
+    assert "$.price" in shown.out
+    marked = await asked(cf, "mark", category["id"], "accepted", "--reason", "a new price list")
+    assert marked["mark"] == "accepted"
+    limits = ("--flag", "items.read", "--pairs", "10", "--rate", "50%")
+    ready = await reported(cf, lambda one: one["readiness"] == "ready", *limits)
+    assert [one["mark_reason"] for one in ready["accepted"]] == ["a new price list"]
+    assert (await cf.command("shadow", "report", "--gate", *limits)).code == 0
+
+    # No secret is in the store, in what is shown, in the log or in the metrics.
+    with psycopg.connect(store_url) as connection:
+        rows = connection.execute(
+            "SELECT exhibit::text FROM crossfade_store.shadow_samples"
+            " UNION ALL SELECT path FROM crossfade_store.shadow_categories"
+        ).fetchall()
+    kept = "".join(text for (text,) in rows)
+    assert "<secret:value:" in kept
+    for place in (kept, json.dumps(report), shown.out, cf.log(), (await cf.metrics()).text):
+        assert SECRET not in place
+
+    # Nothing is mirrored once somebody says so.
+    off = await cf.command("shadow", "off", "--reason", "enough", "--wait")
+    assert off.code == 0, off
+    seen = len(new.asked)
+    await browse(cf, range(50, 60))
+    assert len(new.asked) == seen
+    measured = await cf.metrics()
+    assert measured.total("crossfade_mirror_in_flight") == 0
+
+
+async def test_a_rule_expects_a_difference_from_its_next_look_on(cf: RunningCrossfade) -> None:
+    rule = {"id": "prices", "kind": "ignore", "path": "$.price", "owner": "shop"}
+    set_ = await asked(cf, "rule", "set", json.dumps(rule), "--reason", "another price list")
+    assert set_["id"] == "prices"
+    listed = await asked(cf, "rules")
+    assert [(one["definition"]["id"], one["source"], one["holds"]) for one in listed["rules"]] == [
+        ("prices", "store", True)
+    ]
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            # The processes that compare read the rules every few seconds.
+            await browse(cf, range(5, 6))
+            route = await reported(cf, lambda one: one["inspected"] == one["unequal"])
+            if route["verdicts"].get("noise", 0) + route["verdicts"].get("ignored", 0):
+                break
+    wrong = await cf.command(
+        "shadow", "rule", "set", '{"id": "x", "kind": "ignore", "path": "price"}', "--reason", "y"
+    )
+    assert wrong.code == 2
+    assert "expected one such as $.items" in wrong.err
+    assert (await cf.command("shadow", "rule", "delete", "prices", "--reason", "over")).code == 0
+    assert (await cf.command("shadow", "rule", "delete", "prices", "--reason", "over")).code == 3
+    assert (await cf.command("shadow", "show", "nothing")).code == 3
+
+
+async def test_the_control_process_dies_and_nothing_counts_twice(cf: RunningCrossfade) -> None:
+    await browse(cf, range(1, 11))
+    pid = (await cf.until(lambda status: status["control_pid"] != 0))["control_pid"]
+    os.kill(pid, signal.SIGKILL)
+    await browse(cf, range(11, 21))
+    route = await reported(cf, lambda one: one["pairs"] == 20 and one["inspected"] >= 20)
+    assert route["inspected"] == 20
+    assert sum(route["verdicts"].values()) == 20

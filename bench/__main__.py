@@ -30,6 +30,7 @@ from bench import (
     flags,
     idle,
     latency,
+    mirror,
     processes,
     rig,
     rollback,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from bench.table import Verdict
 
-SECTIONS = ("cpu", "flags", "latency", "bulk", "idle", "startup", "scale", "rollback", "changes")
+SECTIONS = ("cpu", "flags", "latency", "bulk", "idle", "startup", "scale", "rollback", "changes", "mirror")
 NEEDED_DESCRIPTORS = 12_000
 QUIET = 0.05
 """Share of the machine that others may take before it is said aloud."""
@@ -96,6 +97,10 @@ def main() -> int:
             [scale.measure(max(1, size.rounds // 2), size.scale_requests)] if "crossfade" in names else []
         ),
         "changes": lambda: [changes.measure(50 if options.quick else 500)],
+        "mirror": lambda: [
+            mirror.cost(names, cores, size.rounds, size.cpu_requests // 2),
+            mirror.bad_mirrors(cores, size.rounds),
+        ],
         "rollback": lambda: [rollback.measure(1 if options.quick else size.rounds)],
     }
     report: dict[str, Any] = {"machine": facts, "left_out": absent}

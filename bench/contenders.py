@@ -22,7 +22,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bench import processes
 from bench.traffic import HOST
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 INSTALL = "scripts/install-debian-packages"
 IDLE_SECONDS = 75
+Job: TypeAlias = Literal["usual", "flags", "mirror"]
 STARTED_WITHIN = 30.0
 
 
@@ -45,8 +46,8 @@ class Site:
     legacy: int
     new: int
     workers: int = 1
-    many_routes: bool = False
-    """The job of `bench/flags.py` instead of the usual one."""
+    job: Job = "usual"
+    """The usual one, that of `bench/flags.py`, or that of `bench/mirror.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def running(
     workers: int = 1,
     cores: Iterable[int] | None = None,
     settled: bool = True,
-    many_routes: bool = False,
+    job: Job = "usual",
 ) -> Iterator[Running]:
     """Starts the contender `name` in front of the two backend ports, and ends it.
 
@@ -113,7 +114,7 @@ def running(
     """
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
         port, admin_port = free_ports(2)
-        site = Site(Path(folder), port, admin_port, legacy, new, workers, many_routes)
+        site = Site(Path(folder), port, admin_port, legacy, new, workers, job)
         argv = _WRITERS[name](site)
         log_path = site.folder / "output.log"
         with log_path.open("wb") as log:
@@ -125,7 +126,7 @@ def running(
                 start_seconds = monotonic() - began
                 if settled and name == "crossfade" and not _has_answered(process, admin_port, "/readyz"):
                     raise NotStartedError(f"{name} did not become ready: {_last_words(log_path)}")
-                if many_routes and name == "crossfade":
+                if job != "usual" and name == "crossfade":
                     _apply_flags(site)
                 if settled:
                     processes.settle(process.pid)
@@ -163,15 +164,14 @@ def _last_words(log_path: Path) -> str:
 
 def _crossfade(site: Site) -> list[str | Path]:
     config = site.folder / "crossfade.yaml"
-    config.write_text(
-        _crossfade_frame(site) + (_CROSSFADE_MANY_ROUTES if site.many_routes else _CROSSFADE_ROUTES)
-    )
+    routes = {"usual": _CROSSFADE_ROUTES, "flags": _CROSSFADE_MANY_ROUTES, "mirror": _CROSSFADE_ONE_ROUTE}
+    config.write_text(_crossfade_frame(site) + routes[site.job])
     return [sys.executable, "-m", "crossfade", "up", "-c", config]
 
 
 def _crossfade_frame(site: Site) -> str:
     """Flags need the store; without them nobody is charged for one."""
-    servers = "embedded" if site.many_routes else "none"
+    servers = "none" if site.job == "usual" else "embedded"
     return f"""\
 listen: 127.0.0.1:{site.port}
 admin: {{listen: 127.0.0.1:{site.admin_port}}}
@@ -203,33 +203,56 @@ _CROSSFADE_MANY_ROUTES = "routes:\n" + "".join(
 )
 
 
+_CROSSFADE_ONE_ROUTE = 'routes: [{flag: part-0, match: {path: "/**"}}]\n'
+
+
 def _crossfade_flags(share: str) -> str:
-    """`share` of each flag's keys at live, the others at shadow."""
+    """`share` of each flag's keys at live, the others at shadow; nothing is mirrored."""
     return "flags:\n" + "".join(
         f"  - key: part-{number}\n"
         "    owner: bench\n"
         f"    transition: {{from: shadow, to: live, weight: {share}}}\n"
         '    bucketing: {by: ["cookie:session"]}\n'
+        '    mirror: "0%"\n'
         for number in range(FLAGS)
     )
 
 
 def _apply_flags(site: Site) -> None:
     """Give the running Crossfade its flags by its own command, and wait until its workers have them."""
+    if site.job == "mirror":
+        tell(site.folder, "flag", "move", "part-0", "--to", "shadow")
+        return
     flags = site.folder / "flags.yaml"
-    command = [sys.executable, "-m", "crossfade", "apply", "-f", flags, "-c", site.folder / "crossfade.yaml"]
-    deadline = monotonic() + STARTED_WITHIN
     for share in ("0%", "25%"):  # stage by stage
         flags.write_text(_crossfade_flags(share))
-        while True:
-            done = subprocess.run(
-                [*command, "--reason", "bench", "--wait", "20"], capture_output=True, text=True, check=False
-            )
-            if not done.returncode:
-                break
-            if monotonic() > deadline:
-                raise NotStartedError(f"crossfade did not take its flags: {done.stderr.strip()}")
-            sleep(0.3)  # its store is still starting
+        tell(site.folder, "apply", "-f", str(flags))
+
+
+def tell(folder: Path, *words: str) -> None:
+    """A change by Crossfade's own command, until all workers have it."""
+    command = [sys.executable, "-m", "crossfade", *words, "-c", str(folder / "crossfade.yaml")]
+    deadline = monotonic() + STARTED_WITHIN
+    while True:
+        done = subprocess.run(
+            [*command, "--reason", "bench", "--wait", "20"], capture_output=True, text=True, check=False
+        )
+        if not done.returncode:
+            return
+        if monotonic() > deadline:
+            raise NotStartedError(f"crossfade did not take its flags: {done.stderr.strip()}")
+        sleep(0.3)  # its store is still starting
+
+
+_NGINX_ROUTES = r"""
+    location ~ ^/api/items/[^/]+$ { proxy_pass http://new; }
+    location ~ ^/api/posts/[^/]+/comments$ { proxy_pass http://new; }
+    location ~ ^/api/wallets/[^/]+/transfers$ { proxy_pass http://legacy; }
+    location /api/accounts/ { proxy_pass http://new; }
+    location / { proxy_pass http://legacy; }"""
+_NGINX_MIRROR = """
+    location = /mirror { internal; proxy_pass http://new$request_uri; }
+    location / { mirror /mirror; proxy_pass http://legacy; }"""
 
 
 def _nginx(site: Site) -> list[str | Path]:
@@ -273,13 +296,9 @@ http {{
     location / {{ proxy_pass http://legacy; }}
   }}
   server {{ listen 127.0.0.1:{site.port} default_server; server_name _;
-    location ~ ^/api/items/[^/]+$ {{ proxy_pass http://new; }}
-    location ~ ^/api/posts/[^/]+/comments$ {{ proxy_pass http://new; }}
-    location ~ ^/api/wallets/[^/]+/transfers$ {{ proxy_pass http://legacy; }}
-    location /api/accounts/ {{ proxy_pass http://new; }}
+    {_NGINX_MIRROR if site.job == "mirror" else _NGINX_ROUTES}
     location /bulk/ {{ proxy_request_buffering off; proxy_max_temp_file_size 0; proxy_pass http://legacy; }}
     location = /metrics {{ stub_status; }}
-    location / {{ proxy_pass http://legacy; }}
   }}
 }}
 """)
@@ -361,7 +380,7 @@ def _envoy_bootstrap(site: Site) -> dict[str, Any]:
         route("legacy", {**regex("/api/wallets/[^/]+/transfers"), "headers": posts}),
         route("legacy", {"prefix": "/"}),
     ]
-    if site.many_routes:
+    if site.job == "flags":
         weighted = {"clusters": [{"name": "new", "weight": 25}, {"name": "legacy", "weight": 75}]}
         routes = [
             {
@@ -371,6 +390,9 @@ def _envoy_bootstrap(site: Site) -> dict[str, Any]:
             for number in range(ROUTES)
         ]
         routes.append(route("legacy", {"prefix": "/"}))
+    if site.job == "mirror":
+        routes = [route("legacy", {"prefix": "/"})]
+        routes[0]["route"]["request_mirror_policies"] = [{"cluster": "new"}]
     log = {
         "name": "file",
         "filter": {

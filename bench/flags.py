@@ -77,7 +77,7 @@ def measure(names: Sequence[str], cores: rig.Cores, rounds: int, requests: int) 
     names = [name for name in ("crossfade", "envoy") if name in names]
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(rig.backend(cores.rest))
-        running = stack.enter_context(rig.all_running(names, backend, cores.proxy, many_routes=True))
+        running = stack.enter_context(rig.all_running(names, backend, cores.proxy, job="flags"))
         plain = stack.enter_context(rig.all_running(["crossfade"], backend, cores.proxy))
         contestants: dict[str, tuple[Running, Kind]] = {name: (running[name], "parts") for name in names}
         contestants[PLAIN] = (plain["crossfade"], "small")

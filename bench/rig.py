@@ -149,13 +149,13 @@ def _line(generator: subprocess.Popen[bytes], name: str) -> bytes:
 
 @contextlib.contextmanager
 def all_running(
-    names: Sequence[str], target: Backend, cores: frozenset[int] | None, *, many_routes: bool = False
+    names: Sequence[str], target: Backend, cores: frozenset[int] | None, *, job: contenders.Job = "usual"
 ) -> Iterator[dict[str, contenders.Running]]:
     """All of `names` side by side in front of `target`, so that rounds can be interleaved."""
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(
-                contenders.running(name, target.legacy, target.new, cores=cores, many_routes=many_routes)
+                contenders.running(name, target.legacy, target.new, cores=cores, job=job)
             )
             for name in names
         }

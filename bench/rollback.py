@@ -52,7 +52,7 @@ class Rollback:
 def measure(canaries: int) -> Rollback:
     bad, seconds = [], []
     with backend(0.01, 1) as legacy, backend(0.10, 2) as new, _crossfade(legacy, new) as instance:
-        instance.command("flag", "edit", FLAG, "--bucket-by", "cookie:sid")
+        instance.command("flag", "edit", FLAG, "--bucket-by", "cookie:sid", "--mirror", "0%")
         instance.command("flag", "move", FLAG, "--to", "shadow")
         instance.command("guardrail", "set", FLAG, "--signal", "errors", "--action", "rollback")
         with instance.load():

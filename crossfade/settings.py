@@ -378,6 +378,7 @@ def _mirroring(form: ShadowForm, directory: Path) -> Mirroring:
         deadline=form.deadline,
         ask_again=form.ask_again,
         ask_again_after=form.ask_again_after,
+        inspect=form.inspect,
         sandbox=None if form.sandbox is None else _target(form.sandbox, directory),
     )
 

@@ -156,6 +156,8 @@ class Mirroring:
     """The share of which legacy is asked twice, to learn how often it differs from itself."""
     ask_again_after: float = 0.25
     """Seconds between two askings of the same side."""
+    inspect: float = 10.0
+    """Pairs a second that are drawn by lot at the most, however many are mirrored; 0 draws none."""
     sandbox: Target | None = None
 
 

@@ -164,6 +164,7 @@ class Mirror:
         self._held = 0
         self._rate = Bucket()
         self._connects = Bucket()
+        self._lots = Bucket()
         self._draw: Callable[[], float] = random.random
 
     # What exchanges say.
@@ -306,7 +307,13 @@ class Mirror:
         closer = self._observer.compare(pair)
         safe = head.method in SAFE_METHODS
         settings = flight.runtime.config.mirror
-        flight.sampled = safe and self._draw() < settings.ask_again
+        # Bounded before anything is known of the pair: a bound on what is found would bend the sample.
+        flight.sampled = (
+            safe
+            and settings.inspect > 0
+            and self._draw() < settings.ask_again
+            and self._lots.take(settings.inspect, self._now())
+        )
         if safe and (closer or flight.sampled):
             again = partial(self._ask_again, flight, both=closer)
             self._later(settings.ask_again_after, lambda: self._guarded(flight, again))

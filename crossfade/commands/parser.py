@@ -122,12 +122,14 @@ def _shadow(commands: Commands) -> None:
     report.add_argument("--rate", metavar="SHARE", help="the most that may differ (default 0.1%%)")
     report.add_argument("--pairs", type=int, metavar="N", help="the fewest pairs (default 1000)")
     diffs = _command(shadow, "diffs", "shadow:diffs", "what differs, the latest first")
-    diffs.add_argument("--flag", metavar="FLAG")
+    diffs.add_argument("--flag", metavar="FLAG", help="of one flag only")
     show = _command(shadow, "show", "shadow:show", "one difference, with samples of both answers")
     show.add_argument("id", metavar="ID", help="as `shadow diffs` names it")
     mark = _command(shadow, "mark", "shadow:mark", "say what a difference is")
-    mark.add_argument("id", metavar="ID")
-    mark.add_argument("mark", choices=("open", "accepted", "bug", "needs_rule"))
+    mark.add_argument("id", metavar="ID", help="as `shadow diffs` names it")
+    mark.add_argument(
+        "mark", choices=("open", "accepted", "bug", "needs_rule"), help="accepted ones do not close the gate"
+    )
     mark.add_argument("--expires", metavar="DATE", help="until when it holds, such as 2027-03-31")
     _reason(mark)
     _command(shadow, "rules", "shadow:rules", "the differences that are expected")
@@ -136,7 +138,7 @@ def _shadow(commands: Commands) -> None:
     put.add_argument("rule", metavar="JSON", help="the rule, or @FILE")
     _reason(put)
     delete = _command(rule, "delete", "shadow:rule_delete", "expect it no more")
-    delete.add_argument("id", metavar="ID")
+    delete.add_argument("id", metavar="ID", help="as `shadow rules` names it")
     _reason(delete)
 
 

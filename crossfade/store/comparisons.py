@@ -11,10 +11,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -129,11 +129,12 @@ async def write_found(connection: AsyncConnection, found: Sequence[Found]) -> No
             row["count"] += 1
             samples.append((category_id(flag, route, path, kind), one.exhibit))
     for (flag, route, path), counts in sorted(paths.items()):
-        row = {"flag": flag, "route": route, "path": path, **counts}
+        hour = func.date_trunc("hour", func.clock_timestamp())
+        row = {"flag": flag, "route": route, "path": path, "hour": hour, **counts}
         add = {name: getattr(shadow_paths.c, name) + number for name, number in counts.items()}
         written = insert(shadow_paths).values(row)
         await connection.execute(
-            written.on_conflict_do_update(index_elements=["flag", "route", "path"], set_=add)
+            written.on_conflict_do_update(index_elements=["flag", "route", "path", "hour"], set_=add)
         )
     now = func.clock_timestamp()
     for name, row in sorted(categories.items()):
@@ -160,6 +161,7 @@ async def forget(store: Store, days: int) -> None:
     limit = func.now() - text(f"interval '{int(days)} days'")
     async with store.transaction() as connection:
         await connection.execute(delete(shadow_counts).where(shadow_counts.c.minute < limit))
+        await connection.execute(delete(shadow_paths).where(shadow_paths.c.hour < limit))
         old = (shadow_categories.c.last_seen < limit, shadow_categories.c.mark == Mark.OPEN.value)
         await connection.execute(delete(shadow_categories).where(*old))
 
@@ -178,8 +180,8 @@ async def facts(store: Store, flag: str | None, since: float) -> list[RouteFacts
         for row in await connection.execute(wanted):
             counts.setdefault((row.flag, row.route), Counter()).update(row.counts)
         paths: dict[tuple[str, str], dict[str, PathCounts]] = {}
-        for row in await connection.execute(select(shadow_paths)):
-            seen = PathCounts(row.new_only, row.legacy_only, row.together)
+        for row in await connection.execute(_paths_since(moment)):
+            seen = PathCounts(int(row.new_only), int(row.legacy_only), int(row.together))
             paths.setdefault((row.flag, row.route), {})[row.path] = seen
         rows = await _categories(connection, flag)
     found: dict[tuple[str, str], list[Category]] = {}
@@ -203,6 +205,14 @@ async def skipped(store: Store, flag: str | None, since: float) -> dict[str, dic
             counts = {name.removeprefix("skipped:"): n for name, n in row.counts.items()}
             found.setdefault(row.flag, Counter()).update(counts)
     return {name: dict(counts) for name, counts in sorted(found.items())}
+
+
+def _paths_since(moment: datetime) -> Select[Any]:
+    """Whole hours: what was seen before a mend would stand against it for ever."""
+    known = (shadow_paths.c.flag, shadow_paths.c.route, shadow_paths.c.path)
+    sums = (shadow_paths.c.new_only, shadow_paths.c.legacy_only, shadow_paths.c.together)
+    wanted = select(*known, *(func.sum(one).label(one.name) for one in sums))
+    return wanted.where(shadow_paths.c.hour > moment - timedelta(hours=1)).group_by(*known)
 
 
 def _facts(

@@ -179,6 +179,7 @@ shadow_paths = Table(
     Column("flag", Text, primary_key=True),
     Column("route", Text, primary_key=True),
     Column("path", Text, primary_key=True),
+    Column("hour", MOMENT, primary_key=True),
     Column("new_only", BigInteger, nullable=False, server_default="0"),
     Column("legacy_only", BigInteger, nullable=False, server_default="0"),
     Column("together", BigInteger, nullable=False, server_default="0"),

@@ -19,7 +19,12 @@ from tests.admin.client import WHY, Client, conforms
 from tests.support.crossfade_process import RunningCrossfade
 
 
-async def test_whatever_is_answered_is_as_it_is_described(ask: Client) -> None:
+async def test_whatever_is_answered_is_as_it_is_described(ask: Client, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO crossfade_store.shadow_categories VALUES"
+            " ('abc', 'items.read', '/items', '$.a', 'value', 1, now(), now())"
+        )
     document = await ask.done("GET", "/api/v1/openapi.json")
     validate(document)
 
@@ -30,6 +35,7 @@ async def test_whatever_is_answered_is_as_it_is_described(ask: Client) -> None:
     rule = {"id": "qa", "when": when, "transition": {"from": "legacy", "to": "shadow", "weight_ppm": 7}}
     edit = {**WHY, "bucketing": {"by": ["cookie:sid"]}, "overrides": [override], "rules": [rule]}
     steps = [{"weight_ppm": 10_000, "hold": 600}, {"weight_ppm": 1_000_000, "hold": 0}]
+    expected = {"id": "times", "kind": "ignore", "path": "$..at"}
     third = {"key": "third", "transition": {"from": "legacy", "to": "shadow", "weight_ppm": 0}}
     story: list[tuple[str, str, str, Any]] = [
         ("GET", "/api/v1/flags", "", None),
@@ -48,6 +54,13 @@ async def test_whatever_is_answered_is_as_it_is_described(ask: Client) -> None:
         ("POST", "/api/v1/unkill", "", WHY),
         ("POST", "/api/v1/shadow/off", "", WHY),
         ("POST", "/api/v1/shadow/on", "", WHY),
+        ("GET", "/api/v1/shadow/report", "?hours=1&flag=items.read", None),
+        ("GET", "/api/v1/shadow/categories", "?flag=items.read", None),
+        ("GET", "/api/v1/shadow/categories/abc", "", None),
+        ("POST", "/api/v1/shadow/categories/abc/mark", "", {**WHY, "mark": "bug", "expires": "2099-01-01"}),
+        ("POST", "/api/v1/shadow/rules", "", {**WHY, "rule": expected}),
+        ("GET", "/api/v1/shadow/rules", "", None),
+        ("DELETE", "/api/v1/shadow/rules/times", "", WHY),
         ("POST", "/api/v1/explain", "", {"target": "/items/1", "headers": [["X-QA", "1"]]}),
         ("POST", "/api/v1/apply", "", {**WHY, "flags": [third]}),
         ("POST", "/api/v1/flags/third/archive", "", WHY),

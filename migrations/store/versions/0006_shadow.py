@@ -22,10 +22,11 @@ def upgrade() -> None:
             flag        text NOT NULL,
             route       text NOT NULL,
             path        text NOT NULL,
+            hour        timestamptz NOT NULL,
             new_only    bigint NOT NULL DEFAULT 0,
             legacy_only bigint NOT NULL DEFAULT 0,
             together    bigint NOT NULL DEFAULT 0,
-            PRIMARY KEY (flag, route, path)
+            PRIMARY KEY (flag, route, path, hour)
         );
         CREATE TABLE crossfade_store.shadow_categories (
             id           text PRIMARY KEY,

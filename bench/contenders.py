@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 INSTALL = "scripts/install-debian-packages"
 IDLE_SECONDS = 75
-Job: TypeAlias = Literal["usual", "flags", "mirror"]
+Job: TypeAlias = Literal["usual", "flags", "mirror", "bad mirror"]
 STARTED_WITHIN = 30.0
 
 
@@ -164,7 +164,12 @@ def _last_words(log_path: Path) -> str:
 
 def _crossfade(site: Site) -> list[str | Path]:
     config = site.folder / "crossfade.yaml"
-    routes = {"usual": _CROSSFADE_ROUTES, "flags": _CROSSFADE_MANY_ROUTES, "mirror": _CROSSFADE_ONE_ROUTE}
+    routes = {
+        "usual": _CROSSFADE_ROUTES,
+        "flags": _CROSSFADE_MANY_ROUTES,
+        "mirror": _CROSSFADE_ONE_ROUTE + _NEVER_BUSY,
+        "bad mirror": _CROSSFADE_ONE_ROUTE,
+    }
     config.write_text(_crossfade_frame(site) + routes[site.job])
     return [sys.executable, "-m", "crossfade", "up", "-c", config]
 
@@ -204,6 +209,8 @@ _CROSSFADE_MANY_ROUTES = "routes:\n" + "".join(
 
 
 _CROSSFADE_ONE_ROUTE = 'routes: [{flag: part-0, match: {path: "/**"}}]\n'
+_NEVER_BUSY = "shadow: {busy_after: 60}\n"
+"""Where each request has to be mirrored, since its price is what is measured."""
 
 
 def _crossfade_flags(share: str) -> str:
@@ -220,7 +227,7 @@ def _crossfade_flags(share: str) -> str:
 
 def _apply_flags(site: Site) -> None:
     """Give the running Crossfade its flags by its own command, and wait until its workers have them."""
-    if site.job == "mirror":
+    if site.job in ("mirror", "bad mirror"):
         tell(site.folder, "flag", "move", "part-0", "--to", "shadow")
         return
     flags = site.folder / "flags.yaml"

@@ -118,7 +118,7 @@ def bad_mirrors(cores: rig.Cores, rounds: int) -> BadMirrors:
             backend = stack.enter_context(rig.backend(cores.rest))
             new = backend.new if kind == "fine" else stack.enter_context(_bad(kind, cores))
             proxy = stack.enter_context(
-                contenders.running("crossfade", backend.legacy, new, cores=cores.proxy, job="mirror")
+                contenders.running("crossfade", backend.legacy, new, cores=cores.proxy, job="bad mirror")
             )
             _switch(proxy, "off")
             if not rate:

@@ -2,6 +2,7 @@
 
 The proxy gives one `Mirrored` to whatever the wiring has put behind it and forgets it. Everything in here is
 as it went over the wire, secrets included: it must not leave the process before it has been redacted.
+Both are made for each mirrored request, so they are slotted and not frozen, and nobody writes to them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Leg:
     """One side's answer to one asking, or why there is none. `body` holds what was kept of it, unframed."""
 
@@ -30,7 +31,7 @@ class Leg:
     """Why there is no whole answer, in one word: `http_response_timeout`, `connection_refused`, ..."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Mirrored:
     """One request that both sides were asked. `legs` are in the order in which they were asked."""
 

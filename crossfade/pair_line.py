@@ -13,11 +13,11 @@ import json
 import time
 import uuid
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from core import metrics
 from core.metrics import LATENCY_BUCKETS, Sample
@@ -43,6 +43,12 @@ SEND_WITHIN = 2.0
 MINUTES_KEPT = 30
 """Minutes of counts that are kept while the bus is away."""
 
+_BUCKETS = {
+    side: [f"{side}_le:{number}" for number in range(len(LATENCY_BUCKETS) + 1)] for side in ("legacy", "new")
+}
+Minute: TypeAlias = dict[tuple[str, str], dict[str, int]]
+"""Counts of one minute, by flag and route."""
+
 
 class PairLine:
     """`run` goes on until it is cancelled; everything else returns at once."""
@@ -51,9 +57,9 @@ class PairLine:
         self.source = uuid.uuid4().hex[:12]
         self._now = now
         self._budget = Bucket()
-        self._minutes: dict[int, dict[tuple[str, str], Counter[str]]] = {}
+        self._minutes: dict[int, Minute] = {}
         self._changed: set[int] = set()
-        self._outcomes: Counter[tuple[str, str]] = Counter()
+        self._over: Counter[tuple[str, str]] = Counter()
         self._dropped: Counter[str] = Counter()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -74,13 +80,11 @@ class PairLine:
         counts = self._counts(pair.flag, pair.route)
         for leg in pair.legs:
             if leg.trouble is None:
-                counts[f"{leg.side}_le:{bisect_left(LATENCY_BUCKETS, leg.seconds)}"] += 1
+                counts[_BUCKETS[leg.side][bisect_left(LATENCY_BUCKETS, leg.seconds)]] += 1
         if same(legacy, new):
             counts["equal"] += 1
-            self._outcomes[pair.flag, "equal"] += 1
             return False
         counts["unequal"] += 1
-        self._outcomes[pair.flag, "unequal"] += 1
         if not self._budget.take(self._settings.inspect, self._now()) or not self._settings.inspect:
             self._drop("budget")
             return False
@@ -103,14 +107,27 @@ class PairLine:
 
     def samples(self) -> list[Sample]:
         return [
-            *(Sample(metrics.PAIRS.name, labels, count) for labels, count in self._outcomes.items()),
+            *(Sample(metrics.PAIRS.name, labels, count) for labels, count in self._outcomes().items()),
             *(Sample(metrics.PAIRS_DROPPED.name, (why,), count) for why, count in self._dropped.items()),
         ]
 
-    def _counts(self, flag: str, route: str) -> Counter[str]:
+    def _outcomes(self) -> Counter[tuple[str, str]]:
+        """By flag and outcome, those of minutes that are over and forgotten included."""
+        found = Counter(self._over)
+        for minute in self._minutes.values():
+            found.update(_outcomes_of(minute))
+        return found
+
+    def _counts(self, flag: str, route: str) -> dict[str, int]:
         minute = int(self._now() // 60)
         self._changed.add(minute)
-        return self._minutes.setdefault(minute, {}).setdefault((flag, route), Counter())
+        known = self._minutes.get(minute)
+        if known is None:
+            known = self._minutes[minute] = {}
+        counts = known.get((flag, route))
+        if counts is None:
+            counts = known[flag, route] = defaultdict(int)
+        return counts
 
     def _drop(self, why: str) -> None:
         self._dropped[why] += 1
@@ -152,7 +169,8 @@ class PairLine:
         # A worker that mirrors nothing needs none of this, and no request waits for it to be loaded.
         bus = await asyncio.to_thread(import_module, "crossfade.bus")
         pairs = [self._waiting[n] for n in range(min(50, len(self._waiting)))]
-        minutes = sorted(self._changed)
+        # What is counted from here on is sent the next time.
+        minutes, self._changed = sorted(self._changed), set()
         try:
             async with asyncio.timeout(SEND_WITHIN):
                 if self._client is None:
@@ -166,13 +184,14 @@ class PairLine:
         except bus.RefusedError:
             # It is there and refuses (its memory is full): these would be refused again.
             self._dropped["bus_refuses"] += len(pairs)
-            self._forget(pairs, minutes)
+            self._forget(pairs)
             return
         except (*bus.AWAY, TimeoutError):
+            self._changed.update(minutes)
             self._forget_old_minutes()
             await asyncio.sleep(again_after)
             return
-        self._forget(pairs, minutes)
+        self._forget(pairs)
         if self._waiting:
             self._wake.set()
 
@@ -188,22 +207,30 @@ class PairLine:
             for (flag, route), counts in self._minutes.get(minute, {}).items()
         ]  # fmt: skip
 
-    def _forget(self, pairs: list[bytes], minutes: list[int]) -> None:
+    def _forget(self, pairs: list[bytes]) -> None:
         for pair in pairs:
             self._waiting.popleft()
             self._waiting_bytes -= len(pair)
         now = int(self._now() // 60)
-        self._changed.difference_update(minutes)
         for minute in [minute for minute in self._minutes if minute < now and minute not in self._changed]:
-            del self._minutes[minute]
+            self._over.update(_outcomes_of(self._minutes.pop(minute)))
 
     def _forget_old_minutes(self) -> None:
         oldest = int(self._now() // 60) - MINUTES_KEPT
         for minute in [minute for minute in self._minutes if minute < oldest]:
-            del self._minutes[minute]
+            self._over.update(_outcomes_of(self._minutes.pop(minute)))
             self._changed.discard(minute)
 
 
 def _by_side(pair: Mirrored) -> tuple[Leg, Leg]:
     one, other = pair.legs
     return (one, other) if one.side == "legacy" else (other, one)
+
+
+def _outcomes_of(minute: Minute) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for (flag, _), counts in minute.items():
+        for outcome in ("equal", "unequal"):
+            if outcome in counts:
+                found[flag, outcome] += counts[outcome]
+    return found

@@ -376,6 +376,7 @@ def _mirroring(form: ShadowForm, directory: Path) -> Mirroring:
         rate=form.rate,
         connects=form.connects,
         deadline=form.deadline,
+        busy_after=form.busy_after,
         ask_again=form.ask_again,
         ask_again_after=form.ask_again_after,
         inspect=form.inspect,

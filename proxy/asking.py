@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from proxy.upstream import UpstreamConnection
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What came back. Without a `head` there was no answer, and `trouble` says why."""
+    """What came back. Without a `head` there was no answer, and `trouble` says why. Nobody writes to it."""
 
     began: float
     """Unix time in seconds."""

@@ -152,6 +152,8 @@ class Mirroring:
     """New connections a second: a side that ends each one must not cost one for each request."""
     deadline: float = 10.0
     """Seconds after which an answer is not waited for."""
+    busy_after: float = 0.005
+    """Seconds that the worker may be behind; while it is more, clients have it for themselves."""
     ask_again: float = 0.01
     """The share of which legacy is asked twice, to learn how often it differs from itself."""
     ask_again_after: float = 0.25

@@ -15,6 +15,7 @@ up to a bound. Nobody's reading or writing depends on it.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -229,7 +230,7 @@ class Mirror:
         self._flights.add(flight)
         self._held += flight.held
         # The client's next request may be there already: it comes first.
-        self._later(0, lambda: self._guarded(flight, lambda: self._begin(flight)))
+        self._later(0, partial(self._guarded, flight, partial(self._begin, flight, time.perf_counter())))
 
     def skip(self, flag: str, reason: str) -> None:
         """Count a request that is not mirrored."""
@@ -279,8 +280,12 @@ class Mirror:
             return "no_connection"
         return None if self._rate.take(settings.rate, now) else "rate"
 
-    def _begin(self, flight: _Flight) -> None:
+    def _begin(self, flight: _Flight, since: float) -> None:
         if flight not in self._flights:
+            return
+        if time.perf_counter() - since > flight.runtime.config.mirror.busy_after:
+            self._land(flight)
+            self.skip(flight.decision.flag, "busy")
             return
         side = flight.decision.mirror
         assert side is not None

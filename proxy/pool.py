@@ -36,9 +36,14 @@ _Address = tuple[socket.AddressFamily, Any]
 class Pool:
     """Connections to `target`. Belongs to the worker's event loop."""
 
-    def __init__(self, side: str, target: Target, counters: Counters) -> None:
-        """`side` is what it is called in metrics."""
+    def __init__(self, side: str, target: Target, counters: Counters, *, looks: bool = True) -> None:
+        """`side` is what it is called in metrics.
+
+        `looks` is whether a connection is looked into before it is used again. Where a wrong answer reaches
+        nobody, what the event loop has seen of it is enough.
+        """
         self.side = side
+        self._looks = looks
         self.target = target
         self.authority = _authority(target)
         """What Host says when the client sent none (HTTP/1.0)."""
@@ -73,7 +78,7 @@ class Pool:
         now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_fit(now):
+            if connection.is_fit(now) if self._looks else now < connection.expires:
                 return connection
             self.discard(connection, "stale")
         return None

@@ -218,11 +218,13 @@ class Worker:
     def _build(self, config: ProxyConfig, snapshot: Snapshot, plugs: Plugs) -> Runtime:
         """A runtime for `config` that keeps the pools and the log whose settings did not change."""
         old = getattr(self, "runtime", None)
-        known = {} if old is None else {pool.side: pool for pool in old.all_pools()}
+        known: dict[str, Pool] = {} if old is None else {pool.side: pool for pool in old.all_pools()}
 
-        def pool(name: str, target: Target) -> Pool:
+        def pool(name: str, target: Target, *, looks: bool = True) -> Pool:
             kept = known.get(name)
-            return kept if kept is not None and kept.still_fits(target) else Pool(name, target, self.counters)
+            if kept is not None and kept.still_fits(target):
+                return kept
+            return Pool(name, target, self.counters, looks=looks)
 
         mirror = config.mirror
 
@@ -233,7 +235,7 @@ class Worker:
         mirror_pools = {}
         if self._mirror is not None:
             for side, target in config.targets.items():
-                mirror_pools[side] = pool(f"{side.value}_mirror", own(target))
+                mirror_pools[side] = pool(f"{side.value}_mirror", own(target), looks=False)
         pools = {side: pool(side.value, target) for side, target in config.targets.items()}
         if old is not None and old.config.access_log == config.access_log:
             log = old.access_log

@@ -38,7 +38,7 @@ def _verdict(report: Json) -> str:
 
 
 def _facts(report: Json) -> str:
-    of = f"flag {report['flag']}" if report["flag"] else "all flags"
+    of = f"Flag {report['flag']}" if report["flag"] else "All flags"
     return (
         f"{of}, the last {report['hours']:g} hours until {report['made_at']}. A route is ready when at least "
         f"{report['wanted_pairs']:,} pairs were compared, nothing is open, and at most {report['rate']:.3%} "
@@ -133,6 +133,8 @@ def _html(report: Json) -> Iterator[str]:
     for number, route in enumerate(report["routes"]):
         yield from _route(number, route)
     yield "<h2>What was not compared</h2><ul>"
+    if not report["skipped"]:
+        yield "<li>nothing was left out of what could be mirrored</li>"
     for flag, counts in report["skipped"].items():
         yield f"<li>{escape(flag)}: {escape(_counts(counts))}</li>"
     for rule in report["expired_rules"]:
@@ -175,7 +177,9 @@ def _example(example: Json) -> Iterator[str]:
     exhibit = example["exhibit"]
     asked = exhibit["asked"]
     yield "<details open><summary>An example, redacted: "
-    yield f"<code>{escape(asked['method'])} {escape(asked['target'])}</code></summary><table><tbody>"
+    yield f"<code>{escape(asked['method'])} {escape(asked['target'])}</code></summary><table><thead><tr>"
+    yield "".join(f"<th scope=col>{name}</th>" for name in ("place", "kind", "legacy", "new"))
+    yield "</tr></thead><tbody>"
     for one in example["differences"][:20]:
         yield (
             f"<tr><td><code>{escape(one['path'])}</code></td><td>{escape(one['kind'])}</td>"

@@ -58,13 +58,25 @@ class Observer(Protocol):
         """A request that could have been mirrored and was not."""
 
 
+@dataclass(slots=True)
+class Held:
+    """Bytes that are kept for comparison, of all requests together."""
+
+    bytes: int = 0
+    most: int = 0
+
+
 class Witness:
-    """What is kept of one exchange for the other side's sake. `skip` is why it will not be asked."""
+    """What is kept of one exchange for the other side's sake. `skip` is why it will not be asked.
 
-    __slots__ = ("_keep", "_pieces", "_received", "answer", "held", "skip")
+    Whoever has one lets go of it in the end: what it holds counts against everybody.
+    """
 
-    def __init__(self, keep: int) -> None:
+    __slots__ = ("_all", "_keep", "_pieces", "_received", "answer", "held", "skip")
+
+    def __init__(self, keep: int, all_held: Held) -> None:
         self._keep = keep
+        self._all = all_held
         self._received: list[bytes] = []
         self._pieces: list[bytes] = []
         self.held = 0
@@ -74,10 +86,9 @@ class Witness:
 
     def saw_request(self, payload: bytes) -> None:
         if self.skip is None and payload:
-            self.held += len(payload)
             self._received.append(payload)
-            if self.held > self._keep:
-                self._let_go("request_too_long")
+            self.hold(len(payload))
+            self._keep_bounds("request_too_long")
 
     def saw_answer(self, head: ResponseHead) -> None:
         if self.answer is None and not self._pieces:
@@ -86,10 +97,21 @@ class Witness:
 
     def saw_body(self, payload: bytes) -> None:
         if self.skip is None and payload:
-            self.held += len(payload)
             self._pieces.append(payload)
-            if self.held > self._keep:
-                self._let_go("answer_too_long")
+            self.hold(len(payload))
+            self._keep_bounds("answer_too_long")
+
+    def hold(self, size: int) -> None:
+        """Count `size` more bytes as held."""
+        self.held += size
+        self._all.bytes += size
+
+    def _keep_bounds(self, too_long: str) -> None:
+        """Let go of everything where it is too long, or too much for everybody together."""
+        if self.held > self._keep:
+            self.let_go(too_long)
+        elif self._all.bytes > self._all.most:
+            self.let_go("held_bytes")
 
     @property
     def request_body(self) -> bytes:
@@ -99,8 +121,10 @@ class Witness:
     def answer_body(self) -> bytes:
         return b"".join(self._pieces)
 
-    def _let_go(self, why: str) -> None:
-        self.skip = why
+    def let_go(self, why: str) -> None:
+        self.skip = self.skip or why
+        self._all.bytes -= self.held
+        self.held = 0
         self._received.clear()
         self._pieces.clear()
 
@@ -116,7 +140,7 @@ class _Flight:
     exchange: Exchange
     decision: Decision
     primary: Leg
-    held: int
+    witness: Witness
     deadline: float
     askings: set[Asking] = field(default_factory=set)
     pair: Mirrored | None = None
@@ -162,7 +186,7 @@ class Mirror:
         self._later = later
         self._note_fault = note_fault
         self._flights: set[_Flight] = set()
-        self._held = 0
+        self._held = Held()
         self._rate = Bucket()
         self._connects = Bucket()
         self._lots = Bucket()
@@ -194,13 +218,16 @@ class Mirror:
         if why is not None:
             self.skip(decision.flag, why)
             return None
-        return Witness(exchange.runtime.config.mirror.body_bytes)
+        settings = exchange.runtime.config.mirror
+        self._held.most = settings.held_bytes
+        return Witness(settings.body_bytes, self._held)
 
     def observe(self, exchange: Exchange, witness: Witness, seconds: float, wall: float) -> None:
         """An exchange is over, and its client has all of its answer. `wall` is Unix time now."""
         try:
             self._observe(exchange, witness, seconds, wall)
         except Exception as bug:
+            witness.let_go("fault")
             self._note_fault("a fault of Crossfade's mirror", bug)
 
     def _observe(self, exchange: Exchange, witness: Witness, seconds: float, wall: float) -> None:
@@ -210,13 +237,12 @@ class Mirror:
         if exchange.error is not None or witness.answer is None or exchange.request_body is not None:
             why = "no_answer"
         elif why is None:
-            why = self._why_not_now(runtime, decision, witness, settings)
-        if why is not None:
-            self.skip(decision.flag, why)
-            return
-        route = runtime.snapshot.route_of(exchange.head)
+            why = self._why_not_now(runtime, decision, settings)
+        route = None if why is not None else runtime.snapshot.route_of(exchange.head)
         if route is None:
-            self.skip(decision.flag, "no_route")  # cannot be: without a route nothing is mirrored
+            why = why or "no_route"  # which cannot be: without a route nothing is mirrored
+            witness.let_go(why)
+            self.skip(decision.flag, why)
             return
         answer = witness.answer
         assert answer is not None
@@ -224,11 +250,10 @@ class Mirror:
             decision.side.value, wall - seconds, seconds, exchange.status, answer.fields, witness.answer_body
         )
         flight = _Flight(
-            runtime, route, exchange.head, witness.request_body, exchange, decision, primary, witness.held,
+            runtime, route, exchange.head, witness.request_body, exchange, decision, primary, witness,
             self._now() + settings.deadline,
         )  # fmt: skip
         self._flights.add(flight)
-        self._held += flight.held
         # The client's next request may be there already: it comes first.
         self._later(0, partial(self._guarded, flight, partial(self._begin, flight, time.perf_counter())))
 
@@ -260,19 +285,15 @@ class Mirror:
     def samples(self) -> list[Sample]:
         return [
             Sample(metrics.MIRROR_IN_FLIGHT.name, (), len(self._flights)),
-            Sample(metrics.MIRROR_HELD_BYTES.name, (), self._held),
+            Sample(metrics.MIRROR_HELD_BYTES.name, (), self._held.bytes),
         ]
 
     # The way of a mirrored request.
 
-    def _why_not_now(
-        self, runtime: Runtime, decision: Decision, witness: Witness, settings: Mirroring
-    ) -> str | None:
+    def _why_not_now(self, runtime: Runtime, decision: Decision, settings: Mirroring) -> str | None:
         assert decision.mirror is not None
         if len(self._flights) >= settings.in_flight:
             return "in_flight"
-        if self._held + witness.held > settings.held_bytes:
-            return "held_bytes"
         now = self._now()
         pool = runtime.mirror_pools[decision.mirror]
         # A side that refuses, or ends each connection, would cost one for each request.
@@ -357,7 +378,7 @@ class Mirror:
     def _land(self, flight: _Flight) -> None:
         if flight in self._flights:
             self._flights.discard(flight)
-            self._held -= flight.held
+            flight.witness.let_go("landed")
 
     def _ask(
         self, flight: _Flight, side: Side, pool: Pool, more: bytes, ended: Callable[[Leg], None]
@@ -386,8 +407,8 @@ class Mirror:
 
         def heard(outcome: Outcome) -> None:
             flight.askings.discard(asking)
-            flight.held += len(outcome.body)
-            self._held += len(outcome.body) if flight in self._flights else 0
+            if flight in self._flights:
+                flight.witness.hold(len(outcome.body))
             self._guarded(flight, lambda: ended(self._leg(flight, side, adapter, asked, outcome)))
 
         asking = Asking(

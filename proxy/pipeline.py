@@ -419,6 +419,8 @@ class Exchange:
         self._started = before._started
         self.identity = before.identity
         self._interim_sent = before._interim_sent
+        if before.witness is not None:
+            before.witness.let_go("handed_over")
 
     def _break_off(self, reason: str) -> None:
         """End an exchange whose answer has begun and cannot be completed."""
@@ -436,6 +438,8 @@ class Exchange:
             self.fail(500, "proxy_internal_error")
         else:
             self.runtime.counters.event(metrics.ERRORS, "-", "proxy_internal_error")
+            if self.witness is not None:
+                self.witness.let_go("fault")
             upstream, self.upstream = self.upstream, None
             if upstream is not None:
                 upstream.close()

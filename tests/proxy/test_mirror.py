@@ -327,6 +327,7 @@ async def test_a_failure_of_new_that_legacy_covers_is_no_pair() -> None:
     async with shadowed(notes := Notes(), flags=flags, legacy=echo, new=dying) as world:
         assert (await world.ask(get(b"/a", b"X-User: 1\r\n"))).status == 200
         assert notes.skips == {"fallback": 1}
+        assert world.count("crossfade_mirror_held_bytes") == 0
 
 
 # Bounds.
@@ -346,6 +347,29 @@ async def test_what_is_kept_is_bounded() -> None:
         await until(lambda: notes.skips["held_bytes"] == 2, "the skips")
         assert world.count("crossfade_mirror_held_bytes") == 3000
         assert world.count(IN_FLIGHT) == 3
+
+
+async def test_streams_that_go_on_count_against_the_bound_too() -> None:
+    """Not only what waits for the other side: ten thousand slow streams would hold a gigabyte."""
+
+    async def endless(wire: Wire) -> None:
+        await wire.request()
+        wire.send(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+        )
+        await wire.gone()
+
+    notes = Notes()
+    async with shadowed(notes, legacy=endless, new=echo, mirror=mirroring(held_bytes=2500)) as world:
+        clients = [await world.client() for _ in range(5)]
+        for client in clients:
+            client.send(get())
+            await client.through(b"x" * 1000)
+        assert world.count("crossfade_mirror_held_bytes") <= 2500
+        for client in clients:
+            client.reset()
+        await until(lambda: notes.skips["no_answer"] == 5, "the skips")
+        assert world.count("crossfade_mirror_held_bytes") == 0
 
 
 async def test_no_more_than_so_many_a_second() -> None:

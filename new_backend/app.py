@@ -14,7 +14,7 @@ from sqlalchemy import exc
 
 from new_backend.accounts import actor_with
 from new_backend.models import Nothing
-from new_backend.operations import Answer, Call, Database, Operation
+from new_backend.operations import Answer, Call, Database, DryRun, Operation
 from new_backend.paging import read_id
 from new_backend.permissions import NOBODY, Actor, Role
 from new_backend.refusals import Reason, Refusal, invalid_model
@@ -22,6 +22,8 @@ from new_backend.routes import OPERATIONS
 
 MOST_BODY_BYTES = 64 * 1024
 JSON = "application/json; charset=utf-8"
+DRY_RUN = "X-Dry-Run"
+"""`1`: answer as if, and leave nothing written."""
 REASONS = {
     404: Reason.NOT_FOUND,
     405: Reason.METHOD_NOT_ALLOWED,
@@ -51,7 +53,7 @@ def serve(operation: Operation[Any, Any], database: Database) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         actor = await identify(operation, database, request)
         call = Call(
-            database=database,
+            database=DryRun(database.engine) if request.headers.get(DRY_RUN) == "1" else database,
             actor=actor,
             body=await read_body(operation, request),
             query=read_query(operation, request.query),

@@ -36,6 +36,22 @@ class Database:
             yield connection
 
 
+class DryRun(Database):
+    """The same, but nothing that is written stays: what mirrored requests are answered from.
+
+    A handler sees what it has written within its one transaction, so its answer is the one that it would
+    give. Numbers that were given out (ids) are not given out again.
+    """
+
+    __slots__ = ()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        async with self.engine.connect() as connection, connection.begin() as transaction:
+            yield connection
+            await transaction.rollback()
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[B, Q]):
     """One request, checked: who asks, for what, with which input."""

@@ -269,3 +269,21 @@ def test_a_token_in_the_table_is_only_its_hash(backend: Backend) -> None:
         kept = db.exec_driver_sql("SELECT token_hash FROM sessions").scalars().all()
     assert kept
     assert all(len(each) == 32 and token.encode() not in each for each in kept)
+
+
+@only_new
+def test_a_dry_run_answers_as_if_and_leaves_nothing_written(backend: Backend) -> None:
+    ada = backend.person("ada")
+    draft = {"title": "As if", "body": "Nobody will read this.", "tags": ["dry-run-only"]}
+    before = ada.get("/api/posts?tag=dry-run-only").json()
+
+    written = ada.post("/api/posts", json=draft, headers={"X-Dry-Run": "1"})
+
+    assert written.status_code == 201
+    assert written.json()["title"] == "As if"
+    assert ada.get(written.headers["Location"]).status_code == 404
+    assert ada.get("/api/posts?tag=dry-run-only").json() == before
+    refused = ada.post("/api/posts", json={"title": ""}, headers={"X-Dry-Run": "1"})
+    assert refused.status_code == 422, "what is refused is refused in a dry run too"
+    assert ada.post("/api/posts", json=draft).status_code == 201
+    assert ada.get("/api/posts?tag=dry-run-only").json() != before

@@ -7,13 +7,14 @@ were asked once more was a change of state on its way from one side to the other
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shadow.classes import VOLATILE
 from shadow.compare import Comparison, Difference, Verdict, compare
 from shadow.exhibit import Exhibit
 from shadow.paths import template
 from shadow.rules import RouteRules
+from shadow.verdict import SHAPE
 
 LAG = "lag"
 
@@ -49,8 +50,11 @@ def judge(exhibit: Exhibit, rules: RouteRules) -> Judged:
     again = _asked_again(exhibit, rules)
     still = None if again is None else _places(again)
     for difference in first.differences:
-        if template(difference.place) in noisy and _is_of_one_kind(difference):
-            noise.append(difference)
+        if template(difference.place) in noisy:
+            if _is_of_one_kind(difference):
+                noise.append(difference)
+            else:
+                left.append(replace(difference, kind=SHAPE))
         elif still is not None and template(difference.place) not in still:
             lag.append(difference)
         else:

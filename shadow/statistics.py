@@ -34,6 +34,16 @@ def two_stage_upper_bound(unequal: int, pairs: int, bad: int, inspected: int, al
     return upper_bound(unequal, pairs, alpha / 2) * upper_bound(bad, inspected, alpha / 2)
 
 
+def lower_bound(found: int, of: int, alpha: float) -> float:
+    """The smallest share that still lets at least `found` of `of` happen with probability `alpha`."""
+    return 1.0 - upper_bound(of - found, of, alpha) if found else 0.0
+
+
+def excess_upper_bound(new_only: int, legacy_only: int, of: int, alpha: float) -> float:
+    """By how much more new may differ alone than legacy does, of `of` pairs that were drawn by lot."""
+    return max(0.0, upper_bound(new_only, of, alpha / 2) - lower_bound(legacy_only, of, alpha / 2))
+
+
 def excess_p_value(new_only: int, legacy_only: int) -> float:
     """How likely it is that new differs alone at least so often, if it is no noisier than legacy is.
 

@@ -9,11 +9,11 @@ among the pairs that were drawn by lot; every other path by each confirmed diffe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from shadow.statistics import excess_p_value, two_stage_upper_bound
+from shadow.statistics import excess_p_value, excess_upper_bound, two_stage_upper_bound
 
 
 class Mark(StrEnum):
@@ -34,6 +34,12 @@ class Gate:
     pairs: int = 1000
     """The fewest pairs that say anything."""
     alpha: float = 0.05
+    noisy_rate: float = 0.05
+    """By how much more than legacy new may differ in a place where legacy differs from itself."""
+
+
+SHAPE = "shape"
+"""The kind of a difference in a noisy place by another kind of value: never noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +124,22 @@ def judgement(facts: RouteFacts, gate: Gate) -> Judgement:
             reasons.append(f"{facts.pairs:,} pairs were compared; {gate.pairs:,} are wanted")
         elif bound > gate.rate:
             reasons.append(f"up to {bound:.3%} of the pairs may differ; at most {gate.rate:.3%} may")
+        reasons += _unproven(facts, gate)
         if reasons:
             readiness = Readiness.NOT_ENOUGH_EVIDENCE
     return Judgement(readiness, tuple(reasons), facts.pairs, bound, tuple(found), tuple(noise), accepted)
+
+
+def _unproven(facts: RouteFacts, gate: Gate) -> Iterator[str]:
+    """Noisy places of which too few pairs were drawn: a regression could hide in the noise."""
+    for path, counts in sorted(facts.paths.items()):
+        if counts.is_volatile:
+            most = excess_upper_bound(counts.new_only, counts.legacy_only, facts.drawn, gate.alpha)
+            if most > gate.noisy_rate:
+                yield (
+                    f"{path} differs in legacy's own answers too; by {facts.drawn:,} pairs drawn by lot, new "
+                    f"may differ in {most:.1%} more (at most {gate.noisy_rate:.0%} may): raise shadow.ask_again"
+                )
 
 
 def _open_and_noise(facts: RouteFacts, gate: Gate) -> tuple[list[Category], list[Category]]:
@@ -135,7 +154,7 @@ def _open_and_noise(facts: RouteFacts, gate: Gate) -> tuple[list[Category], list
     noise: list[Category] = []
     for one in facts.categories:
         if one.mark is not Mark.ACCEPTED:
-            quiet = one.path in volatile and not exceeds(one.path)
+            quiet = one.kind != SHAPE and one.path in volatile and not exceeds(one.path)
             (noise if quiet else found).append(one)
     known = {one.path for one in facts.categories}
     found += (

@@ -126,6 +126,23 @@ def test_a_route_of_noise_is_ready_when_enough_of_it_was_looked_at() -> None:
     assert few.readiness is Readiness.NOT_ENOUGH_EVIDENCE
 
 
+def test_a_regression_that_could_hide_in_noise_keeps_a_route_from_being_ready() -> None:
+    half = {"$.rank": PathCounts(20, 20, 60)}
+    facts = RouteFacts("items", "/items", 0, 10_000, 6000, {"noise": 6000}, 200, half)
+    found = judgement(facts, GATE)
+    assert found.readiness is Readiness.NOT_ENOUGH_EVIDENCE
+    assert "raise shadow.ask_again" in found.reasons[0]
+    many = {"$.rank": PathCounts(2000, 2000, 6000)}
+    assert judgement(replace(facts, paths=many, drawn=20_000), GATE).readiness is Readiness.READY
+
+
+def test_another_kind_of_value_is_never_noise() -> None:
+    times = {"$.at": PathCounts(0, 0, 1000)}
+    text = Category("$.at", "shape", 40)
+    facts = RouteFacts("items", "/items", 0, 10_000, 6000, {"diff": 6000}, 1000, times, (text,))
+    assert judgement(facts, GATE).reasons == ("$.at differs (shape), 40 times",)
+
+
 def test_a_side_that_does_not_answer_is_not_ready() -> None:
     facts = replace(CLEAN, unequal=500, inspected=500, verdicts={"shadow_error:deadline": 500})
     assert judgement(facts, GATE).readiness is Readiness.NOT_READY

@@ -137,8 +137,9 @@ def _unproven(facts: RouteFacts, gate: Gate) -> Iterator[str]:
             most = excess_upper_bound(counts.new_only, counts.legacy_only, facts.drawn, gate.alpha)
             if most > gate.noisy_rate:
                 yield (
-                    f"{path} differs in legacy's own answers too; by {facts.drawn:,} pairs drawn by lot, new "
-                    f"may differ in {most:.1%} more (at most {gate.noisy_rate:.0%} may): raise shadow.ask_again"
+                    f"{path} differs in legacy's own answers too; by {facts.drawn:,} pairs drawn by lot, "
+                    f"new may differ in {most:.1%} more, at most {gate.noisy_rate:.0%} may: raise "
+                    "shadow.ask_again"
                 )
 
 

@@ -47,7 +47,7 @@ class Notes:
 
 
 def mirroring(**bounds: Any) -> Mirroring:
-    return Mirroring(**{"ask_again": 0.0, "ask_again_after": 0.0, **bounds})
+    return Mirroring(**{"ask_again": 0.0, "ask_again_after": 0.0, "busy_after": 60.0, **bounds})
 
 
 def shadowed(notes: Notes, *, flags: FlagSet = SHADOW, routes: Any = ROUTES, **world: Any) -> Any:
@@ -370,6 +370,16 @@ async def test_streams_that_go_on_count_against_the_bound_too() -> None:
             client.reset()
         await until(lambda: notes.skips["no_answer"] == 5, "the skips")
         assert world.count("crossfade_mirror_held_bytes") == 0
+
+
+async def test_a_worker_that_is_behind_is_for_its_clients_alone() -> None:
+    notes = Notes()
+    async with shadowed(notes, legacy=echo, new=echo, mirror=mirroring(busy_after=0.0)) as world:
+        for _ in range(3):
+            assert (await world.ask(get())).status == 200
+        await until(lambda: notes.skips["busy"] == 3, "the skips")
+        assert world.count(IN_FLIGHT) == world.count("crossfade_mirror_held_bytes") == 0
+        assert not world.new.wires
 
 
 async def test_no_more_than_so_many_a_second() -> None:

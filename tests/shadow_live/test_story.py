@@ -61,7 +61,14 @@ async def cf(
                 {"flag": "items.read", "match": {"path": "/items/{id}"}},
                 {"flag": "orders.read", "match": {"path": "/orders"}},
             ],
-            "shadow": {"inspect": 1000, "ask_again": 1.0, "ask_again_after": 0.02},
+            # Every pair is looked at, however busy this machine is.
+            "shadow": {
+                "inspect": 1000,
+                "ask_again": 1.0,
+                "ask_again_after": 0.02,
+                "busy_after": 60,
+                "in_flight": 1000,
+            },
         }
         async with running_crossfade(tmp_path, config) as running:
             await running.until(lambda status: status["flags"]["version"] > 0)
@@ -104,15 +111,15 @@ async def browse(cf: RunningCrossfade, numbers: range) -> None:
 async def test_from_the_mirror_to_the_gate(
     cf: RunningCrossfade, legacy: JsonBackend, new: JsonBackend, store_url: str, tmp_path: Path
 ) -> None:
-    await browse(cf, range(1, 41))
-    route = await reported(cf, lambda one: one["pairs"] == 40 and one["inspected"] == 40)
+    await browse(cf, range(1, 81))
+    route = await reported(cf, lambda one: one["pairs"] == 80 and one["inspected"] == 80)
 
     # The planted bug is what is open; what legacy itself never says twice is not.
     assert route["readiness"] == "not_ready"
-    assert [(one["path"], one["kind"], one["count"]) for one in route["open"]] == [("$.price", "value", 8)]
-    assert route["verdicts"] == {"diff": 8, "noise": 32}
-    assert route["drawn"] == 40
-    assert sum(route["latency"]["legacy"]) == sum(route["latency"]["new"]) == 40
+    assert [(one["path"], one["kind"], one["count"]) for one in route["open"]] == [("$.price", "value", 16)]
+    assert route["verdicts"] == {"diff": 16, "noise": 64}
+    assert route["drawn"] == 80
+    assert sum(route["latency"]["legacy"]) == sum(route["latency"]["new"]) == 80
     (difference,) = route["example"]["differences"]
     assert difference["path"] == "$.price"
     assert difference["legacy"].endswith(".50")
@@ -159,7 +166,7 @@ async def test_from_the_mirror_to_the_gate(
     off = await cf.command("shadow", "off", "--reason", "enough", "--wait")
     assert off.code == 0, off
     seen = len(new.asked)
-    await browse(cf, range(50, 60))
+    await browse(cf, range(90, 100))
     assert len(new.asked) == seen
     measured = await cf.metrics()
     assert measured.total("crossfade_mirror_in_flight") == 0

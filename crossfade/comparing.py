@@ -187,7 +187,12 @@ class Comparing:
         minutes = {key: Counter(counts) for key, counts in self._minutes.items() if key[2] == now}
         for found, verdict in judged:
             key = (found.exhibit.flag, found.exhibit.route, now)
-            minutes.setdefault(key, Counter())[f"verdict:{verdict}"] += 1
+            counts = minutes.setdefault(key, Counter())
+            counts[f"verdict:{verdict}"] += 1
+            if found.drawn is not None:
+                counts["drawn_judged"] += 1
+                counts["drawn_new"] += bool(found.drawn.new_only)
+                counts["drawn_legacy"] += bool(found.drawn.legacy_only)
         return minutes
 
     def _own(self, minutes: Minutes) -> list[Tally]:

@@ -99,6 +99,7 @@ class PairLine:
             self._counts(pair.flag, pair.route)["drawn"] += 1
             legacy, new = _by_side(pair)
             if same(legacy, new) and all(same(legacy, leg) for leg in pair.again):
+                self._counts(pair.flag, pair.route)["drawn_equal"] += 1
                 return
         self._send(pair)
 

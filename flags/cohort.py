@@ -26,9 +26,9 @@ class Cohort:
     slow: Mapping[float, int] = field(default_factory=lambda: MappingProxyType({}))
     """For each bound in seconds: how many took longer."""
     compared: int = 0
-    """Pairs that were compared: new with legacy, or (as legacy's) legacy with legacy asked again."""
+    """Pairs drawn by lot, of which legacy was asked twice; the same number on both sides."""
     mismatches: int = 0
-    """Those of them that differ."""
+    """Those in which only this side's answer (legacy's: its second one) differs from legacy's first."""
 
 
 @dataclass(frozen=True, slots=True)

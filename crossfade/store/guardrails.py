@@ -12,7 +12,19 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from sqlalchemy import Row, cast, delete, extract, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    cast,
+    delete,
+    extract,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,9 +34,17 @@ from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Done
 from crossfade.store.connection import StoreError, StoreReason
 from crossfade.store.store import Store
-from crossfade.store.tables import guardrails, instances
+from crossfade.store.tables import guardrails, instances, shadow_counts
 from flags.change import Refused
-from flags.cohort import Cursor, Seen, cohorts_from_json, cursor_from_json, cursor_to_json
+from flags.cohort import (
+    Cohort,
+    Cohorts,
+    Cursor,
+    Seen,
+    cohorts_from_json,
+    cursor_from_json,
+    cursor_to_json,
+)
 from flags.guardrail import (
     Action,
     Evidence,
@@ -228,7 +248,33 @@ async def counts_now(connection: AsyncConnection) -> dict[str, dict[str, Seen]]:
     for name, started_at, counts in await connection.execute(select(*columns)):
         for flag, said in counts.items():
             found.setdefault(flag, {})[name] = Seen(float(started_at), cohorts_from_json(said))
+    for flag, hour, pairs, new, legacy in await connection.execute(_PAIRS):
+        # An hour only grows, and then is forgotten: as if it were an instance that ended.
+        cohorts = Cohorts(Cohort(compared=pairs, mismatches=new), Cohort(compared=pairs, mismatches=legacy))
+        found.setdefault(flag, {})[f"pairs of {hour:.0f}"] = Seen(float(hour), cohorts)
     return found
+
+
+def _sum_of(name: str) -> ColumnElement[int]:
+    return cast(func.coalesce(func.sum(cast(shadow_counts.c.counts[name].astext, BigInteger)), 0), BigInteger)
+
+
+_HOUR = func.date_trunc("hour", shadow_counts.c.minute)
+_COMPARED = _sum_of("drawn_equal") + _sum_of("drawn_judged")
+_PAIRS = (
+    select(
+        shadow_counts.c.flag,
+        extract("epoch", _HOUR),
+        _COMPARED,
+        _sum_of("drawn_new"),
+        _sum_of("drawn_legacy"),
+    )
+    .where(shadow_counts.c.minute > func.now() - text("interval '2 hours'"), shadow_counts.c.route != "")
+    .group_by(shadow_counts.c.flag, _HOUR)
+    .having(_COMPARED > 0)
+)
+"""Of the pairs drawn by lot, by flag and hour: how many there were, in how many only new differs from
+legacy's first answer, and in how many only legacy's second one does."""
 
 
 async def _armed(connection: AsyncConnection, guardrail: Guardrail, flag_set: FlagSet, now: float) -> Watch:

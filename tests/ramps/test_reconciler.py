@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 
 import psycopg
@@ -14,6 +15,7 @@ from crossfade.reconciler import Reconciler
 from crossfade.store import guardrails, ramps
 from crossfade.store.actors import DeniedError
 from crossfade.store.audit import Outcome, Verified
+from crossfade.store.comparisons import Tally, write_tallies
 from crossfade.store.guardrails import WatchState
 from crossfade.store.store import Store
 from flags.change import Archive, KillAll, KillFlag, Move, Refused, Unkill, UnkillAll
@@ -488,3 +490,30 @@ async def test_what_the_metrics_say(scene: Scene) -> None:
         if line.startswith("crossfade_guardrail_evidence_log10{")
     )  # fmt: skip
     assert evidence == pytest.approx(math.log10((await scene.watch()).evidence.value))
+
+
+async def test_answers_that_mean_something_else_take_a_canary_back(scene: Scene) -> None:
+    """By the pairs that the shadow has drawn by lot: legacy's own second answers are the measure."""
+
+    async def drawn(pairs: int, new: int, legacy: int) -> None:
+        minute = time.time() // 60 * 60
+        counts = {"drawn_equal": pairs // 2, "drawn_judged": pairs - pairs // 2,
+                  "drawn_new": new, "drawn_legacy": legacy}  # fmt: skip
+        async with scene.store.transaction() as connection:
+            await write_tallies(connection, [Tally("worker", FLAG, "/items", minute, counts)])
+
+    await scene.canary(500_000)
+    await drawn(100, 40, 0)  # from before the guardrail was armed
+    await scene.guard("mismatches", action="rollback")
+    await scene.look()
+    await drawn(500, 60, 20)
+    await scene.look(2)
+    quiet = await scene.watch(f"{FLAG}:mismatches")
+    assert quiet.state is not WatchState.TRIPPED, quiet.message
+
+    await drawn(900, 260, 25)
+    await scene.look(2)
+
+    tripped = await scene.watch(f"{FLAG}:mismatches")
+    assert tripped.state is WatchState.TRIPPED
+    assert await scene.stands() == "shadow"

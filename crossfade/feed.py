@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import random
+import secrets
 import socket
 import time
 from bisect import bisect_left
@@ -31,6 +32,7 @@ from crossfade.channel import Message
 from crossfade.cohort_counts import cohort_counts
 from crossfade.convergence import Convergence, converged
 from crossfade.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from crossfade.private_file import read_or_make
 from crossfade.store.actors import Actor, ActorType, Role, Via
 from crossfade.store.connection import StoreError
 from crossfade.store.instances import InstanceReport
@@ -80,11 +82,11 @@ class Feed:
         self._registered: frozenset[str] = frozenset()
         self._stuck: dict[str, int] = {}
         """Kills of this host that the store refused, each with the version at which it did."""
-        self._counts: dict[str, Any] = {}
+        self._counts: dict[str, Any] | None = None
+        """None until the workers have been asked: nothing is not the same as not known."""
         self._propagation = {source: [0] * (len(LATENCY_BUCKETS) + 1) for source in ("push", "poll")}
         self._propagation_sum = dict.fromkeys(self._propagation, 0.0)
-        digest = hashlib.sha256(str(self._data_dir).encode()).hexdigest()[:8]
-        self.instance = f"{socket.gethostname()}-{digest}"
+        self.instance = f"{socket.gethostname()}-{_own_name(self._data_dir)}"
 
     def update(self, context: Message) -> None:
         """The configuration was reloaded; its routes may name other flags."""
@@ -233,8 +235,7 @@ class Feed:
             if self.store is None or self.trouble is not None:
                 continue
             with contextlib.suppress(StoreError, TimeoutError, ConnectionResetError):
-                samples = (await self._ask({"do": "samples"}))["samples"]
-                self._counts = cohort_counts(exposition.from_wire(samples))
+                self._counts = await self._counted()
                 await self._report(self.store)
 
     async def _report(self, store: Store) -> None:
@@ -244,7 +245,13 @@ class Feed:
             self._looked.set()
             await store.report(self._said_last)
 
+    async def _counted(self) -> dict[str, Any]:
+        samples = (await self._ask({"do": "samples"}))["samples"]
+        return cohort_counts(exposition.from_wire(samples))
+
     async def _report_of_now(self) -> InstanceReport:
+        if self._counts is None:
+            self._counts = await self._counted()
         status = (await self._ask({"do": "status"}))["status"]
         flags = status["flags"]
         return InstanceReport(
@@ -302,3 +309,12 @@ class Feed:
     @property
     def bus_trouble(self) -> str | None:
         return self._bell.trouble
+
+
+def _own_name(data_dir: Path) -> str:
+    """What tells this instance from others on hosts of the same name; it stays as long as the data does."""
+    try:
+        return read_or_make(data_dir / "instance.id", secrets.token_hex(4))
+    except (OSError, ValueError) as error:
+        log.warning("instance has no id of its own", reason=str(error))
+        return hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]

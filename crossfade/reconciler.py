@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import log10
 from typing import Final
@@ -39,11 +39,12 @@ from crossfade.store.actors import Actor, ActorType, Via
 from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Done
 from crossfade.store.connection import StoreError
-from crossfade.store.guardrails import LATCHED, Watch, WatchState
+from crossfade.store.guardrails import LATCHED, Counts, Watch, WatchState
+from crossfade.store.instances import FORGOTTEN_AFTER
 from crossfade.store.ramps import OvertakenError, RampRow
 from crossfade.store.store import Store
 from flags.change import Command, KillFlag, Move, Refused
-from flags.cohort import Cursor, growth
+from flags.cohort import growth, taken_in
 from flags.guardrail import (
     Action,
     Mode,
@@ -76,9 +77,14 @@ class World:
 
     now: float
     flag_set: FlagSet
-    counts: Mapping[str, Cursor]
+    counts: Counts
     watches: Sequence[Watch]
     ramps: Sequence[RampRow] = ()
+
+    @property
+    def known_since(self) -> float:
+        """Who started before this and is not remembered has been forgotten, and is no newcomer."""
+        return self.now - FORGOTTEN_AFTER
 
 
 @dataclass(slots=True)
@@ -238,9 +244,9 @@ class Reconciler:
     async def _go_on(self, row: RampRow, world: World) -> None:
         flag = world.flag_set.flag(row.flag)
         assert flag is not None, "flags are never removed"
-        counts = world.counts.get(row.flag, {})
-        moved = row.requests + requests_moved(row.ramp, growth(row.cursor or {}, counts))
-        counting = replace(row, requests=moved, cursor=counts)
+        counts, seen = world.counts.of(row.flag), row.cursor or {}
+        moved = row.requests + requests_moved(row.ramp, growth(seen, counts, world.known_since))
+        counting = replace(row, requests=moved, cursor=taken_in(seen, counts))
         act = next_action(row.ramp, facts_of(counting, flag, world), world.now)
         if act is None:
             if counting != row:
@@ -326,13 +332,13 @@ def observed(watch: Watch, flag: Flag, world: World) -> Watch:
     counted all the same (fallbacks at a settled stage) would be failures without the successes beside them.
     """
     guardrail = watch.guardrail
-    counts = world.counts.get(flag.key, {})
+    counts = world.counts.of(flag.key)
     share = share_of_new(flag.transition)
     judges = has_something_to_judge(guardrail.signal, flag.transition)
-    seen = replace(watch, cursor=counts, share_ppm=share, judges=judges)
+    seen = replace(watch, cursor=taken_in(watch.cursor, counts), share_ppm=share, judges=judges)
     if not (judges or watch.judges):
         return seen
-    grown = growth(watch.cursor, counts)
+    grown = growth(watch.cursor, counts, world.known_since)
     new, legacy = counted(guardrail, grown.new), counted(guardrail, grown.legacy)
     evidence = observe(watch.evidence, guardrail, new, legacy, (watch.share_ppm, share))
     found = verdict(evidence, guardrail)

@@ -1,20 +1,24 @@
 """What each side did with the requests that a weight decided: two cohorts in the same minutes.
 
 Every instance counts since its start. What is new since the last look is the growth, instance by
-instance: an instance that began anew, or counts less than it did, has all its counts new. So nothing is
-seen twice and nothing is lost, however long nobody looked.
+instance: one that began anew has all its counts new. So nothing is seen twice and nothing is lost, however
+long nobody looked. A count that went back without a new start (who reports has not read all of it yet) is
+nothing new, and is remembered as the most that it ever was: else its way up again would be seen twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from flags.model import Side
 
 Json: TypeAlias = Mapping[str, Any]
+SIDES: Final = (Side.NEW, Side.LEGACY)
+"""In the order in which Cohorts has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +56,56 @@ Cursor: TypeAlias = Mapping[str, Seen]
 """By instance: how far its counts have been taken in."""
 
 
-def growth(seen: Cursor, now: Cursor) -> Cohorts:
-    """What all instances together have counted between `seen` and `now`."""
+def growth(seen: Cursor, now: Cursor, known_since: float = 0.0) -> Cohorts:
+    """What all instances together have counted between `seen` and `now`.
+
+    Who is not in `seen` and started before `known_since` (Unix time) was forgotten meanwhile: which of its
+    counts are new cannot be told, so they only count from here on.
+    """
     new, legacy = Cohort(), Cohort()
     for name, one in now.items():
         before = seen.get(name)
-        began_anew = before is None or before.started_at != one.started_at
-        for side in Side:
-            counted = one.cohorts.side(side)
-            if before is not None and not began_anew:
-                counted = _since(before.cohorts.side(side), counted)
-            if side is Side.NEW:
-                new = plus(new, counted)
-            else:
-                legacy = plus(legacy, counted)
+        if before is None and one.started_at < known_since:
+            continue
+        grown = one.cohorts
+        if before is not None and before.started_at == one.started_at:
+            grown = Cohorts(*(_since(before.cohorts.side(side), grown.side(side)) for side in SIDES))
+        new, legacy = plus(new, grown.new), plus(legacy, grown.legacy)
     return Cohorts(new, legacy)
 
 
+def taken_in(seen: Cursor, now: Cursor) -> dict[str, Seen]:
+    """The cursor after the growth from `seen` to `now`. Who is not in `now` is forgotten."""
+    found = {}
+    for name, one in now.items():
+        before = seen.get(name)
+        if before is not None and before.started_at == one.started_at:
+            highest = (_highest(before.cohorts.side(side), one.cohorts.side(side)) for side in SIDES)
+            one = Seen(one.started_at, Cohorts(*highest))
+        found[name] = one
+    return found
+
+
 def plus(a: Cohort, b: Cohort) -> Cohort:
-    return Cohort(
-        a.requests + b.requests,
-        a.errors + b.errors,
-        {bound: a.slow.get(bound, 0) + b.slow.get(bound, 0) for bound in {**a.slow, **b.slow}},
-        a.compared + b.compared,
-        a.mismatches + b.mismatches,
-    )
+    return _each(a, b, operator.add)
 
 
 def _since(before: Cohort, now: Cohort) -> Cohort:
-    grown = Cohort(
-        now.requests - before.requests,
-        now.errors - before.errors,
-        {bound: count - before.slow.get(bound, 0) for bound, count in now.slow.items()},
-        now.compared - before.compared,
-        now.mismatches - before.mismatches,
+    return _each(before, now, lambda was, count: max(0, count - was))
+
+
+def _highest(before: Cohort, now: Cohort) -> Cohort:
+    return _each(before, now, max)
+
+
+def _each(a: Cohort, b: Cohort, of: Callable[[int, int], int]) -> Cohort:
+    return Cohort(
+        of(a.requests, b.requests),
+        of(a.errors, b.errors),
+        {bound: of(a.slow.get(bound, 0), b.slow.get(bound, 0)) for bound in {**a.slow, **b.slow}},
+        of(a.compared, b.compared),
+        of(a.mismatches, b.mismatches),
     )
-    counts = (grown.requests, grown.errors, grown.compared, grown.mismatches, *grown.slow.values())
-    return now if min(counts) < 0 else grown
 
 
 def cohorts_from_json(counts: object) -> Cohorts:

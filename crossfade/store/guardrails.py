@@ -241,18 +241,37 @@ async def write_look(connection: AsyncConnection, watch: Watch) -> bool:
     return (await connection.execute(row)).rowcount == 1
 
 
-async def counts_now(connection: AsyncConnection) -> dict[str, dict[str, Seen]]:
-    """By flag and instance: what has been counted so far."""
-    found: dict[str, dict[str, Seen]] = {}
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What all instances have counted so far, and the pairs of the last hours."""
+
+    instances: Mapping[str, tuple[float, Json]]
+    """By instance: when it started, and what it says of each flag."""
+    pairs: Mapping[str, Cursor]
+    """By flag and hour: an hour only grows and then is forgotten, as if it were an instance that ended."""
+
+    def of(self, flag: str) -> dict[str, Seen]:
+        """Who says nothing of the flag has counted nothing: it is there all the same, to be remembered."""
+        told = {
+            name: Seen(started_at, cohorts_from_json(said.get(flag)))
+            for name, (started_at, said) in self.instances.items()
+        }
+        return {**told, **self.pairs.get(flag, {})}
+
+
+async def counts_now(connection: AsyncConnection) -> Counts:
     columns = (instances.c.id, extract("epoch", instances.c.started_at), instances.c.counts)
-    for name, started_at, counts in await connection.execute(select(*columns)):
-        for flag, said in counts.items():
-            found.setdefault(flag, {})[name] = Seen(float(started_at), cohorts_from_json(said))
-    for flag, hour, pairs, new, legacy in await connection.execute(_PAIRS):
-        # An hour only grows, and then is forgotten: as if it were an instance that ended.
-        cohorts = Cohorts(Cohort(compared=pairs, mismatches=new), Cohort(compared=pairs, mismatches=legacy))
-        found.setdefault(flag, {})[f"pairs of {hour:.0f}"] = Seen(float(hour), cohorts)
-    return found
+    told = {
+        name: (float(started_at), counts)
+        for name, started_at, counts in await connection.execute(select(*columns))
+    }
+    pairs: dict[str, dict[str, Seen]] = {}
+    for flag, hour, compared, new, legacy in await connection.execute(_PAIRS):
+        cohorts = Cohorts(
+            Cohort(compared=compared, mismatches=new), Cohort(compared=compared, mismatches=legacy)
+        )
+        pairs.setdefault(flag, {})[f"pairs of {hour:.0f}"] = Seen(float(hour), cohorts)
+    return Counts(told, pairs)
 
 
 def _sum_of(name: str) -> ColumnElement[int]:
@@ -269,7 +288,11 @@ _PAIRS = (
         _sum_of("drawn_new"),
         _sum_of("drawn_legacy"),
     )
-    .where(shadow_counts.c.minute > func.now() - text("interval '2 hours'"), shadow_counts.c.route != "")
+    .where(
+        # Whole hours: one that lost its minutes one by one would not only grow.
+        shadow_counts.c.minute >= func.date_trunc("hour", func.now()) - text("interval '2 hours'"),
+        shadow_counts.c.route != "",
+    )
     .group_by(shadow_counts.c.flag, _HOUR)
     .having(_COMPARED > 0)
 )
@@ -281,7 +304,7 @@ async def _armed(connection: AsyncConnection, guardrail: Guardrail, flag_set: Fl
     flag = flag_set.flag(guardrail.flag)
     return Watch(
         guardrail, WatchState.INSUFFICIENT_DATA, Evidence(),
-        (await counts_now(connection)).get(guardrail.flag, {}),
+        (await counts_now(connection)).of(guardrail.flag),
         0 if flag is None else share_of_new(flag.transition),
         flag is not None and has_something_to_judge(guardrail.signal, flag.transition),
         "none", "nothing seen yet", now,

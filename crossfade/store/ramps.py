@@ -113,7 +113,7 @@ async def start_ramp(
             raise Refused("conflict", f"{flag} has a ramp already ({state}): crossfade ramp status {flag}")
         if (against := watches.standing_against(await watches.read(connection, flag))) is not None:
             raise Refused("guardrail_tripped", f"{flag} cannot ramp: {against}")
-        cursor = (await watches.counts_now(connection)).get(flag, {})
+        cursor = (await watches.counts_now(connection)).of(flag)
         ramp = Ramp(plan, RampState.RUNNING, 0, now)
         row = RampRow(0, ramp, now, actor.name, reason, cursor=cursor)
         if not dry_run:
@@ -188,7 +188,7 @@ async def resume_ramp(
         if (against := watches.standing_against(await watches.read(connection, flag))) is not None:
             raise Refused("guardrail_tripped", f"the ramp of {flag} cannot go on: {against}")
         ramp = replace(before.ramp, state=state, step_started_at=now, held_reason=None)
-        cursor = (await watches.counts_now(connection)).get(flag, {})
+        cursor = (await watches.counts_now(connection)).of(flag)
         row = replace(before, ramp=ramp, requests=0.0, cursor=cursor)
         await write(connection, before, row)
         return Done(row, before=_described(before), after=_described(row))

@@ -16,10 +16,12 @@ import redis.asyncio
 from crossfade.convergence import converged
 from crossfade.embedded.postgres import EmbeddedPostgres
 from crossfade.fleet import FLAGS_WITHIN
-from flags.model import Stage
+from crossfade.store.instances import Instance
+from flags.change import Apply
+from flags.model import Bucketing, Flag, Stage, Transition
 from tests.flags_live.scene import Scene
 from tests.supervisor.backend import Backend
-from tests.support.crossfade_process import running_crossfade
+from tests.support.crossfade_process import PATIENCE, running_crossfade
 
 
 async def test_the_store_goes_away_and_comes_back(live: Scene) -> None:
@@ -123,6 +125,36 @@ async def test_the_control_process_and_workers_may_die_in_the_middle_of_changes(
     assert restarted.code == 0
     await live.obeyed(version)
     await live.load.only(items="legacy", orders="new", users="legacy")
+
+
+async def test_what_was_counted_never_goes_back_when_the_control_process_begins_anew(live: Scene) -> None:
+    """Guardrails and ramps would take in the whole history a second time."""
+
+    def counted(instance: Instance) -> int:
+        return sum(side["requests"] for flag in instance.report.counts.values() for side in flag.values())
+
+    async def since(pid: int) -> int:
+        """Who reports once the control process is another one and has read all counts."""
+        highest = 0
+        begun = False
+        async with asyncio.timeout(PATIENCE):
+            while not begun:
+                (instance,) = await live.book.instances()
+                assert counted(instance) >= highest
+                begun = begun or (counted(instance) > highest > 0 and await another(pid))
+                highest = counted(instance)
+        return highest
+
+    async def another(pid: int) -> bool:
+        return (await live.cf.status())["control_pid"] not in (0, pid)
+
+    (before,) = [flag for flag in (await live.book.flag_set()).flags if flag.key == "items"]
+    half = Transition(Stage.SHADOW, Stage.LIVE, 500_000)
+    await live.change(Apply((Flag("items", before.version, half, Bucketing((), "items", "who")),)))
+    for _ in range(3):
+        pid = (await live.cf.until(lambda status: status["control_pid"] != 0))["control_pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert await since(pid) > 0
 
 
 async def test_a_worker_that_hangs_for_a_while_is_named_until_it_obeys(live: Scene) -> None:

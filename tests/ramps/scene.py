@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +57,7 @@ class Scene:
         """An instance has answered so many more requests of each side, with so many more errors."""
         if anew or instance not in self.counted:
             self.counted[instance] = {"new": Counter(), "legacy": Counter()}
-            self.started[instance] = self.started.get(instance, 1_700_000_000.0) + 1.0
+            self.started[instance] = self.started.get(instance, time.time() // 1 - 600.0) + 1.0
         for side, (requests, errors) in (("new", new), ("legacy", legacy)):
             self.counted[instance][side].update(requests=requests, errors=errors)
         await self.store.report(

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flags.cohort import Cohort, Cohorts, Seen, cohorts_from_json, cursor_from_json, cursor_to_json, growth
+from flags.cohort import (
+    Cohort,
+    Cohorts,
+    Seen,
+    cohorts_from_json,
+    cursor_from_json,
+    cursor_to_json,
+    growth,
+    taken_in,
+)
 from flags.guardrail import (
     RATIOS,
     Action,
@@ -292,9 +301,21 @@ def test_growth_is_taken_in_once_whatever_instances_do() -> None:
     later = {"a": seen(1.0, 130, 2), "b": seen(9.0, 5, 1), "c": seen(8.0, 7, 0)}
     assert growth(first, later).new == Cohort(42, 2, {0.5: 2})
     assert growth(later, {"b": later["b"]}).new.requests == 0
-    # A count that went down without a new start: whoever counted began anew all the same.
-    assert growth(first, {"a": seen(1.0, 20, 0)}).new.requests == 20
     assert cursor_from_json(cursor_to_json(later)) == later
+    # c was silent for so long that it is forgotten; who is new to everybody is not.
+    del first["a"]
+    assert growth(first, later, known_since=1.5).new.requests == 5 + 7
+
+
+def test_a_count_that_goes_back_is_nothing_new_on_its_way_up_again() -> None:
+    def seen(new: int, legacy: int) -> dict[str, Seen]:
+        return {"a": Seen(1.0, Cohorts(Cohort(new, new // 10, {0.5: new // 5}), Cohort(legacy)))}
+
+    cursor = seen(100, 1000)
+    for now, grown in ((seen(0, 0), 0), (seen(40, 1000), 0), (seen(110, 900), 10)):
+        assert growth(cursor, now) == Cohorts(Cohort(grown, grown // 10, {0.5: grown // 5}), Cohort())
+        cursor = taken_in(cursor, now)
+    assert cursor == seen(110, 1000)
 
 
 @pytest.mark.parametrize("said", [None, [], {}, {"new": 3}, {"new": {"requests": "x", "slow": [1]}}])
@@ -315,5 +336,5 @@ def test_every_request_is_counted_once_however_often_somebody_looks(
         now += requests
         look = {"a": Seen(started, Cohorts(Cohort(now)))}
         total += growth(cursor, look).new.requests
-        cursor = look
+        cursor = taken_in(cursor, look)
     assert total == sum(steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import psycopg
@@ -17,8 +18,10 @@ from crossfade.store.actors import DeniedError
 from crossfade.store.audit import Outcome, Verified
 from crossfade.store.comparisons import Tally, write_tallies
 from crossfade.store.guardrails import WatchState
+from crossfade.store.instances import FORGOTTEN_AFTER
 from crossfade.store.store import Store
 from flags.change import Archive, KillAll, KillFlag, Move, Refused, Unkill, UnkillAll
+from flags.guardrail import Counted
 from flags.model import EVERYBODY, Stage
 from flags.ramp import RampState, Step, Window
 from tests.ramps.scene import ANNA, FLAG, STEPS, WALTER, Scene
@@ -356,6 +359,41 @@ async def test_each_request_is_evidence_once_whoever_looks_and_whatever_restarts
     assert (evidence.legacy.requests, evidence.legacy.bad) == (351, 3)
 
 
+async def test_a_process_that_does_not_know_its_counts_yet_makes_no_request_count_twice(scene: Scene) -> None:
+    await scene.guard(action="alert")
+    await scene.canary()
+    await scene.report(new=(400, 4), legacy=(8000, 100))
+    await scene.look()
+    seen = (await scene.watch()).evidence
+
+    counted = scene.counted.copy()
+    scene.counted = {"one": {"new": Counter(), "legacy": Counter()}}
+    await scene.report()  # none of its workers has told it anything
+    await scene.look()
+    scene.counted = counted
+    await scene.report(new=(1, 0), legacy=(20, 0))
+    await scene.look(2)
+
+    evidence = (await scene.watch()).evidence
+    assert (evidence.new.requests, evidence.legacy.requests) == (
+        seen.new.requests + 1,
+        seen.legacy.requests + 20,
+    )
+    assert (evidence.new.bad, evidence.legacy.bad) == (seen.new.bad, seen.legacy.bad)
+
+
+async def test_an_instance_that_was_forgotten_counts_from_where_it_comes_back(scene: Scene) -> None:
+    await scene.guard(action="alert")
+    await scene.canary()
+    scene.started["old"] = time.time() - 2 * FORGOTTEN_AFTER
+    await scene.report(new=(10_000, 10_000), legacy=(100_000, 0), instance="old")
+    await scene.look()
+    await scene.report(new=(3, 0), legacy=(60, 0), instance="old")
+    await scene.look()
+    evidence = (await scene.watch()).evidence
+    assert (evidence.new.requests, evidence.new.bad) == (3, 0)
+
+
 async def test_requests_that_are_reported_late_count_by_the_weight_they_had(scene: Scene) -> None:
     await scene.guard(action="alert")
     await scene.canary(500_000)
@@ -490,6 +528,25 @@ async def test_what_the_metrics_say(scene: Scene) -> None:
         if line.startswith("crossfade_guardrail_evidence_log10{")
     )  # fmt: skip
     assert evidence == pytest.approx(math.log10((await scene.watch()).evidence.value))
+
+
+async def test_pairs_are_counted_once_however_the_minutes_grow_old(scene: Scene) -> None:
+    await scene.canary(500_000)
+    await scene.guard("mismatches", action="alert")
+    hour = time.time() // 3600 * 3600
+    counts = {"drawn_equal": 5, "drawn_judged": 5, "drawn_new": 4, "drawn_legacy": 0}
+    tallies = [
+        Tally("worker", FLAG, "/items", hour - 7200 + 60 * minute, counts) for minute in range(0, 180, 3)
+    ]
+    async with scene.store.transaction() as connection:
+        await write_tallies(connection, tallies)
+        pairs = (await guardrails.counts_now(connection)).of(FLAG)
+    # Whole hours, whatever the minute is in which this is looked at.
+    whole = {seen.cohorts.new.compared for name, seen in pairs.items() if name.startswith("pairs of")}
+    assert whole == {200}
+    await scene.look(2)
+    new = (await scene.watch(f"{FLAG}:mismatches")).evidence.new
+    assert new in (Counted(600, 240), Counted(400, 160))  # an hour may just have ended
 
 
 async def test_answers_that_mean_something_else_take_a_canary_back(scene: Scene) -> None:

@@ -204,8 +204,13 @@ class Feed:
     # Kills of this host.
 
     async def _carry(self, store: Store, kills: Message) -> None:
-        """Have the store take over what was killed here; from then on it is the store's to take back."""
-        carried = False
+        """Have the store take over what was killed here; from then on it is the store's to take back.
+
+        The audit remembers which kill of this host it was, so that one that somebody has taken back by now
+        does not come back.
+        """
+        carried = {}
+        version = 0
         for key, kill in (("*", kills["every"]), *kills["flags"].items()):
             if not kill or self._stuck.get(key) == kills["version"]:
                 continue
@@ -215,17 +220,23 @@ class Feed:
                 else KillFlag(key, kill["reason"], kill["by"])
             )
             actor = Actor(ActorType.LOCAL, kill["by"], Role.ADMIN, None, Via.CLI)
+            reason = f"killed on {self.instance}: {kill['reason']}"[:1000]
+            this_kill = f"kill of {key} on {self.instance} at {kill['at']}"
             try:
-                await store.change(
-                    actor, command, reason=f"killed on {self.instance}: {kill['reason']}"[:1000]
-                )
-                carried = True
+                taken = await store.audit_of(this_kill)
+                if taken is not None and taken.to_version is not None:
+                    version = max(version, taken.to_version)
+                else:
+                    applied = await store.change(actor, command, reason=reason, request_id=this_kill)
+                    version = max(version, applied.version)
+                carried[key] = kill["at"]
             except Refused as refusal:
                 # It stays killed here, and the status shows it; asked again only when the store has changed.
                 self._stuck[key] = kills["version"]
                 log.warning("kill_stays_here", flag=key, reason=refusal.kind, message=str(refusal))
         if carried:
             await self._pull(store, "push")
+            await self._ask({"do": "carried", "kills": carried, "version": version})
 
     # Saying who runs what.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -19,15 +19,18 @@ from typing import Any
 from core.metrics import FLAGS_AGE_SECONDS, FLAGS_REFUSED, FLAGS_VERSION, KILL_ACTIVE, Sample
 from crossfade.channel import Message
 from crossfade.fleet import Fleet, State
-from crossfade.held_flags import HeldFlags, RefusedSetError
+from crossfade.held_flags import HeldFlags, Kills, RefusedSetError
 from crossfade.logs import Log
 from crossfade.outcome import Outcome
 from crossfade.status import FlagsAck, FlagsStatus
-from flags.document import to_json
+from flags.document import one_line, to_json
 from flags.model import Kill
 
 EVERYTHING = "*"
 """How a kill of everything is spelled where a list of keys stands."""
+LONGEST_REASON = 900
+"""Characters of a kill's reason; the store takes a hundred more, for where it was made."""
+LONGEST_NAME = 64
 
 
 class FlagDistribution:
@@ -85,6 +88,26 @@ class FlagDistribution:
                 self._log.info("flags taken", version=self._held.version, workers=len(acks))
             return {**self._known(), "acks": [asdict(ack) for ack in acks]}
 
+    async def carried(self, kills: Mapping[str, str], version: int) -> Message:
+        """The store has had these kills of this host since `version`, and decides about them from there on.
+
+        `kills` says of each key when it was made: a later one of the same flag is another one.
+        """
+        async with self._turn:
+            if self._held.version >= version and self._held.saved:
+                left = self._held.kills
+                for key, at in kills.items():
+                    flag = None if key == EVERYTHING else key
+                    kill = left.every if flag is None else left.flags.get(flag)
+                    if kill is not None and kill.at == at:
+                        left = left.without(flag)
+                before = self._held.effective
+                self._keep(left)
+                if self._held.effective != before:
+                    # It has been taken back there already.
+                    await self._distribute()
+            return self._known()
+
     async def confirm(self, version: int) -> Message:
         """The store has said that `version` is its newest."""
         if version == self._held.version:
@@ -119,8 +142,12 @@ class FlagDistribution:
             flag = given.flag(key)
             if flag is not None and flag.kill is not None:
                 left = left.without(key)
+        self._keep(left)
+
+    def _keep(self, kills: Kills) -> None:
+        """Of this host's kills only these."""
         try:
-            self._held.set_kills(left)
+            self._held.set_kills(kills)
         except OSError as error:
             self._log.error("kills are not on disk", reason=error.strerror or str(error))
 
@@ -130,7 +157,9 @@ class FlagDistribution:
         """Send a flag's requests (None: all) to legacy, whether or not the store can be asked."""
         if self._store == "none":
             return Outcome(1, ["this instance has no flags: store is none"], "refused")
-        if not reason.strip():
+        # Cleaned and not refused: what workers, disk or store could not read would kill nobody.
+        reason, by = one_line(reason, LONGEST_REASON), one_line(by, LONGEST_NAME)
+        if not reason:
             return Outcome(2, ['a kill needs a reason: --reason "why, in a few words"'], "invalid")
         async with self._turn:
             unknown = self._unknown(key)
@@ -139,7 +168,7 @@ class FlagDistribution:
             name = "everything" if key is None else key
             if self._is_killed(key):
                 return Outcome(0, [f"{name} is killed already"], "applied")
-            kill = Kill(reason.strip(), by, datetime.now(UTC).isoformat(timespec="milliseconds"))
+            kill = Kill(reason, by, datetime.now(UTC).isoformat(timespec="milliseconds"))
             try:
                 self._held.set_kills(self._held.kills.with_kill(key, kill))
             except OSError as error:

@@ -95,10 +95,7 @@ class Kills:
 
 
 class HeldFlags:
-    """What this instance knows of flags, in memory and in the folder `flags` of its data.
-
-    `trouble` is why the disk's set was not used, if it was not.
-    """
+    """What this instance knows of flags, in memory and in the folder `flags` of its data."""
 
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / "flags"
@@ -106,7 +103,13 @@ class HeldFlags:
         self._saved: FlagSet | None = None
         """The one that the disk has."""
         self.kills = Kills()
-        self.trouble: str | None = None
+        self._troubles: dict[str, str] = {}
+        """By file: why it was not used. Over when it has been written anew."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why what the disk remembers is not used, where it is not."""
+        return "; ".join(self._troubles.values()) or None
 
     def load(self) -> None:
         """Take what the disk remembers. Nothing there is no trouble, something unreadable is."""
@@ -114,12 +117,15 @@ class HeldFlags:
             last = _read(self._folder / "last.json")
             self._given = self._saved = None if last is None else from_json(last)
         except (OSError, ValueError, KeyError) as error:
-            self.trouble = f"{self._folder / 'last.json'} cannot be used: {error}"
+            self._troubles["last.json"] = f"{self._folder / 'last.json'} cannot be used: {error}"
         try:
             kills = _read(self._folder / "kills.json")
             self.kills = Kills() if kills is None else Kills.from_json(kills)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self.trouble = f"{self._folder / 'kills.json'} cannot be used: {error}"
+            self._troubles["kills.json"] = (
+                f"{self._folder / 'kills.json'} cannot be used: {error}; kills of this host that the store "
+                "has not got are not in force: make them again, or remove the file"
+            )
 
     @property
     def given(self) -> FlagSet | None:
@@ -211,6 +217,7 @@ class HeldFlags:
             os.fsync(folder)
         finally:
             os.close(folder)
+        self._troubles.pop(name, None)
 
 
 def _read(path: Path) -> Any:

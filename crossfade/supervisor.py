@@ -574,6 +574,8 @@ class Supervisor:
                 return {"samples": exposition.to_wire(await self.samples())}
             case "flags":
                 return await self._flags.take(question["document"])
+            case "carried":
+                return await self._flags.carried(question["kills"], question["version"])
             case "confirm":
                 return await self._flags.confirm(question["version"])
             case "recent":

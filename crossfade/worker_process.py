@@ -126,7 +126,7 @@ class _Shell:
                 self._pairs = PairLine(Observing.from_wire(orders.observing))
                 self._run(self._pairs.run())
             self._worker = Worker(proxy, snapshot, plugs, self._pairs)
-        except (OSError, UsersCodeError) as error:
+        except (OSError, UsersCodeError, InvalidFlagError) as error:
             self._channel.answer(message, {"error": _words(error, proxy)})
             self._over.set()
             return
@@ -273,7 +273,7 @@ def _plugs(orders: Orders, proxy: ProxyConfig, routes: Sequence[Route]) -> Plugs
     return Plugs(project.adapters, project.attributes)
 
 
-def _words(error: OSError | UsersCodeError, proxy: ProxyConfig) -> str:
+def _words(error: OSError | UsersCodeError | InvalidFlagError, proxy: ProxyConfig) -> str:
     """One line for a person; TLS does not say by itself which file it could not use."""
     if isinstance(error, UsersCodeError):
         return str(error)

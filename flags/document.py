@@ -339,6 +339,14 @@ def _kill(document: Json, path: str) -> Kill:
     return Kill(form.text("reason"), form.text("by"), form.text("at"))
 
 
+def one_line(text: str, most: int) -> str:
+    """`text` as every reader takes it: one line that can be printed, of at most `most` characters.
+
+    For words that come with an emergency, which must not fail for how they are written.
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:most].rstrip()
+
+
 def _day(value: Json, path: str) -> str:
     text = _text(value, path)
     try:

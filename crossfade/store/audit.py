@@ -199,6 +199,19 @@ async def tail(
     return rows[::-1] if after_seq is None else rows
 
 
+async def of_request(database: Database, request_id: str) -> AuditRow | None:
+    """The first act that was applied under that id."""
+    wanted = (
+        select(audit)
+        .where(audit.c.request_id == _storable(request_id), audit.c.outcome == Outcome.APPLIED.value)
+        .order_by(audit.c.seq)
+        .limit(1)
+    )
+    async with database.transaction() as connection:
+        row = (await connection.execute(wanted)).first()
+    return None if row is None else _read(row)
+
+
 async def verify(database: Database) -> Verified | Broken:
     """Walk the whole chain. Rows that are written in the meantime are verified too, or not yet."""
     seq, last = 0, GENESIS

@@ -138,6 +138,10 @@ class Store:
             self._database, after_seq, limit, kinds=kinds, object_key=object_key, outcome=outcome
         )
 
+    async def audit_of(self, request_id: str) -> AuditRow | None:
+        """What was done by that request, if anything was."""
+        return await audit.of_request(self._database, request_id)
+
     async def audit_verify(self) -> Verified | Broken:
         return await audit.verify(self._database)
 

@@ -17,7 +17,7 @@ from crossfade.convergence import converged
 from crossfade.embedded.postgres import EmbeddedPostgres
 from crossfade.fleet import FLAGS_WITHIN
 from crossfade.store.instances import Instance
-from flags.change import Apply
+from flags.change import Apply, Unkill
 from flags.model import Bucketing, Flag, Stage, Transition
 from tests.flags_live.scene import Scene
 from tests.supervisor.backend import Backend
@@ -76,7 +76,7 @@ async def test_a_kill_needs_neither_store_nor_bus_and_is_in_the_audit_afterwards
     live.store.stop()
     live.bus.stop()
 
-    answer = await live.kill("items", "new answers nonsense")
+    answer = await live.kill("items", "new answers nonsense\n\udce9 \x1b[31m" + "!" * 2000)
 
     assert answer["code"] == 0
     assert answer["lines"][0].startswith("killed items: 2/2 workers")
@@ -104,6 +104,26 @@ async def test_a_kill_needs_neither_store_nor_bus_and_is_in_the_audit_afterwards
     (row,) = [row for row in await live.book.history("items") if row.action == "flag.kill"]
     assert "new answers nonsense" in row.reason
     assert row.actor["name"] == "ada"
+
+
+async def test_a_kill_that_was_taken_back_does_not_come_back(live: Scene) -> None:
+    """The program died after the store had the kill, before the disk knew; then somebody took it back."""
+    await live.obeyed(await live.settle(Stage.LIVE, "items"))
+    live.store.stop()
+    await live.kill("items")
+    kills = live.cf.data_dir / "flags" / "kills.json"
+    made_here = kills.read_bytes()
+    live.store.start()
+    await live.until_flags(lambda flags: flags["kills"] == [])
+    await live.obeyed(await live.change(Unkill("items")))
+    await live.load.only(items="new")
+
+    kills.write_bytes(made_here)
+    assert (await live.cf.command("restart")).code == 0
+
+    await live.until_flags(lambda flags: flags["kills"] == [] and flags["age_seconds"] is not None)
+    await live.load.only(items="new")
+    assert [row.action for row in await live.book.history("items")].count("flag.kill") == 1
 
 
 async def test_the_control_process_and_workers_may_die_in_the_middle_of_changes(live: Scene) -> None:

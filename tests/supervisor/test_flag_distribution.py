@@ -6,13 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from crossfade.flag_distribution import FlagDistribution
 from crossfade.fleet import Fleet
 from crossfade.ledger import Ledger
 from crossfade.logs import Log
 from crossfade.processes import Children
 from flags.change import KillFlag, change
-from flags.document import to_json
+from flags.document import one_line, to_json
 from flags.model import Bucketing, Flag, FlagSet, Stage
 from flags.stages import settled_at
 
@@ -90,6 +93,64 @@ async def test_a_kill_of_an_unknown_flag_or_without_a_reason_says_what_to_do(tmp
     assert "did you mean items.read?" in unknown.lines[0]
     assert "--reason" in without.lines[0]
     assert flags.status().kills == []
+
+
+async def test_a_kill_holds_whatever_bytes_its_reason_has(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    odd = "it burns:\n  caf\udce9 \x07\x00 " + "very " * 1000
+
+    assert (await flags.kill("items.read", odd, "an\udce4 ")).code == 0
+
+    again = started(tmp_path)
+    assert again.status().trouble is None
+    assert again.status().kills == ["items.read"]
+    known = await again.confirm(3)
+    told = known["kills"]["flags"]["items.read"]
+    assert told["reason"].startswith("it burns: caf very very")
+    assert len(told["reason"]) <= 900
+    assert told["by"] == "an"
+
+
+@given(st.text(), st.integers(0, 50))
+def test_any_text_becomes_one_line(text: str, most: int) -> None:
+    line = one_line(text, most)
+    assert len(line) <= most
+    assert line.isprintable()
+    assert line == line.strip()
+    assert one_line(line, most) == line
+
+
+async def test_a_kill_that_the_store_has_had_is_the_stores_to_take_back(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    await flags.kill("items.read", "it burns", "ada")
+    kill = (await flags.confirm(3))["kills"]["flags"]["items.read"]
+
+    await flags.carried({"items.read": kill["at"]}, 4)
+    assert flags.status().kills == ["items.read"], "this instance has not got the store's version yet"
+    await flags.take(to_json(FlagSet(5, None, BEFORE.flags)))  # taken back there meanwhile
+    assert flags.status().kills == ["items.read"]
+    await flags.carried({"items.read": "another time"}, 4)
+    assert flags.status().kills == ["items.read"]
+
+    await flags.carried({"items.read": kill["at"]}, 4)
+    assert flags.status().kills == []
+    assert started(tmp_path).status().kills == []
+
+
+async def test_what_was_wrong_with_the_disk_is_over_when_it_has_been_written(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    await flags.kill("items.read", "it burns", "ada")
+    for name in ("last.json", "kills.json"):
+        (tmp_path / "flags" / name).write_text("{}")
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    assert "last.json" not in (flags.status().trouble or "")
+    assert "make them again" in (flags.status().trouble or "")
+    await flags.kill("items.read", "it burns", "ada")
+    assert flags.status().trouble is None
 
 
 async def test_an_older_set_is_refused_counted_and_shown_until_it_is_mended(tmp_path: Path) -> None:

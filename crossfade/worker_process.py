@@ -275,7 +275,7 @@ def _plugs(orders: Orders, proxy: ProxyConfig, routes: Sequence[Route]) -> Plugs
 
 def _words(error: OSError | UsersCodeError | InvalidFlagError, proxy: ProxyConfig) -> str:
     """One line for a person; TLS does not say by itself which file it could not use."""
-    if isinstance(error, UsersCodeError):
+    if not isinstance(error, OSError):
         return str(error)
     reason = error.strerror or str(error)
     if error.filename:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import timeit
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from core.http import RequestHead
 from flags.attributes import reader
 from flags.bucket import bucket
-from flags.conditions import All, Any, Condition, Not, Operator, Test
+from flags.conditions import LONGEST_VALUE, All, Any, Condition, Not, Operator, Test, compile_condition
 from flags.decide import decide
 from flags.explain import explain
 from flags.model import (
@@ -42,7 +43,9 @@ from tests.support.facts import KnownFacts
 
 def request(fields: str = "", *, target: str = "/items/1", method: str = "GET") -> RequestHead:
     text = f"{method} {target} HTTP/1.1\r\nHost: Shop.test:80\r\n{fields}\r\n"
-    head = parse_request(text.encode(), max_head=9999, max_target=9999, max_fields=99)
+    head = parse_request(
+        text.encode("utf-8", "surrogateescape"), max_head=9999, max_target=9999, max_fields=99
+    )
     assert isinstance(head, RequestHead)
     return head
 
@@ -332,3 +335,21 @@ def test_a_settled_flag_costs_what_a_route_costs_and_a_bucket_little_more() -> N
     assert best["settled"] < best["route"] * 1.5
     assert best["bucket"] < best["route"] * 12
     assert best["rules"] < best["route"] * 20
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+b", "((a+))+b", "(a|a)+b", "(a|ab)*c", "a*a*a*a*a*b", "(.*)(.*)(.*)(.*)z"]
+)
+def test_no_regular_expression_takes_longer_than_its_value_is_long(pattern: str) -> None:
+    """Python's own would take from seconds to more than the age of the universe."""
+    decide = compile_condition(Test("header:x-a", Operator.REGEX, (pattern,)))
+    head = request(f"X-A: {'a' * LONGEST_VALUE}\r\n")
+    began = time.process_time()
+    assert not any(decide(head, KnownFacts()) for _ in range(50))
+    assert time.process_time() - began < 2.0
+
+
+def test_a_value_that_is_no_utf_8_matches_or_not_and_breaks_nothing() -> None:
+    decide = compile_condition(Test("header:x-a", Operator.REGEX, ("[a-z]+\\x{e9}?",)))
+    assert decide(request("X-A: caf\u00e9\r\n"), KnownFacts())
+    assert not decide(request("X-A: caf\udce9\r\n"), KnownFacts())

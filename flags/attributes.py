@@ -69,7 +69,7 @@ def reader(spelling: str) -> Reader:
         case "claim":
             return lambda _, facts: _text_of(facts.claims().get(name))
         case "attr":
-            return lambda _, facts: facts.attributes().get(name)
+            return lambda _, facts: _text_of(facts.attributes().get(name))
         case "method":
             return lambda head, _: head.method.decode("latin-1")
         case "host":
@@ -136,11 +136,17 @@ def _query(name: str) -> Reader:
     return read
 
 
-def _text_of(claim: object) -> str | None:
-    """Claims that are no single value have no text to compare."""
-    if isinstance(claim, bool):
-        return "true" if claim else "false"
-    return str(claim) if isinstance(claim, str | int | float) else None
+def _text_of(value: object) -> str | None:
+    """What is no single value has no text to compare, nor has a text that UTF-8 cannot hold."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return None  # half a surrogate pair, which JSON can spell
+        return value
+    return str(value) if isinstance(value, int | float) else None
 
 
 def _host_name(host: bytes) -> str:

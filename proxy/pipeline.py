@@ -708,10 +708,20 @@ def _is_whole(head: ResponseHead, size: int) -> bool:
     return head.plain and head.content_length == size - head.size
 
 
+_MAY_BE_KEPT = (b"public", b"s-maxage", b"max-age", b"no-cache", b"must-revalidate")
+"""Directives with which a shared cache may keep an answer; no-cache keeps it, and asks before it gives it."""
+
+
 def _is_shared(fields: bytes) -> bool:
-    """Whether caches may give this answer to others, who would get the identity in it too."""
+    """Whether caches may give this answer to others, who would get the identity in it too (RFC 9111, 3)."""
     directives = b",".join(field_values(fields, b"cache-control")).lower()
-    return b"public" in directives or b"s-maxage" in directives
+    names = {directive.partition(b"=")[0].strip(): directive for directive in directives.split(b",")}
+    # private="a-field" allows the rest of the answer to be shared.
+    if b"no-store" in names or b"=" not in names.get(b"private", b"="):
+        return False
+    return not names.keys().isdisjoint(_MAY_BE_KEPT) or any(
+        field_values(fields, name) for name in (b"expires", b"last-modified")
+    )
 
 
 def _outgoing(head: ResponseHead) -> bytes:

@@ -305,13 +305,14 @@ def test_the_first_cookie_of_that_name_counts(pairs: list[str]) -> None:
 def test_attributes_are_read_as_they_are_spelled() -> None:
     head = request("X-Tenant:  acme \r\nx-tenant: other\r\n", target="/items/1?q=a%20b&q=c&n=")
     facts = KnownFacts(
-        known_claims={"sub": 7, "admin": True, "roles": ["a"]}, known_attributes={"plan": "pro"}
+        known_claims={"sub": 7, "admin": True, "roles": ["a"], "half": "a\ud800"},
+        known_attributes={"plan": "pro", "half": "\udce9"},
     )
     for spelling, value in {
         "header:X-Tenant": "acme", "header:tenant": None, "cookie:sid": None, "query:q": "a b", "query:n": "",
         "query:x": None, "method": "GET", "host": "shop.test", "path": "/items/1", "client": "192.0.2.1",
         "claim:sub": "7", "claim:admin": "true", "claim:roles": None, "claim:x": None, "attr:plan": "pro",
-        "attr:x": None,
+        "attr:x": None, "claim:half": None, "attr:half": None,
     }.items():  # fmt: skip
         assert reader(spelling)(head, facts) == value, spelling
 

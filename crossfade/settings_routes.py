@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from flags.match import equivalent_path
+from core.paths import equivalent_path
 from flags.model import Route
 
 

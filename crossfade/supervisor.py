@@ -602,6 +602,7 @@ class Supervisor:
                 }
                 for route in (settings.routes if settings else ())
             ],
+            "token_header": settings.proxy.tokens.header if settings else "authorization",
             "address": str(self._admin),
             # The same number in every process to come, since counts are compared by it.
             "started": datetime.fromisoformat(self._started_at).timestamp(),

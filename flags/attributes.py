@@ -151,4 +151,5 @@ def _text_of(value: object) -> str | None:
 
 def _host_name(host: bytes) -> str:
     name, colon, port = host.rpartition(b":")
-    return (name if colon and not port.endswith(b"]") else host).decode("latin-1")
+    name = name if colon and not port.endswith(b"]") else host
+    return name.removesuffix(b".").decode("latin-1")

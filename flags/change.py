@@ -21,7 +21,7 @@ from flags.document import (
     flag_to_json,
 )
 from flags.model import EVERYBODY, Bucketing, Flag, FlagSet, Kill, Override, Rule, Side, Stage, Transition
-from flags.stages import ORDER, STAGES, StageJumpError, described, moved, percent
+from flags.stages import ORDER, STAGES, StageJumpError, described, moved, percent, spelled
 
 
 class Refused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
@@ -93,7 +93,13 @@ class UnkillAll:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
+    """The flag decides nothing any more: its routes take the side that the configuration gives them.
+
+    `sides` are those sides, as far as whoever archives knows them.
+    """
+
     key: str
+    sides: tuple[Side, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +159,41 @@ def change(flag_set: FlagSet, command: Command, *, now: float) -> FlagSet:
             return flag_set if flag_set.shadow_off else replace(flag_set, shadow_off=off)
         case ShadowOn():
             return replace(flag_set, shadow_off=None) if flag_set.shadow_off else flag_set
-        case Archive(key):
+        case Archive(key, sides):
             flag = _found(flag_set, key)
-            if flag.transition.settled is None:
-                raise Refused(
-                    "invalid",
-                    f"{key} is in between ({described(flag.transition)}); settle it first, then archive it",
-                )
+            _check_archivable(flag, sides)
             return _with(flag_set, flag, replace(flag, archived=True))
         case Apply(flags):
             return _applied(flag_set, flags)
+
+
+def _check_archivable(flag: Flag, sides: tuple[Side, ...]) -> None:
+    """Archiving must move nobody."""
+    here = flag.transition.settled
+    if here is None:
+        raise Refused(
+            "invalid",
+            f"{flag.key} is in between ({described(flag.transition)}); settle it first, then archive it",
+        )
+    if flag.kill is not None:
+        raise Refused(
+            "invalid",
+            f"{flag.key} is killed, and archiving it would end that; settle it where it shall stay "
+            f"(crossfade flag move {flag.key} STAGE), crossfade unkill {flag.key}, then archive it",
+        )
+    if flag.rules or flag.overrides:
+        raise Refused(
+            "invalid",
+            f"{flag.key} has rules or overrides, which would end; take them away first: crossfade apply -f, "
+            "with the flag without them",
+        )
+    side = STAGES[here].answers
+    if any(other is not side for other in sides):
+        raise Refused(
+            "invalid",
+            f"{flag.key} is at {here}, and a route of it has another target in crossfade.yaml: archiving it "
+            f"would move everybody; write `target: {side}` into its routes and crossfade reload before",
+        )
 
 
 def _applied(flag_set: FlagSet, flags: tuple[Flag, ...]) -> FlagSet:
@@ -271,6 +302,15 @@ def _exists(flag_set: FlagSet, key: str) -> Refused:
 
 
 def _checked(flag: Flag) -> Flag:
+    if flag.archived:
+        raise Refused(
+            "invalid", f"{flag.key}: archived is not for writing; crossfade flag archive {flag.key}"
+        )
+    flag = replace(
+        flag,
+        transition=spelled(flag.transition),
+        rules=tuple(replace(rule, transition=spelled(rule.transition)) for rule in flag.rules),
+    )
     try:
         check_key(flag.key)
         found = flag_from_json(flag_to_json(flag), flag.key)

@@ -44,6 +44,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
+from core.metrics import LATENCY_BUCKETS
 from flags.cohort import Cohort
 from flags.model import EVERYBODY, Side, Stage, Transition
 from flags.stages import ORDER, STAGES
@@ -320,7 +321,7 @@ def guardrail_from_json(guardrail_id: str, flag: str, definition: Json) -> Guard
         if name not in known:
             raise InvalidGuardrailError(f"there is no {name}; a guardrail has {', '.join(known)}")
     signal = _word(Signal, definition, "signal", None)
-    latency_over = _number(definition, "latency_over", None, above=0.0, most=600.0)
+    latency_over = _number(definition, "latency_over", None, above=0.0, most=LATENCY_BUCKETS[-1])
     if signal is Signal.LATENCY and latency_over is None:
         raise InvalidGuardrailError("latency_over (seconds) is missing: above it a request is slow")
     if signal is not Signal.LATENCY and latency_over is not None:

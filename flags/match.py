@@ -17,13 +17,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from core.paths import equivalent_path
 from flags.model import Route
 
 _PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _LITERAL = re.compile(r"[^\s{}*?#]*")
-_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
-_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]")
 
 
@@ -174,37 +172,10 @@ def _first(
     return best
 
 
-def equivalent_path(path: bytes) -> bytes:
-    """`path` with needless escapes undone and dot segments removed (RFC 3986, 6.2.2 and 5.2.4).
-
-    Bytes beyond ASCII are escaped: clients send `/caf%C3%A9`, people write `/café`.
-    """
-    path = _ESCAPED.sub(_unescape, path)
-    if not path.isascii():
-        path = _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], path)
-    if b"/." not in path:
-        return path
-    kept: list[bytes] = []
-    segments = path[1:].split(b"/")
-    for segment in segments:
-        if segment == b"..":
-            if kept:
-                kept.pop()
-        elif segment != b".":
-            kept.append(segment)
-    if segments[-1] in (b".", b".."):
-        kept.append(b"")
-    return b"/" + b"/".join(kept)
-
-
-def _unescape(escape: re.Match[bytes]) -> bytes:
-    byte = int(escape[1], 16)
-    return bytes((byte,)) if byte in _UNRESERVED else escape[0].upper()
-
-
 def _name(host: bytes) -> bytes:
     """The host name of a Host value, without port and in lower case."""
     name, colon, port = host.rpartition(b":")
     if colon and not port.endswith(b"]"):
         host = name
-    return host.lower()
+    # A dot at the end says that the name is whole (RFC 3986, 3.2.2); it is the same name.
+    return host.removesuffix(b".").lower()

@@ -77,7 +77,7 @@ def moved(now: Transition, to: Stage, weight_ppm: int) -> Transition:
     here = now.settled
     if here is None:
         share = weight_ppm if to is now.target else EVERYBODY - weight_ppm
-        return _spelled(now.origin, now.target, share)
+        return spelled(Transition(now.origin, now.target, share))
     if to is here:
         if weight_ppm == EVERYBODY:
             return settled_at(here)
@@ -86,13 +86,13 @@ def moved(now: Transition, to: Stage, weight_ppm: int) -> Transition:
             + ", ".join(stage for stage in possible if stage is not here)
         )
     if above(here) is to:
-        return _spelled(here, to, weight_ppm)
-    return _spelled(to, here, EVERYBODY - weight_ppm)
+        return spelled(Transition(here, to, weight_ppm))
+    return spelled(Transition(to, here, EVERYBODY - weight_ppm))
 
 
-def _spelled(origin: Stage, target: Stage, weight_ppm: int) -> Transition:
-    found = Transition(origin, target, weight_ppm)
-    return found if found.settled is None else settled_at(found.settled)
+def spelled(transition: Transition) -> Transition:
+    """The same, in the one spelling that is used for it."""
+    return transition if transition.settled is None else settled_at(transition.settled)
 
 
 def described(now: Transition) -> str:

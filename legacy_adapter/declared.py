@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote_plus, unquote_plus
 
+from core.paths import equivalent_path
 from legacy_adapter.adapter import Plugs
 from legacy_adapter.messages import Answer, Fields, Request
 from legacy_adapter.shape import ShapeRules, put_at, read, reshape, value_at, write
@@ -81,8 +82,10 @@ class DeclaredAdapter:
 
     def request(self, request: Request) -> Request:
         rules = self._rules
+        # As routes see it: a path that is spelled otherwise goes to this backend, and is translated for it.
+        path = equivalent_path(request.path.encode("latin-1")).decode() if self._paths else ""
         for template, destination in self._paths:
-            found = template.fullmatch(request.path)
+            found = template.fullmatch(path)
             if found is not None:
                 request = request.with_path(_filled(destination, found))
                 break
@@ -123,16 +126,24 @@ def template_names(template: str) -> set[str]:
 
 
 def _template(template: str) -> re.Pattern[str]:
+    """`/a/**` matches `/a` too, as it does in a route."""
+    template = equivalent_path(template.encode()).decode()
     expression, at = "", 0
     for part in _TEMPLATE_PART.finditer(template):
-        expression += re.escape(template[at : part.start()])
-        expression += f"(?P<{part[1]}>[^/]+)" if part[1] else "(?P<rest_>.*)"
+        literal = template[at : part.start()]
+        if part[1]:
+            expression += f"{re.escape(literal)}(?P<{part[1]}>[^/]+)"
+        else:
+            expression += f"{re.escape(literal.removesuffix('/'))}(?P<rest_>(?:/.*)?)"
         at = part.end()
-    return re.compile(expression + re.escape(template[at:]))
+    return re.compile(expression + re.escape(template[at:]), re.DOTALL)
 
 
 def _filled(template: str, found: re.Match[str]) -> str:
-    return _TEMPLATE_PART.sub(lambda part: found[part[1] or "rest_"], template)
+    filled = _TEMPLATE_PART.sub(lambda part: found[part[1]] if part[1] else "", template)
+    if not template.endswith("**"):
+        return filled
+    return filled.removesuffix("/") + found["rest_"] or "/"
 
 
 def _changed_query(query: str, rules: FieldRules) -> str:

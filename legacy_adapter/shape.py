@@ -1,7 +1,8 @@
 """JSON values reshaped by rules: move, remove, set and convert what stands at a path.
 
 A path is `a.b.*.c`: names of an object, and `*` for each element of a list. A rule whose path is not
-there does nothing. Numbers that are not touched keep every digit they were written with.
+there does nothing. What was taken from its place and cannot be put into the new one is an error, because it
+would be lost. Numbers that are not touched keep every digit they were written with.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def reshape(body: bytes, rules: ShapeRules) -> bytes:
         for holder, key, _ in list(_found(value, path.split("."))):
             holder[key] = _converted(holder[key], kind, path)
     for path, plain in rules.set:
-        _put(value, path.split("."), plain)
+        _can_put(value, path.split("."), plain)
     return write(value).encode()
 
 
@@ -79,7 +80,9 @@ def value_at(value: Any, path: str) -> Any:
 
 
 def put_at(value: Any, path: str, plain: Any) -> None:
-    _put(value, path.split("."), plain)
+    """Raises ValueError where there is no object to put it into."""
+    if not _can_put(value, path.split("."), plain):
+        raise ValueError(f"{path}: there is no object to put it into")
 
 
 def _text(plain: object) -> str:
@@ -109,20 +112,24 @@ def _move(value: Any, source: list[str], destination: list[str]) -> None:
         del holder[key]
     for _, _, places, content in moved:
         left = iter(places)
-        _put(value, [next(left) if name == "*" else name for name in destination], content)
+        if not _can_put(value, [next(left) if name == "*" else name for name in destination], content):
+            what, where = ".".join(source), ".".join(destination)
+            raise ValueError(f"{what} cannot become {where}: there is no object to put it into")
 
 
-def _put(value: Any, path: list[Any], content: Any) -> None:
-    """Set what stands at `path`; objects on the way are made, lists must be there."""
+def _can_put(value: Any, path: list[Any], content: Any) -> bool:
+    """Set what stands at `path`; objects on the way are made, lists must be there. False where it cannot."""
     for name in path[:-1]:
         if isinstance(name, int) and isinstance(value, list) and name < len(value):
             value = value[name]
         elif isinstance(name, str) and isinstance(value, dict):
             value = value.setdefault(name, {})
         else:
-            return
-    if isinstance(value, dict) and isinstance(path[-1], str):
-        value[path[-1]] = content
+            return False
+    if not isinstance(value, dict) or not isinstance(path[-1], str):
+        return False
+    value[path[-1]] = content
+    return True
 
 
 def _converted(value: Any, kind: str, path: str) -> Any:

@@ -35,14 +35,15 @@ class Admin:
         self, desk: Desk, context: Message, own_samples: Samples, code_rules: Callable[[], Sequence[Rule]]
     ) -> None:
         self._desk = desk
-        self._flags = FlagsApi(desk, context["routes"])
+        self._flags = FlagsApi(desk, context)
         self._watch = WatchApi(desk)
         self._shadow = ShadowApi(desk, context["routes"], code_rules)
         self._people = PeopleApi(desk)
         self._public = Public(desk.supervisor, own_samples)
 
     def update(self, context: Message) -> None:
-        self._flags.routes = self._shadow.routes = context["routes"]
+        self._flags.update(context)
+        self._shadow.routes = context["routes"]
 
     def operations(self) -> list[Operation]:
         """Those under `/api/v1` that need a token."""

@@ -32,6 +32,8 @@ async def actor_of(request: web.Request, local: str, store: Callable[[], Store])
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise UnauthorizedError("this needs a token: Authorization: Bearer cf_…")
+    if not token.isascii():
+        raise UnauthorizedError("this token is not known: tokens are plain ASCII")
     if hmac.compare_digest(token.encode(), local.encode()):
         name = "".join(c for c in request.headers.get(USER, "") if c.isprintable())[:64] or "local"
         return Actor(ActorType.LOCAL, name, Role.ADMIN, request.remote, via)

@@ -31,6 +31,7 @@ from crossfade.admin.models import (
     Nothing,
 )
 from crossfade.admin.next_steps import after_looking_at, after_looking_at_all
+from crossfade.channel import Message
 from crossfade.store.audit import AuditRow
 from flags.change import (
     Apply,
@@ -58,9 +59,14 @@ from proxy.head import parse_request
 class FlagsApi:
     """The handlers of `/api/v1/flags`, `/explain`, `/kill`, `/unkill` and `/apply`."""
 
-    def __init__(self, desk: Desk, routes: list[dict[str, Any]]) -> None:
+    def __init__(self, desk: Desk, context: Message) -> None:
         self._desk = desk
-        self.routes = routes
+        self.update(context)
+
+    def update(self, context: Message) -> None:
+        """What the configuration says: which routes there are, and where a token is looked for."""
+        self._routes: list[dict[str, Any]] = context["routes"]
+        self._tokens = TokenReader(Tokens(header=context["token_header"]))
 
     async def list_flags(self, asked: Asked[Nothing]) -> FlagSetAnswer:  # noqa: ARG002
         seen = await self._desk.seen()
@@ -129,7 +135,9 @@ class FlagsApi:
         return await self._desk.change(asked, Unkill(asked.path["key"]))
 
     async def archive(self, asked: Asked[Body]) -> ChangeAnswer:
-        return await self._desk.change(asked, Archive(asked.path["key"]))
+        key = asked.path["key"]
+        sides = {Side(route["side"]) for route in self._routes if route["flag"] == key}
+        return await self._desk.change(asked, Archive(key, tuple(sorted(sides))))
 
     async def kill_all(self, asked: Asked[Body]) -> ChangeAnswer:
         return await self._desk.change(asked, KillAll(asked.said.reason, asked.actor.name))
@@ -155,11 +163,11 @@ class FlagsApi:
             Route(
                 route["flag"], route["path"], frozenset(route["methods"]), route["host"], Side(route["side"])
             )
-            for route in self.routes
+            for route in self._routes
         ]
         head = _head_of(said)
         # Not verified: whoever asks what would be may claim what they like.
-        facts = _SaidFacts(said.client, TokenReader(Tokens()).claims(head, time()), said.attributes)
+        facts = _SaidFacts(said.client, self._tokens.claims(head, time()), said.attributes)
         found = explain(compile_snapshot(routes, 0, flag_set), routes, flag_set, head, facts)
         decision = found.decision
         known = None if flag_set is None else flag_set.flag(decision.flag)

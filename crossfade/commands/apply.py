@@ -24,9 +24,9 @@ def apply(options: argparse.Namespace) -> int:
     planned = asked.ask("POST", "/api/v1/apply", {**body, "dry_run": True})
     for line in planned["differences"]:
         data(line)
-    if body["expected_version"] is None and planned["changed"]:
+    if body["expected_version"] is None:
         # What was shown is what is done, or nothing.
-        body["expected_version"] = planned["version"] - 1
+        body["expected_version"] = planned["version"] - (1 if planned["changed"] else 0)
     return tell_change(options, {**asked.ask("POST", "/api/v1/apply", body), "differences": []})
 
 

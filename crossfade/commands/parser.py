@@ -157,7 +157,11 @@ def _ramp(commands: Commands) -> None:
         help="such as 1%%:10m,5%%:30m:500,100%%: share, hold, and how many requests it must have moved",
     )  # fmt: skip
     start.add_argument(
-        "--window", action="append", default=[], metavar="WHEN", help="such as mon-fri:09:00-16:00 (UTC)"
+        "--window",
+        action="append",
+        default=[],
+        metavar="WHEN",
+        help="such as mon-fri:09:00-16:00@Europe/Berlin; without a zone it is UTC",
     )
     _reason(start)
     _dry_run(start)

@@ -9,7 +9,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from crossfade.commands.api import NOT_CONVERGED, OK, TRIPPED, USAGE, ApiError
+from crossfade.commands.api import ERROR, NOT_CONVERGED, OK, TRIPPED, USAGE, Api, ApiError
 from crossfade.commands.flags import share_ppm
 from crossfade.commands.telling import Paint, api, data, paint, said, table, talk, tell_json, tell_next
 
@@ -23,7 +23,7 @@ COLOURS = {
     "tripped": Paint.BAD, "dry_run_tripped": Paint.WARNING, "aborted": Paint.WARNING,
 }  # fmt: skip
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WINDOW = re.compile(r"(?P<days>[a-z,-]+):(?P<opens>\d\d:\d\d)-(?P<closes>\d\d:\d\d)")
+_WINDOW = re.compile(r"(?P<days>[A-Za-z,-]+):(?P<opens>\d\d:\d\d)-(?P<closes>\d\d:\d\d)(@(?P<zone>\S+))?")
 
 
 def ramp_start(options: argparse.Namespace) -> int:
@@ -42,26 +42,47 @@ def ramp_status(options: argparse.Namespace) -> int:
             USAGE, "--wait is for the ramp of one flag; name it: crossfade ramp status FLAG --wait"
         )
     asked = api(options)
+    if options.key and options.wait is not None:
+        return _wait_for(options, asked)
     if options.key:
-        ramp = asked.get(_ramp(options.key))
-        deadline = None if options.wait is None else time.monotonic() + options.wait
-        while deadline is not None and ramp["ended_at"] is None:
-            if time.monotonic() > deadline:
-                _tell_ramp(options, ramp)
-                return NOT_CONVERGED
-            time.sleep(LOOK_EVERY)
-            ramp = asked.get(_ramp(options.key))
-        return _tell_ramp(options, ramp)
-    if options.wait is not None:
-        raise ApiError(
-            USAGE, "--wait is for the ramp of one flag; name it: crossfade ramp status FLAG --wait"
-        )
+        return _tell_ramp(options, asked.get(_ramp(options.key)))
     answer = asked.get("/api/v1/ramps")
     if not tell_json(options, answer):
         rows = [(r["flag"], r["state"], _at(r), r["held_reason"] or "-") for r in answer["ramps"]]
         table(("flag", "state", "step", "why"), rows, COLOURS)
         tell_next(answer["next"])
     return OK
+
+
+def _wait_for(options: argparse.Namespace, asked: Api) -> int:
+    """Until the ramp has ended, a guardrail stands against it, or the time is over; 0 only if it is done."""
+    deadline = time.monotonic() + options.wait
+    ramp = asked.get(_ramp(options.key))
+    lost = False
+    while ramp["ended_at"] is None and time.monotonic() < deadline:
+        try:
+            if ramp["state"] == "paused" and _stopped_by_a_guardrail(asked, options.key):
+                _tell_ramp(options, ramp)
+                return TRIPPED
+            time.sleep(LOOK_EVERY)
+            ramp = asked.get(_ramp(options.key))
+            lost = False
+        except ApiError as error:
+            if not error.unreachable:
+                raise
+            if not lost:
+                talk(f"crossfade: {error}; still waiting")
+            lost = True
+            time.sleep(LOOK_EVERY)
+    code = _tell_ramp(options, ramp)
+    if ramp["ended_at"] is None:
+        return NOT_CONVERGED
+    return ERROR if ramp["state"] == "aborted" else code
+
+
+def _stopped_by_a_guardrail(asked: Api, flag: str) -> bool:
+    found = asked.get("/api/v1/guardrails", flag=flag)["guardrails"]
+    return any(one["state"] == "tripped" and one["definition"]["action"] != "alert" for one in found)
 
 
 def ramp_pause(options: argparse.Namespace) -> int:
@@ -93,17 +114,18 @@ def _step(text: str) -> dict[str, Any]:
 
 
 def _window(text: str) -> dict[str, Any]:
-    found = _WINDOW.fullmatch(text.strip().lower())
+    found = _WINDOW.fullmatch(text.strip())
     if not found:
-        raise ApiError(USAGE, f'"{text}" is no window; expected one such as mon-fri:09:00-16:00')
+        expected = "mon-fri:09:00-16:00, or with its zone mon-fri:09:00-16:00@Europe/Berlin"
+        raise ApiError(USAGE, f'"{text}" is no window; expected one such as {expected}')
     days: list[str] = []
-    for part in found["days"].split(","):
+    for part in found["days"].lower().split(","):
         first, _, last = part.partition("-")
         if first not in DAYS or (last and last not in DAYS):
             raise ApiError(USAGE, f'"{part}" is no day; expected some of {", ".join(DAYS)}')
         begin, end = DAYS.index(first), DAYS.index(last or first)
         days += DAYS[begin : end + 1] if begin <= end else (*DAYS[begin:], *DAYS[: end + 1])
-    return {"days": days, "from": found["opens"], "to": found["closes"]}
+    return {"days": days, "from": found["opens"], "to": found["closes"], "zone": found["zone"] or "UTC"}
 
 
 def _tell_ramp(options: argparse.Namespace, ramp: dict[str, Any]) -> int:

@@ -149,6 +149,9 @@ async def set_guardrail(
                 f"{wanted} has tripped; look why, crossfade guardrail rearm {wanted}, then define it anew",
             )
         watch = await _armed(connection, guardrail, flag_set, now)
+        if before is not None:
+            # A look at the one before that is under way must not be taken for one at this.
+            watch = replace(watch, looks=before.looks + 1)
         if not dry_run:
             if before is not None:
                 await _remove(connection, wanted)
@@ -233,9 +236,10 @@ async def read(connection: AsyncConnection, flag: str | None = None) -> list[Wat
 async def write_look(connection: AsyncConnection, watch: Watch) -> bool:
     """Write what a look has found; False where somebody else has looked, or changed it, meanwhile."""
     seen_before = guardrails.c.evidence["looks"].as_integer() == watch.looks
+    the_same = guardrails.c.definition == cast(guardrail_to_json(watch.guardrail), JSONB)
     row = (
         update(guardrails)
-        .where(guardrails.c.id == watch.guardrail.id, seen_before)
+        .where(guardrails.c.id == watch.guardrail.id, seen_before, the_same)
         .values(**_columns(replace(watch, looks=watch.looks + 1)))
     )
     return (await connection.execute(row)).rowcount == 1

@@ -19,6 +19,10 @@ JSON = (("Content-Type", "application/json"),)
     ("/api/items/7", "/v2/articles/7"), ("/api/items/%2F", "/v2/articles/%2F"),
     ("/api/items/", "/api/items/"), ("/api/items/7/x", "/other/items/7/x"), ("/api/", "/other/"),
     ("/x.y", "/z"), ("/xzy", "/xzy"), ("/", "/"),
+    # Spelled otherwise, and the same path to every route and to both backends.
+    ("/api/./items/7", "/v2/articles/7"), ("/api/%69tems/7", "/v2/articles/7"), ("/api", "/other"),
+    ("/x/../api/items/caf%c3%a9", "/v2/articles/caf%C3%A9"), ("/caf%c3%a9/1", "/coffee/1"),
+    ("/caf\xc3\xa9/1", "/coffee/1"),
 ])  # fmt: skip
 def test_the_first_template_that_matches_holds(path: str, becomes: str) -> None:
     adapter = DeclaredAdapter(
@@ -28,6 +32,7 @@ def test_the_first_template_that_matches_holds(path: str, becomes: str) -> None:
                 ("/api/items/", "/api/items/"),
                 ("/api/**", "/other/**"),
                 ("/x.y", "/z"),
+                ("/café/{n}", "/coffee/{n}"),
             )
         )
     )
@@ -119,6 +124,22 @@ def test_json_is_reshaped_and_every_digit_kept() -> None:
 def test_what_cannot_be_reshaped_is_said_and_not_guessed(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         reshape(body, SHAPE)
+
+
+@pytest.mark.parametrize(("body", "rename"), [
+    (b'{"a":1,"b":"text"}', ("a", "b.c")), (b'{"a":1,"b":null}', ("a", "b.c")),
+    (b'{"a":1,"b":[]}', ("a", "b.c")),
+    (b'{"l":[{"a":1},{"a":2}],"m":[{}]}', ("l.*.a", "m.*.a")), (b'[{"a":1}]', ("*.a", "b.*.a")),
+])  # fmt: skip
+def test_what_has_no_new_place_is_not_lost(body: bytes, rename: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="no object to put it into"):
+        reshape(body, ShapeRules(rename=(rename,)))
+
+
+def test_a_token_that_has_no_place_is_not_lost() -> None:
+    answer = Answer(200, headers=(*JSON, ("Set-Cookie", "sid=abc")), body=b"[]")
+    with pytest.raises(ValueError, match="no object to put it into"):
+        TOKENS.answer(answer, ASK)
 
 
 def test_a_body_that_is_no_json_passes() -> None:

@@ -39,10 +39,11 @@ class Client:
         lines += (f"{name.replace('_', '-')}: {value}" for name, value in fields.items())
         async with asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.cf.admin_port)
-            writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
-            head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+            head = "\r\n".join(lines) + "\r\n\r\n"
+            writer.write(head.encode("utf-8", "surrogateescape") + body)
+            answered, _, content = (await reader.read()).partition(b"\r\n\r\n")
             writer.close()
-        first, *rest = head.decode().split("\r\n")
+        first, *rest = answered.decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
         return Answer(int(first.split()[1]), headers, json.loads(content))
 

@@ -27,6 +27,7 @@ def configuration(store: str) -> dict[str, Any]:
             {"flag": "items.write", "match": {"path": "/items/**"}},
         ],
         "timeouts": {"drain": 2},
+        "jwt": {"header": "X-Token"},
     }
 
 

@@ -73,6 +73,15 @@ async def test_who_asks_comes_before_what_is_asked(together: Client) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="package")
+@pytest.mark.parametrize("token", ["cf_caf\udce9", "cf_café", "cf_nobody's"])
+async def test_a_token_that_nobody_gave_is_told_so_whatever_its_bytes(together: Client, token: str) -> None:
+    stranger = Client(together.cf)
+    stranger.token = token
+    answer = await stranger("GET", "/api/v1/flags")
+    assert (answer.status, answer.body["error"]) == (401, "unauthorized")
+
+
+@pytest.mark.asyncio(loop_scope="package")
 async def test_each_role_may_do_its_part_and_no_more(together: Client) -> None:
     async def as_(role: str) -> Client:
         made = await together.done("POST", "/api/v1/people", {**WHY, "name": role, "role": role})

@@ -10,7 +10,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
+import yaml
 from openapi_spec_validator import validate
 
 from tests.support.crossfade_process import Finished, RunningCrossfade, crossfade_command
@@ -139,6 +141,9 @@ flags:
     assert "orders.read: new, at legacy" in lines
     assert lines[-1].startswith("1/1 workers on v2")
     assert await ok(cf, "apply", "-f", str(file), *WHY) == "nothing to change\n"
+    # A dry run of what would change nothing is held to what was seen, too.
+    later = ("--expect-version", "1")
+    assert (await cf.command("apply", "-f", str(file), *WHY, *later)).code == 9
 
     for text, says in (
         (
@@ -186,6 +191,29 @@ flags:
     assert "flag -, reason no_route" in await ok(cf, "flag", "explain", "/elsewhere")
     assert (await cf.command("flag", "explain", "/items/1", "-H", "nonsense")).code == 2
     assert (await cf.command("flag", "explain", "no path")).code == 2
+
+    edit = ("flag", "edit", "items.write", "--bucket-by", "claim:sub", *WHY)
+    await ok(cf, *edit)
+    await ok(cf, "flag", "move", "items.write", "--to", "shadow", "--weight", "50%", *WHY)
+    token = jwt.encode({"sub": "ada"}, "x" * 32)
+    assert "of claim:sub" in await ok(cf, "flag", "explain", "/items/1/x", "-H", f"X-Token: {token}")
+    bearer = f"Authorization: Bearer {token}"
+    assert "no key" in await ok(cf, "flag", "explain", "/items/1/x", "-H", bearer)
+
+
+async def test_archiving_asks_the_configuration(cf: RunningCrossfade) -> None:
+    await ok(cf, "flag", "move", "items.read", "--to", "shadow", *WHY)
+    await ok(cf, "flag", "move", "items.read", "--to", "live", *WHY)
+    refused = await cf.command("flag", "archive", "items.read", *WHY)
+    assert refused.code != 0
+    assert "target: new" in refused.err
+    config = yaml.safe_load(cf.config_path.read_text())
+    for route in config["routes"]:
+        route["target"] = "new"
+    cf.config_path.write_text(yaml.safe_dump(config))
+    await ok(cf, "reload")
+    await ok(cf, "flag", "archive", "items.read", *WHY, "--wait")
+    assert (await cf.get("/items/1")).body == b"new"
 
 
 async def test_a_kill_needs_no_api(cf: RunningCrossfade) -> None:
@@ -238,6 +266,14 @@ async def test_ramps_and_guardrails_from_the_command_line(cf: RunningCrossfade) 
     await ok(cf, "ramp", "start", "items.read", "--to", "live", "--steps", "10%:10m,100%", *WHY)
     assert "paused" in await ok(cf, "ramp", "pause", "items.read", *WHY)
     assert "aborted" in await ok(cf, "ramp", "abort", "items.read", *WHY)
+    ended = await cf.command("ramp", "status", "items.read", "--wait", "5")
+    assert (ended.code, "aborted" in ended.out) == (1, True)
+    berlin = ("--steps", "10%:10m,100%", "--window", "Mon-Fri:09:00-16:00@Europe/Berlin")
+    await ok(cf, "ramp", "start", "items.read", "--to", "live", *berlin, *WHY)
+    (window,) = (await found(cf, "ramp", "status", "items.read"))["plan"]["windows"]
+    assert window["zone"] == "Europe/Berlin"
+    assert (await cf.command("ramp", "status", "items.read", "--wait", "0.2")).code == 7
+    await ok(cf, "ramp", "abort", "items.read", *WHY)
     assert (
         await cf.command("ramp", "start", "items.read", "--to", "live", "--steps", "soon", *WHY)
     ).code == 2

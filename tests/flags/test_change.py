@@ -26,7 +26,8 @@ from flags.change import (
     differences,
     raises_risk,
 )
-from flags.model import EVERYBODY, Bucketing, Flag, FlagSet, Kill, Stage, Transition
+from flags.conditions import Operator, Test
+from flags.model import EVERYBODY, Bucketing, Flag, FlagSet, Kill, Rule, Side, Stage, Transition
 from flags.stages import ORDER, described, settled_at
 from tests.flags.strategies import TRANSITIONS, WEIGHTS
 
@@ -34,8 +35,8 @@ NOW = 1_795_500_000.0
 BY = Bucketing(("cookie:sid",), "items.read")
 
 
-def at(transition: Transition, *, bucketing: Bucketing = BY) -> FlagSet:
-    return FlagSet(5, None, (Flag("items.read", 3, transition, bucketing),))
+def at(transition: Transition, *, bucketing: Bucketing = BY, rules: tuple[Rule, ...] = ()) -> FlagSet:
+    return FlagSet(5, None, (Flag("items.read", 3, transition, bucketing, rules=rules),))
 
 
 def only(flag_set: FlagSet) -> Flag:
@@ -138,6 +139,30 @@ def test_an_archived_key_is_never_used_again() -> None:
     for command in (Create(flag), Apply((flag,)), Move("items.read", Stage.LIVE), Unkill("items.read")):
         assert refused(gone, command).kind == "archived"
     assert refused(at(Transition(Stage.LIVE, Stage.NEW, 5)), Archive("items.read")).kind == "invalid"
+
+
+def test_archiving_moves_nobody() -> None:
+    live = at(settled_at(Stage.LIVE))
+    assert only(change(live, Archive("items.read", (Side.NEW,)), now=NOW)).archived
+    assert "target: new" in str(refused(live, Archive("items.read", (Side.LEGACY, Side.NEW))))
+    killed = change(live, KillFlag("items.read", "it burns", "ada"), now=NOW)
+    assert "is killed" in str(refused(killed, Archive("items.read", (Side.NEW,))))
+    rule = Rule("qa", Test("header:x-qa", Operator.EXISTS), settled_at(Stage.SHADOW))
+    ruled = at(settled_at(Stage.LIVE), rules=(rule,))
+    assert "rules or overrides" in str(refused(ruled, Archive("items.read")))
+
+
+def test_a_file_archives_nothing_and_has_one_spelling() -> None:
+    flag_set = at(settled_at(Stage.LIVE))
+    gone = Flag("items.read", 0, settled_at(Stage.LIVE), BY, archived=True)
+    for command in (Apply((gone,)), Create(replace(gone, key="other"))):
+        assert "crossfade flag archive" in str(refused(flag_set, command))
+    # Everybody at live can be said in two ways.
+    other = Transition(Stage.SHADOW, Stage.LIVE, EVERYBODY)
+    written = Flag("items.read", 0, other, BY)
+    applied = change(at(settled_at(Stage.SHADOW)), Apply((written,)), now=NOW)
+    assert only(applied).transition == settled_at(Stage.LIVE)
+    assert change(flag_set, Apply((written,)), now=NOW) is flag_set
 
 
 def test_kills_keep_their_first_reason_and_what_changes_nothing_is_the_same_object() -> None:

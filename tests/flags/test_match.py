@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flags.match import InvalidRouteError, Matcher, equivalent_path
+from core.paths import equivalent_path
+from flags.match import InvalidRouteError, Matcher
 from flags.model import Route
 
 settings.register_profile("flags", derandomize=True, deadline=None, max_examples=300)
@@ -22,7 +23,7 @@ def naive(routes: list[Route], method: str, host: str, path: str) -> int | None:
         if route.methods and method not in route.methods:
             continue
         if route.host is not None:
-            name = re.sub(r":[0-9]*\Z", "", host.lower())
+            name = re.sub(r":[0-9]*\Z", "", host.lower()).removesuffix(".")
             wanted = route.host.lower()
             if not (name.endswith(wanted[1:]) if wanted.startswith("*.") else name == wanted):
                 continue
@@ -60,7 +61,19 @@ paths = st.lists(words | st.sampled_from(["7", "{id}", "**", "*"]), min_size=1, 
     lambda segments: "/" + "/".join(segments)
 )
 hosts = st.sampled_from(
-    ["a.test", "A.TEST:80", "x.a.test", "y.x.a.test:1", "xa.test", ".a.test", "", "[::1]:8", "[::1]"]
+    [
+        "a.test",
+        "A.TEST:80",
+        "a.test.",
+        "X.a.test.:80",
+        "x.a.test",
+        "y.x.a.test:1",
+        "xa.test",
+        ".a.test",
+        "",
+        "[::1]:8",
+        "[::1]",
+    ]
 )
 
 

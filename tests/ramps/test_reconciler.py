@@ -422,6 +422,19 @@ async def test_a_look_that_comes_late_does_not_undo_a_trip_or_a_rearming(scene: 
     assert (await scene.watch()).state is WatchState.INSUFFICIENT_DATA
 
 
+async def test_a_look_at_the_guardrail_before_is_none_at_the_one_defined_anew(scene: Scene) -> None:
+    await scene.guard()
+    late = await scene.watch()
+    await scene.guard(tolerance=3.0)
+    async with scene.store.transaction() as connection:
+        assert not await guardrails.write_look(connection, late)
+    await guardrails.delete_guardrail(scene.store, ANNA, f"{FLAG}:errors", reason="again")
+    await scene.guard(tolerance=2.0)
+    async with scene.store.transaction() as connection:
+        assert not await guardrails.write_look(connection, late)
+    assert (await scene.watch()).guardrail.tolerance == 2.0
+
+
 # Who may, and what is refused.
 
 

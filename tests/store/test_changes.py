@@ -120,6 +120,7 @@ async def test_every_command_comes_back_from_the_store_as_it_went_in(store: Stor
         ShadowOn(),
         UnkillAll(),
         Unkill("a.rich"),
+        Edit("items.read", overrides=(), rules=()),
         Archive("items.read"),
         Apply((flag("b.one"), flag("b.two"))),
     ]
@@ -134,7 +135,7 @@ async def test_every_command_comes_back_from_the_store_as_it_went_in(store: Stor
     assert rows[-1].objects == ("b.one", "b.two")
     assert rows[5].before == {"flags": {}, "kill": None}
     assert [row.action for row in await store.history("items.read")] == [
-        "flag.archive", "flag.edit", "flag.create",
+        "flag.archive", "flag.edit", "flag.edit", "flag.create",
     ]  # fmt: skip
     assert isinstance(await store.audit_verify(), Verified)
 

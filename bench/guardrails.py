@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from bench.table import table
 from flags.guardrail import Guardrail, Signal
-from tests.ramps.traffic import Canary, bad_answers_before_the_trip, rises
+from tests.ramps.traffic import Canary, bad_answers_before_the_trip, bursts, rises
 
 ERRORS = Guardrail("bench", "bench", Signal.ERRORS)
 SHARE_BAD = 0.02
@@ -30,6 +30,20 @@ def false_alarms(ramps: int, bad_answers: int) -> str:
         )
         rows.append([f"{worse:g} times", f"{alpha:g}", f"{wrong} of {ramps:,}", f"{wrong / ramps:.3%}"])
     return table(["new fails", "alpha", "taken back", "share"], rows)
+
+
+def bursty_alarms(ramps: int) -> str:
+    """The same where new's share comes in bursts, and one of two instances is worse on both sides."""
+    rows = []
+    for share_bad, worse, alpha in itertools.product((0.02, 0.2), (1.0, ERRORS.tolerance), (0.05, 0.001)):
+        guardrail = replace(ERRORS, alpha=alpha)
+        wrong = sum(
+            bursts(seed, guardrail, looks=300, share_bad=share_bad, worse=worse).value >= 1 / alpha
+            for seed in range(ramps)
+        )
+        found = [f"{share_bad:.0%}", f"{worse:g} times", f"{alpha:g}", f"{wrong} of {ramps:,}"]
+        rows.append([*found, f"{wrong / ramps:.3%}"])
+    return table(["legacy fails", "new fails", "alpha", "taken back", "share"], rows)
 
 
 def detection(runs: int) -> str:
@@ -65,6 +79,8 @@ def main() -> None:
     print(f"tolerance {ERRORS.tolerance:g}, alpha {ERRORS.alpha:g} unless said otherwise\n")
     print(f"Looked at after each of {options.bad_answers} bad answers, at changing weights:\n")
     print(false_alarms(options.ramps, options.bad_answers))
+    print("\nThe same in bursts, 300 looks:\n")
+    print(bursty_alarms(options.ramps // 10))
     print("\nBad answers of new until the trip:\n")
     print(detection(options.runs))
 

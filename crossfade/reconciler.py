@@ -44,7 +44,7 @@ from crossfade.store.instances import FORGOTTEN_AFTER
 from crossfade.store.ramps import OvertakenError, RampRow
 from crossfade.store.store import Store
 from flags.change import Command, KillFlag, Move, Refused
-from flags.cohort import growth, taken_in
+from flags.cohort import growth, taken_in, together
 from flags.guardrail import (
     Action,
     Mode,
@@ -245,7 +245,8 @@ class Reconciler:
         flag = world.flag_set.flag(row.flag)
         assert flag is not None, "flags are never removed"
         counts, seen = world.counts.of(row.flag), row.cursor or {}
-        moved = row.requests + requests_moved(row.ramp, growth(seen, counts, world.known_since))
+        grown = together(growth(seen, counts, world.known_since))
+        moved = row.requests + requests_moved(row.ramp, grown)
         counting = replace(row, requests=moved, cursor=taken_in(seen, counts))
         act = next_action(row.ramp, facts_of(counting, flag, world), world.now)
         if act is None:
@@ -338,9 +339,13 @@ def observed(watch: Watch, flag: Flag, world: World) -> Watch:
     seen = replace(watch, cursor=taken_in(watch.cursor, counts), share_ppm=share, judges=judges)
     if not (judges or watch.judges):
         return seen
-    grown = growth(watch.cursor, counts, world.known_since)
-    new, legacy = counted(guardrail, grown.new), counted(guardrail, grown.legacy)
-    evidence = observe(watch.evidence, guardrail, new, legacy, (watch.share_ppm, share))
+    batches = {
+        name: (counted(guardrail, grown.new), counted(guardrail, grown.legacy))
+        for name, grown in growth(watch.cursor, counts, world.known_since).items()
+    }
+    # Bad answers of before the weight went down may be counted only now.
+    falling_from = watch.share_ppm if watch.share_ppm > share else 0
+    evidence = observe(watch.evidence, guardrail, batches, falling_from)
     found = verdict(evidence, guardrail)
     seen = replace(seen, evidence=evidence, trigger=found.trigger, message=found.message)
     if found.state is State.TRIPPED:

@@ -56,21 +56,29 @@ Cursor: TypeAlias = Mapping[str, Seen]
 """By instance: how far its counts have been taken in."""
 
 
-def growth(seen: Cursor, now: Cursor, known_since: float = 0.0) -> Cohorts:
-    """What all instances together have counted between `seen` and `now`.
+def growth(seen: Cursor, now: Cursor, known_since: float = 0.0) -> dict[str, Cohorts]:
+    """What each instance has counted between `seen` and `now`.
 
     Who is not in `seen` and started before `known_since` (Unix time) was forgotten meanwhile: which of its
     counts are new cannot be told, so they only count from here on.
     """
-    new, legacy = Cohort(), Cohort()
+    found = {}
     for name, one in now.items():
         before = seen.get(name)
-        if before is None and one.started_at < known_since:
-            continue
         grown = one.cohorts
-        if before is not None and before.started_at == one.started_at:
+        if before is None and one.started_at < known_since:
+            grown = Cohorts()
+        elif before is not None and before.started_at == one.started_at:
             grown = Cohorts(*(_since(before.cohorts.side(side), grown.side(side)) for side in SIDES))
-        new, legacy = plus(new, grown.new), plus(legacy, grown.legacy)
+        found[name] = grown
+    return found
+
+
+def together(grown: Mapping[str, Cohorts]) -> Cohorts:
+    """What all instances have counted."""
+    new, legacy = Cohort(), Cohort()
+    for one in grown.values():
+        new, legacy = plus(new, one.new), plus(legacy, one.legacy)
     return Cohorts(new, legacy)
 
 

@@ -5,40 +5,49 @@ side they come. The guardrail assumes, until the evidence says otherwise, that n
 
     tolerance * (legacy's bad share + ALLOWED)                                            (the assumption)
 
-and bets against that. For each of five RATIOS r it supposes that new is r times worse than tolerated and
-multiplies its stake by what that makes more or less likely. With w the share of the requests that new
-gets, d = r*t*w + 1 - w, and t the tolerance:
+and bets against that, batch by batch: what one instance has counted between two looks. For each of five
+RATIOS r it supposes that new is r times worse than tolerated and multiplies its stake by what that makes
+more or less likely. With w the share of the batch's requests that new got, d = r*t*w + 1 - w, and t the
+tolerance:
 
     a bad answer of new         multiplies by   a = r * (t*w + 1 - w) / d
     a bad answer of legacy      multiplies by   b =     (t*w + 1 - w) / d
     an answer of new, any       divides by      1 + t * ALLOWED * (a - 1)
 
 Under the assumption the stakes are worth, on average, never more than before, whatever happened before.
-So the chance that they ever reach 1/alpha is at most alpha, however often one looks, whenever one stops,
-whatever the weight did in between. That is what a test on a fixed sample cannot do (peeking at one of 5 %
-after each of 300 bad events is wrong in 25 %).
+So the chance that they ever reach 1/alpha is at most alpha, however often one looks and whenever one stops.
+That is what a test on a fixed sample cannot do (peeking at one of 5 % after each of 300 bad events is wrong
+in 25 %).
 
-Three things keep that true where requests are seen in batches and clients are bucketed:
+Three things keep that true:
 
-* Within a batch the order is unknown, and the weight may have changed. a and b both fall with w, so the
-  largest w that was in force is the careful choice, for each request, in any order.
-* Buckets are clients, not requests: a large one can bring more requests than the weight says. So w is also
-  at least the share that was really seen over the last RECENT requests, this batch included. Given
-  which requests went where, the stakes are worth no more than before as long as w is at least their share.
-* Not everything is staked at once. Half is; of the rest a little is added after each bad answer, fresh.
-  Without that, a long quiet time would leave the stakes next to nothing, and a backend that goes bad after
-  a thousand good hours would be found late. What is staked and what is kept together is the evidence.
+* It is so given which requests of the batch went where: then the w above is not an estimate, and neither
+  the weight of the flag, nor large clients, nor bursts of new's share can make it wrong. A share over
+  several batches could: in a burst new has more of the bad answers than its share of the hour says. With a
+  larger w, a and b are smaller, so one that is too large is careful; it is rounded up.
+* Each instance's batch by itself: if one of them answers worse (both sides do) and has more of new's
+  clients, all together would look as if new were worse.
+* The batch is what was counted in some time, not until something went wrong. Small batches say nothing
+  (one request is new's or legacy's, and w is 1 or 0), so an instance's are put together until they have
+  GATHERED requests.
+
+Not everything is staked at once. Half is; of the rest a little is added after each bad answer, fresh.
+Without that, a long quiet time would leave the stakes next to nothing, and a backend that goes bad after
+a thousand good hours would be found late. What is staked and what is kept together is the evidence.
 
 What it does not know: whether the clients on new were worse than others before. A tolerance above 1 is
-for that. Bad answers that come together (one client that tries again and again) count as if they were
-independent; the share of requests and the ceiling are shown beside, for people.
+for that. It takes bad answers for independent within a batch: those that come together (one client that
+tries again and again, a database that is away for a tenth of a second just when new has a burst) count as
+if they were not. And a bad answer that takes long is counted in a later batch than the good ones beside it;
+when the weight goes down, the share before is still the least that w is, for one look. The share of
+requests and the ceiling are shown beside, for people.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
@@ -57,8 +66,10 @@ RATIOS: Final = (1.5, 2.0, 3.0, 5.0, 10.0)
 ALLOWED: Final = 0.0001
 """A share of bad answers that nobody calls worse, where legacy has none at all."""
 STAKED_AT_ONCE: Final = 0.5
+GATHERED: Final = 40
+"""Requests of an instance that are bet on together, at least. So many say about as much as more do."""
 RECENT: Final = 200
-"""Requests over which the share of new is looked at, at least; at most twice as many."""
+"""Requests over which the share of new is shown, at least; at most twice as many."""
 CEILING_OF: Final = MappingProxyType({"errors": 0.5, "latency": None, "mismatches": None})
 GRID: Final = 4096
 """w is rounded up to parts of this, so that logarithms are taken once."""
@@ -136,6 +147,10 @@ class Counted:
         return Counted(self.requests + other.requests, self.bad + other.bad)
 
 
+Batch: TypeAlias = tuple[Counted, Counted]
+"""What one instance has counted of new and of legacy in the same time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a guardrail has seen since it was armed."""
@@ -151,11 +166,14 @@ class Evidence:
     """New's requests lately, for the ceiling."""
     highest: float = 1.0
     """The highest the evidence ever was."""
+    bad_bet_on: int = 0
+    gathering: Mapping[str, Batch] = field(default_factory=lambda: MappingProxyType({}))
+    """By instance: what is too little to bet on yet."""
 
     @property
     def value(self) -> float:
         """How much likelier what was seen is if new is worse. On average at most 1 if it is not."""
-        return sum(self.stakes) / len(RATIOS) + _kept(self.new.bad + self.legacy.bad)
+        return sum(self.stakes) / len(RATIOS) + _kept(self.bad_bet_on)
 
     @property
     def recent_share(self) -> float | None:
@@ -206,28 +224,64 @@ def has_something_to_judge(signal: Signal, transition: Transition) -> bool:
 
 
 def observe(
-    evidence: Evidence, guardrail: Guardrail, new: Counted, legacy: Counted, weights_ppm: Iterable[int]
+    evidence: Evidence, guardrail: Guardrail, batches: Mapping[str, Batch], at_least_ppm: int = 0
 ) -> Evidence:
-    """The evidence after a batch of requests.
+    """The evidence after what each instance has counted since it was looked at last.
 
-    `weights_ppm` are the shares of keys on new that may have been in force meanwhile, at least one.
+    An instance that was gathering and is not among `batches` has ended. `at_least_ppm` is the least share
+    that new is taken to have had.
     """
-    requests = new.requests + legacy.requests
-    bad = new.bad + legacy.bad
-    if requests == 0 and bad == 0:
-        return evidence
-    recent_new = evidence.recent_new + new.requests
-    recent_all = evidence.recent_all + requests
-    weight = max(weights_ppm) / EVERYBODY
-    if guardrail.signal is Signal.MISMATCHES:
-        weight = 0.0  # pairs are sampled: only their own counts say how many there are of each kind
-    if recent_all:
-        weight = max(weight, recent_new / recent_all)
-    weight = min(1.0, weight)
+    for new, legacy in batches.values():
+        evidence = _counted_in(evidence, guardrail, new, legacy)
+    gathering = {}
+    for name, (new, legacy) in _together(evidence.gathering, batches):
+        if name in batches and new.requests + legacy.requests < GATHERED:
+            gathering[name] = new, legacy
+        else:
+            evidence = _bet(evidence, guardrail, new, legacy, at_least_ppm)
+    # Nothing new leaves the evidence as it was, so that nothing has to be written.
+    return evidence if gathering == evidence.gathering else replace(evidence, gathering=gathering)
 
-    before = evidence.new.bad + evidence.legacy.bad
-    kept = _kept(before + bad)
-    added = _kept(before) - kept
+
+def _together(gathering: Mapping[str, Batch], batches: Mapping[str, Batch]) -> Iterator[tuple[str, Batch]]:
+    nothing = Counted(), Counted()
+    for name in {**gathering, **batches}:
+        (new, legacy), (more_new, more_legacy) = gathering.get(name, nothing), batches.get(name, nothing)
+        together = new.plus(more_new), legacy.plus(more_legacy)
+        if together != nothing:
+            yield name, together
+
+
+def _counted_in(evidence: Evidence, guardrail: Guardrail, new: Counted, legacy: Counted) -> Evidence:
+    """What is shown, and what the ceiling and the minimum look at: at once."""
+    recent_new, recent_all = _faded(
+        evidence.recent_new + new.requests,
+        evidence.recent_all + new.requests + legacy.requests,
+        RECENT,
+    )
+    ceiling_bad, ceiling_requests = _faded(
+        evidence.ceiling_bad + new.bad, evidence.ceiling_requests + new.requests, guardrail.min_requests
+    )
+    return replace(
+        evidence,
+        new=evidence.new.plus(new), legacy=evidence.legacy.plus(legacy),
+        recent_new=recent_new, recent_all=recent_all,
+        ceiling_bad=ceiling_bad, ceiling_requests=ceiling_requests,
+    )  # fmt: skip
+
+
+def _bet(
+    evidence: Evidence, guardrail: Guardrail, new: Counted, legacy: Counted, at_least_ppm: int
+) -> Evidence:
+    requests = new.requests + legacy.requests
+    weight = new.requests / requests if requests else 1.0
+    if (
+        guardrail.signal is not Signal.MISMATCHES
+    ):  # pairs are drawn from both sides alike, whatever the weight
+        weight = max(weight, at_least_ppm / EVERYBODY)
+    bad = evidence.bad_bet_on + new.bad + legacy.bad
+    kept = _kept(bad)
+    added = _kept(evidence.bad_bet_on) - kept
     stakes = tuple(
         min(
             MOST,
@@ -238,14 +292,8 @@ def observe(
             evidence.stakes, _logarithms(guardrail.tolerance, math.ceil(weight * GRID)), strict=True
         )
     )
-    recent_new, recent_all = _faded(recent_new, recent_all, RECENT)
-    ceiling_bad, ceiling_requests = _faded(
-        evidence.ceiling_bad + new.bad, evidence.ceiling_requests + new.requests, guardrail.min_requests
-    )
-    return Evidence(
-        stakes, evidence.new.plus(new), evidence.legacy.plus(legacy), recent_new, recent_all,
-        ceiling_requests, ceiling_bad, max(evidence.highest, sum(stakes) / len(RATIOS) + kept),
-    )  # fmt: skip
+    highest = max(evidence.highest, sum(stakes) / len(RATIOS) + kept)
+    return replace(evidence, stakes=stakes, bad_bet_on=bad, highest=highest)
 
 
 @lru_cache(maxsize=4 * GRID)
@@ -363,6 +411,11 @@ def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
         "recent": [evidence.recent_new, evidence.recent_all],
         "ceiling": [evidence.ceiling_requests, evidence.ceiling_bad],
         "highest": evidence.highest,
+        "bad_bet_on": evidence.bad_bet_on,
+        "gathering": {
+            name: [new.requests, new.bad, legacy.requests, legacy.bad]
+            for name, (new, legacy) in evidence.gathering.items()
+        },
     }
 
 
@@ -372,9 +425,13 @@ def evidence_from_json(value: Json) -> Evidence:
         return Evidence()
     recent_new, recent_all = value["recent"]
     ceiling_requests, ceiling_bad = value["ceiling"]
+    new, legacy = Counted(*value["new"]), Counted(*value["legacy"])
     return Evidence(
-        tuple(value["stakes"]), Counted(*value["new"]), Counted(*value["legacy"]),
+        tuple(value["stakes"]), new, legacy,
         recent_new, recent_all, ceiling_requests, ceiling_bad, value["highest"],
+        # One that was written before batches were gathered has bet on all that it had seen.
+        value.get("bad_bet_on", new.bad + legacy.bad),
+        {name: (Counted(*four[:2]), Counted(*four[2:])) for name, four in value.get("gathering", {}).items()},
     )  # fmt: skip
 
 

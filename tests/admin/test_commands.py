@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import psycopg
 import pytest
 import yaml
 from openapi_spec_validator import validate
@@ -278,6 +279,20 @@ async def test_ramps_and_guardrails_from_the_command_line(cf: RunningCrossfade) 
         await cf.command("ramp", "start", "items.read", "--to", "live", "--steps", "soon", *WHY)
     ).code == 2
     assert (await cf.command("ramp", "pause", "items.read", *WHY)).code != 0
+
+
+async def test_whoever_waits_for_a_ramp_hears_of_the_guardrail_that_stopped_it(
+    cf: RunningCrossfade, database_url: str
+) -> None:
+    await ok(cf, "flag", "edit", "items.read", "--bucket-by", "cookie:sid", *WHY)
+    await ok(cf, "guardrail", "set", "items.read", "--signal", "errors", "--action", "pause", *WHY)
+    await ok(cf, "ramp", "start", "items.read", "--to", "shadow", "--steps", "10%:10m,100%", *WHY)
+    await ok(cf, "ramp", "pause", "items.read", *WHY)
+    waiting = asyncio.create_task(cf.command("ramp", "status", "items.read", "--wait", "30"))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE crossfade_store.guardrails SET state = 'tripped'")
+    done = await waiting
+    assert (done.code, "paused" in done.out) == (6, True)
 
 
 async def test_the_doctor_finds_what_is_wrong(cf: RunningCrossfade) -> None:

@@ -21,8 +21,10 @@ from flags.cohort import (
     cursor_to_json,
     growth,
     taken_in,
+    together,
 )
 from flags.guardrail import (
+    GATHERED,
     RATIOS,
     Action,
     Counted,
@@ -44,10 +46,18 @@ from flags.guardrail import (
     way_back,
 )
 from flags.model import Stage, Transition
-from tests.ramps.traffic import Canary, bad_answers_before_the_trip, binomial, rises
+from tests.ramps.traffic import Canary, bad_answers_before_the_trip, binomial, bursts, rises
 
 ERRORS = Guardrail("g", "items.read", Signal.ERRORS)
 NOBODY = Counted()
+
+
+def look(
+    evidence: Evidence, guardrail: Guardrail, new: Counted, legacy: Counted, at_least_ppm: int = 0
+) -> Evidence:
+    """What one instance has counted since the last look."""
+    return observe(evidence, guardrail, {"one": (new, legacy)}, at_least_ppm)
+
 
 # How often it is wrong.
 
@@ -58,6 +68,18 @@ def test_what_is_no_worse_than_tolerated_is_seldom_taken_back(worse: float, ramp
     guardrail = replace(ERRORS, alpha=0.05)
     wrong = sum(
         rises(seed, guardrail, bad_answers=80, share_bad=0.02, worse=worse).value >= 20.0
+        for seed in range(ramps)
+    )
+    assert wrong <= 0.05 * ramps
+
+
+@pytest.mark.parametrize(("share_bad", "worse"), [(0.02, 1.0), (0.2, 1.0), (0.2, 1.5), (0.4, 1.5)])
+def test_bursts_of_new_and_bad_hosts_do_not_speak_against_it(share_bad: float, worse: float) -> None:
+    """By the share of the last hundreds of requests, a third to all of these would be taken back."""
+    guardrail = replace(ERRORS, alpha=0.05)
+    ramps = 300
+    wrong = sum(
+        bursts(seed, guardrail, looks=150, share_bad=share_bad, worse=worse).value >= 20.0
         for seed in range(ramps)
     )
     assert wrong <= 0.05 * ramps
@@ -75,7 +97,8 @@ def test_the_evidence_is_on_average_at_most_one() -> None:
             of_new = binomial(chance, 8, weight_ppm / 1e6)
             new = Counted(of_new, binomial(chance, of_new, 0.45))
             legacy = Counted(8 - of_new, binomial(chance, 8 - of_new, 0.3))
-            evidence = observe(evidence, guardrail, new, legacy, (weight_ppm,))
+            evidence = observe(evidence, guardrail, {"one": (new, legacy)})
+        evidence = observe(evidence, guardrail, {})  # the instance has ended: all of it is bet on
         values.append(evidence.value)
     error = statistics.stdev(values) / math.sqrt(len(values))
     assert statistics.mean(values) <= 1.0 + 3.0 * error
@@ -87,11 +110,15 @@ def test_given_where_each_request_went_the_law_is_exact() -> None:
     share_bad = 0.2
     share_new = 1.3 * (share_bad + 0.0001)
     for of_new, of_legacy in itertools.product(range(5), range(5)):
-        # A client that brings more requests than its weight: all by the share that was really seen.
+
+        def seen(a: int, b: int, of_new: int = of_new, of_legacy: int = of_legacy) -> Evidence:
+            one = observe(Evidence(), guardrail, {"one": (Counted(of_new, a), Counted(of_legacy, b))})
+            return observe(one, guardrail, {})
+
         worth = sum(
             math.comb(of_new, a) * share_new**a * (1 - share_new) ** (of_new - a)
             * math.comb(of_legacy, b) * share_bad**b * (1 - share_bad) ** (of_legacy - b)
-            * observe(Evidence(), guardrail, Counted(of_new, a), Counted(of_legacy, b), (10_000,)).value
+            * seen(a, b).value
             for a in range(of_new + 1) for b in range(of_legacy + 1)
         )  # fmt: skip
         assert worth <= 1.0 + 1e-9
@@ -113,15 +140,15 @@ def test_a_backend_that_goes_bad_after_a_long_good_time_is_found_as_well() -> No
 def test_a_backend_that_only_fails_is_found_at_once_though_legacy_never_does() -> None:
     evidence, bad = Evidence(), 0
     while verdict(evidence, ERRORS).state is not State.TRIPPED:
-        evidence = observe(evidence, ERRORS, Counted(1, 1), Counted(19, 0), (50_000,))
+        evidence = observe(evidence, ERRORS, {"one": (Counted(1, 1), Counted(19, 0))})
         bad += 1
-    assert bad <= 7
+    assert bad <= 8
 
 
 def test_few_errors_among_very_many_requests_are_not_worse_than_none() -> None:
     evidence = Evidence()
     for _ in range(50):
-        evidence = observe(evidence, ERRORS, Counted(20_000, 1), Counted(380_000, 0), (50_000,))
+        evidence = observe(evidence, ERRORS, {"one": (Counted(20_000, 1), Counted(380_000, 0))})
     assert verdict(evidence, ERRORS).state is State.OK
 
 
@@ -132,29 +159,57 @@ batches = st.lists(
 )
 
 
-@given(batches, st.lists(st.integers(0, 1_000_000), min_size=1, max_size=4))
-def test_another_weight_that_may_have_been_in_force_never_adds_to_the_evidence_against_new(
-    seen: list[tuple[int, int, int, int]], weights: list[int]
+@given(batches, st.integers(0, 1_000_000))
+def test_a_share_that_is_taken_for_larger_never_adds_to_the_evidence_against_new(
+    seen: list[tuple[int, int, int, int]], at_least: int
 ) -> None:
     """Requests that were fine still make it likelier that new is fine, so only bad batches are compared."""
     for bad_new, bad_legacy, _, legacy in seen:
         new, old = Counted(bad_new, bad_new), Counted(bad_legacy + legacy, bad_legacy)
-        alone = observe(Evidence(), ERRORS, new, old, (min(weights),))
-        together = observe(Evidence(), ERRORS, new, old, weights)
-        assert together.value <= alone.value * (1.0 + 1e-6)
+        seen_share = look(Evidence(), ERRORS, new, old)
+        larger = look(Evidence(), ERRORS, new, old, at_least)
+        assert larger.value <= seen_share.value * (1.0 + 1e-6)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.integers(0, 30)), max_size=30))
+def test_what_is_gathered_is_bet_on_once_and_at_the_latest_when_its_instance_ends(
+    seen: list[tuple[str, int, int]],
+) -> None:
+    evidence = Evidence()
+    for name, new, legacy in seen:
+        # Each of them is at every look, and counts something or nothing.
+        silent = dict.fromkeys("abc", (NOBODY, NOBODY))
+        batch = Counted(new, new // 3), Counted(legacy, legacy // 5)
+        evidence = observe(evidence, ERRORS, {**silent, name: batch})
+        waiting = sum(one.bad + other.bad for one, other in evidence.gathering.values())
+        assert evidence.bad_bet_on + waiting == evidence.new.bad + evidence.legacy.bad
+        assert all(one.requests + other.requests < GATHERED for one, other in evidence.gathering.values())
+    over = observe(evidence, ERRORS, {})
+    assert over.gathering == {}
+    assert over.bad_bet_on == over.new.bad + over.legacy.bad
+    assert over.new == Counted(sum(new for _, new, _ in seen), sum(new // 3 for _, new, _ in seen))
+    assert observe(over, ERRORS, {"a": (NOBODY, NOBODY)}) == over
+
+
+def test_single_requests_that_are_looked_at_one_by_one_are_evidence_all_the_same() -> None:
+    """One instance, two requests a second: each look sees one, which is new's or legacy's."""
+    chance = random.Random(3)
+    evidence, bad = Evidence(), 0
+    while verdict(evidence, ERRORS).state is not State.TRIPPED:
+        of_new = chance.random() < 0.05
+        wrong = chance.random() < (0.3 if of_new else 0.01)
+        one = Counted(1, int(wrong))
+        evidence = look(evidence, ERRORS, *((one, NOBODY) if of_new else (NOBODY, one)))
+        bad += of_new and wrong
+    assert bad < 20
 
 
 @given(batches)
 def test_nothing_that_can_be_counted_breaks_it(seen: list[tuple[int, int, int, int]]) -> None:
     evidence = Evidence()
     for bad_new, bad_legacy, new, legacy in seen:
-        evidence = observe(
-            evidence,
-            ERRORS,
-            Counted(bad_new + new, bad_new),
-            Counted(bad_legacy + legacy, bad_legacy),
-            (50_000,),
-        )
+        of_new, of_legacy = Counted(bad_new + new, bad_new), Counted(bad_legacy + legacy, bad_legacy)
+        evidence = look(evidence, ERRORS, of_new, of_legacy)
         assert 0.0 < evidence.value < math.inf
         assert len(evidence.stakes) == len(RATIOS)
         assert evidence_from_json(evidence_to_json(evidence)) == evidence
@@ -163,9 +218,9 @@ def test_nothing_that_can_be_counted_breaks_it(seen: list[tuple[int, int, int, i
 
 
 def test_an_enormous_batch_is_counted_and_not_overflowed() -> None:
-    evidence = observe(Evidence(), ERRORS, Counted(10**9, 10**9), Counted(10**9, 10**9), (1_000,))
+    evidence = look(Evidence(), ERRORS, Counted(10**9, 10**9), Counted(10**9, 10**9))
     assert verdict(evidence, ERRORS).state is State.OK
-    worse = observe(Evidence(), ERRORS, Counted(10**6, 10**6), Counted(10**9, 0), (1_000,))
+    worse = look(Evidence(), ERRORS, Counted(10**6, 10**6), Counted(10**9, 0))
     assert verdict(worse, ERRORS).state is State.TRIPPED
 
 
@@ -173,7 +228,7 @@ def test_a_client_that_brings_most_of_the_requests_does_not_speak_against_new() 
     """1 % of the clients, 90 % of the requests, and equal backends: most errors are new's, rightly so."""
     evidence = Evidence()
     for _ in range(40):
-        evidence = observe(evidence, ERRORS, Counted(90, 9), Counted(10, 1), (10_000,))
+        evidence = look(evidence, ERRORS, Counted(90, 9), Counted(10, 1))
     assert evidence.recent_share == pytest.approx(0.9)
     assert verdict(evidence, ERRORS).state is State.OK
 
@@ -184,12 +239,12 @@ def test_a_client_that_brings_most_of_the_requests_does_not_speak_against_new() 
 def test_too_little_neither_passes_nor_fails() -> None:
     nothing = verdict(Evidence(), ERRORS)
     assert nothing.state is State.INSUFFICIENT_DATA
-    few = observe(Evidence(), ERRORS, Counted(19), Counted(1000), (50_000,))
+    few = look(Evidence(), ERRORS, Counted(19), Counted(1000))
     assert verdict(few, ERRORS).state is State.INSUFFICIENT_DATA
     assert "19 of the 20 requests of new" in verdict(few, ERRORS).message
-    alone = observe(Evidence(), ERRORS, Counted(1000), Counted(19), (980_000,))
+    alone = look(Evidence(), ERRORS, Counted(1000), Counted(19))
     assert verdict(alone, ERRORS).state is State.INSUFFICIENT_DATA
-    enough = observe(few, ERRORS, Counted(1), NOBODY, (50_000,))
+    enough = look(few, ERRORS, Counted(1), NOBODY)
     assert verdict(enough, ERRORS).state is State.OK
 
 
@@ -197,16 +252,16 @@ def test_the_ceiling_is_about_the_last_requests_whatever_legacy_does() -> None:
     ceiling = replace(ERRORS, ceiling=0.5)
     evidence = Evidence()
     for _ in range(100):
-        evidence = observe(evidence, ceiling, Counted(50, 20), Counted(950, 380), (50_000,))
+        evidence = look(evidence, ceiling, Counted(50, 20), Counted(950, 380))
         assert verdict(evidence, ceiling).state is State.OK
     for _ in range(6):  # both sides break down: not worse than legacy, and too much all the same
-        evidence = observe(evidence, ceiling, Counted(10, 9), Counted(190, 171), (50_000,))
+        evidence = look(evidence, ceiling, Counted(10, 9), Counted(190, 171))
     assert (verdict(evidence, ceiling).state, verdict(evidence, ceiling).trigger) == (
         State.TRIPPED,
         "ceiling",
     )
     assert "of new's last requests are bad, the ceiling is 50.0%" in verdict(evidence, ceiling).message
-    few = observe(Evidence(), ceiling, Counted(19, 19), Counted(400, 400), (50_000,))
+    few = look(Evidence(), ceiling, Counted(19, 19), Counted(400, 400))
     assert verdict(few, ceiling).state is State.INSUFFICIENT_DATA
 
 
@@ -225,8 +280,8 @@ def test_mismatches_are_measured_against_legacy_asked_twice() -> None:
     mismatches = replace(ERRORS, signal=Signal.MISMATCHES)
     noisy = worse = Evidence()
     for _ in range(100):
-        noisy = observe(noisy, mismatches, Counted(50, 5), Counted(5, 1), (500_000,))
-        worse = observe(worse, mismatches, Counted(50, 25), Counted(50, 2), (500_000,))
+        noisy = look(noisy, mismatches, Counted(50, 5), Counted(5, 1))
+        worse = look(worse, mismatches, Counted(50, 25), Counted(50, 2))
     assert verdict(noisy, mismatches).state is State.OK
     assert verdict(worse, mismatches).state is State.TRIPPED
 
@@ -270,6 +325,7 @@ def test_a_definition_keeps_its_form() -> None:
         ({}, "signal is missing: errors, latency, mismatches"),
         ({"signal": "speed"}, "signal cannot be 'speed'"),
         ({"signal": "latency"}, "latency_over (seconds) is missing"),
+        ({"signal": "latency", "latency_over": 61.0}, "at most 60"),  # no bound above is counted
         ({"signal": "errors", "latency_over": 1}, "belongs to the signal latency"),
         ({"signal": "errors", "alpha": 0}, "alpha must be a number above"),
         ({"signal": "errors", "alpha": math.nan}, "alpha must be a number above"),
@@ -295,16 +351,16 @@ def test_growth_is_taken_in_once_whatever_instances_do() -> None:
         return Seen(started_at, Cohorts(Cohort(requests, errors, {0.5: errors}), Cohort(requests * 10)))
 
     first = {"a": seen(1.0, 100, 1), "b": seen(2.0, 50, 0)}
-    assert growth({}, first) == Cohorts(Cohort(150, 1, {0.5: 1}), Cohort(1500))
-    assert growth(first, first) == Cohorts(Cohort(0, 0, {0.5: 0}), Cohort())
+    assert together(growth({}, first)) == Cohorts(Cohort(150, 1, {0.5: 1}), Cohort(1500))
+    assert together(growth(first, first)) == Cohorts(Cohort(0, 0, {0.5: 0}), Cohort())
     # a grew, b began anew, c is new; a's row vanishing later gives nothing back.
     later = {"a": seen(1.0, 130, 2), "b": seen(9.0, 5, 1), "c": seen(8.0, 7, 0)}
-    assert growth(first, later).new == Cohort(42, 2, {0.5: 2})
-    assert growth(later, {"b": later["b"]}).new.requests == 0
+    assert together(growth(first, later)).new == Cohort(42, 2, {0.5: 2})
+    assert growth(later, {"b": later["b"]})["b"].new.requests == 0
     assert cursor_from_json(cursor_to_json(later)) == later
     # c was silent for so long that it is forgotten; who is new to everybody is not.
     del first["a"]
-    assert growth(first, later, known_since=1.5).new.requests == 5 + 7
+    assert together(growth(first, later, known_since=1.5)).new.requests == 5 + 7
 
 
 def test_a_count_that_goes_back_is_nothing_new_on_its_way_up_again() -> None:
@@ -313,7 +369,9 @@ def test_a_count_that_goes_back_is_nothing_new_on_its_way_up_again() -> None:
 
     cursor = seen(100, 1000)
     for now, grown in ((seen(0, 0), 0), (seen(40, 1000), 0), (seen(110, 900), 10)):
-        assert growth(cursor, now) == Cohorts(Cohort(grown, grown // 10, {0.5: grown // 5}), Cohort())
+        assert together(growth(cursor, now)) == Cohorts(
+            Cohort(grown, grown // 10, {0.5: grown // 5}), Cohort()
+        )
         cursor = taken_in(cursor, now)
     assert cursor == seen(110, 1000)
 
@@ -334,7 +392,7 @@ def test_every_request_is_counted_once_however_often_somebody_looks(
         if number in restarts:
             now, started = 0, started + 1.0
         now += requests
-        look = {"a": Seen(started, Cohorts(Cohort(now)))}
-        total += growth(cursor, look).new.requests
-        cursor = taken_in(cursor, look)
+        counts = {"a": Seen(started, Cohorts(Cohort(now)))}
+        total += growth(cursor, counts)["a"].new.requests
+        cursor = taken_in(cursor, counts)
     assert total == sum(steps)

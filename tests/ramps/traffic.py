@@ -31,7 +31,31 @@ def rises(
         of_new = chance.random() < bad_new / (bad_new + bad_legacy)
         new = Counted(good_new + of_new, int(of_new))
         legacy = Counted(good - good_new + (not of_new), int(not of_new))
-        evidence = observe(evidence, guardrail, new, legacy, (weight_ppm,))
+        evidence = observe(evidence, guardrail, {"one": (new, legacy)})
+        if evidence.value >= limit:
+            break
+    return evidence
+
+
+def bursts(seed: int, guardrail: Guardrail, *, looks: int, share_bad: float, worse: float = 1.0) -> Evidence:
+    """The evidence where new's share comes in bursts, and one of two instances is worse on both sides.
+
+    Or when it was first too much. Clients of new are few and ask in bursts: 2 % of the requests for a while,
+    then most of them for some looks; the worse instance has more of them.
+    """
+    chance = random.Random(seed)
+    evidence, limit = Evidence(), 1.0 / guardrail.alpha
+    for _ in range(looks):
+        burst = chance.random() < 0.2
+        seen = {}
+        for name, times, shift in (("good", 0.5, 0.0), ("bad", 1.5, 0.15)):
+            share = min(0.98, (chance.uniform(0.5, 0.95) if burst else 0.02) + shift)
+            requests = _poisson(chance, 60.0)
+            of_new = binomial(chance, requests, share)
+            bad_new = binomial(chance, of_new, share_bad * times * worse)
+            bad_legacy = binomial(chance, requests - of_new, share_bad * times)
+            seen[name] = Counted(of_new, bad_new), Counted(requests - of_new, bad_legacy)
+        evidence = observe(evidence, guardrail, seen)
         if evidence.value >= limit:
             break
     return evidence
@@ -80,7 +104,7 @@ def _look(
     bad_new = binomial(chance, of_new, canary.share_bad * worse)
     bad_legacy = binomial(chance, requests - of_new, canary.share_bad)
     new, legacy = Counted(of_new, bad_new), Counted(requests - of_new, bad_legacy)
-    return observe(evidence, guardrail, new, legacy, (canary.weight_ppm,)), bad_new
+    return observe(evidence, guardrail, {"one": (new, legacy)}), bad_new
 
 
 def _poisson(chance: random.Random, mean: float) -> int:

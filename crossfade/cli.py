@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         description="`crossfade proxy -c FILE` runs the proxy with its workers and its admin API in the "
         "foreground; `crossfade proxy status -c FILE` shows a running one.",
     )
-    _add_config(proxy, required=False)
+    _add_config(proxy, None)
     proxy.set_defaults(run=lambda options: _run(options) if options.config else _usage(proxy))
     proxy_commands = proxy.add_subparsers(title="commands", metavar="COMMAND")
     status = proxy_commands.add_parser(
@@ -76,8 +76,7 @@ def parser() -> argparse.ArgumentParser:
         help="show the running proxy: workers, their versions, and how old those are",
         description="Shows the running proxy. With --all: every instance on the same store.",
     )
-    _add_config(status, required=False)
-    status.set_defaults(config=Path("crossfade.yaml"))
+    _add_config(status)
     _add_output(status)
     status.add_argument("--all", action="store_true", help="every instance, as the store knows it")
     flag_commands.add_address(status)
@@ -325,14 +324,14 @@ def _tell(options: argparse.Namespace, answer: dict[str, Any]) -> None:
         (_data if answer["code"] == OK else _talk)(line)
 
 
-def _add_config(to: argparse.ArgumentParser, *, required: bool = True) -> None:
+def _add_config(to: argparse.ArgumentParser, default: Path | None = Path("crossfade.yaml")) -> None:
     to.add_argument(
         "-c",
         "--config",
         type=Path,
         metavar="FILE",
-        required=required,
-        help="the configuration, crossfade.yaml",
+        default=default,
+        help="the configuration (default: crossfade.yaml)",
     )
 
 

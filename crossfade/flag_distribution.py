@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from crossfade.held_flags import HeldFlags, Kills, RefusedSetError
 from crossfade.logs import Log
 from crossfade.outcome import Outcome
 from crossfade.status import FlagsAck, FlagsStatus
+from flags.change import no_such_flag
 from flags.document import one_line, to_json
 from flags.model import Kill
 
@@ -198,10 +198,7 @@ class FlagDistribution:
     def _unknown(self, key: str | None) -> str | None:
         given = self._held.given
         known = {*self.route_flags, *((flag.key for flag in given.flags) if given else ())}
-        if key is None or key in known:
-            return None
-        near = get_close_matches(key, known, n=1)
-        return f'there is no flag "{key}"' + (f"; did you mean {near[0]}?" if near else "")
+        return None if key is None or key in known else no_such_flag(key, sorted(known))
 
     def _is_killed(self, key: str | None) -> bool:
         effective = self._held.effective

@@ -7,9 +7,10 @@ gives the same object back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TypeAlias
 
 from flags.document import (
@@ -286,12 +287,18 @@ def _moved(flag: Flag, to: Stage, weight_ppm: int) -> Flag:
 def _found(flag_set: FlagSet, key: str) -> Flag:
     flag = flag_set.flag(key)
     if flag is None:
-        near = [known.key for known in flag_set.flags if key and (key in known.key or known.key in key)][:3]
-        hint = f"did you mean {' or '.join(near)}?" if near else "crossfade flag list shows what there is"
-        raise Refused("not_found", f'there is no flag "{key}"; {hint}')
+        raise Refused("not_found", no_such_flag(key, [known.key for known in flag_set.flags]))
     if flag.archived:
         raise Refused("archived", f"{key} is archived and stays as it is; create a flag with another key")
     return flag
+
+
+def no_such_flag(key: str, known: Collection[str]) -> str:
+    """What to tell somebody who has named a flag that is not among `known`."""
+    near = [other for other in known if key and (key in other or other in key)][:3]
+    near = near or get_close_matches(key, known, n=1)
+    hint = f"did you mean {' or '.join(near)}?" if near else "crossfade flag list shows what there is"
+    return f'there is no flag "{key}"; {hint}'
 
 
 def _exists(flag_set: FlagSet, key: str) -> Refused:

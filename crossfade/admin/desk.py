@@ -142,7 +142,7 @@ def flag_shown(flag: Flag) -> FlagShown:
     return FlagShown.model_validate(
         {
             **flag_to_json(flag),
-            "stands": "killed" if flag.kill else described(flag.transition),
+            "stands": f"killed ({described(flag.transition)})" if flag.kill else described(flag.transition),
             "overdue": not flag.archived and flag.expires_on is not None and flag.expires_on < today,
         }
     )

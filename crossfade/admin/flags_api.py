@@ -46,6 +46,7 @@ from flags.change import (
     ShadowOn,
     Unkill,
     UnkillAll,
+    no_such_flag,
 )
 from flags.document import bucketing_from_json, flag_from_json, overrides_from_json, rules_from_json
 from flags.explain import explain
@@ -234,6 +235,4 @@ def row_shown(row: AuditRow) -> AuditRowShown:
 
 
 def _unknown(key: str, flags: tuple[Flag, ...]) -> Refused:
-    near = [flag.key for flag in flags if key in flag.key or flag.key in key][:3]
-    hint = f"did you mean {' or '.join(near)}?" if near else "crossfade flag list shows what there is"
-    return Refused("not_found", f'there is no flag "{key}"; {hint}')
+    return Refused("not_found", no_such_flag(key, [flag.key for flag in flags]))

@@ -14,6 +14,7 @@ from crossfade.commands.api import (
     ANSWER_WITHIN,
     ERROR,
     NOT_CONVERGED,
+    NOT_FOUND,
     OK,
     ApiError,
     data_dir_of,
@@ -88,7 +89,10 @@ def _order(options: argparse.Namespace, order: dict[str, Any]) -> dict[str, Any]
 
     try:
         answer = instance.ask(data_dir_of(options.config), order, ANSWER_WITHIN)
-    except (instance.NothingRunningError, instance.NoAnswerError, TimeoutError, OSError) as error:
+    except instance.NothingRunningError as error:
+        again = (f"crossfade up -c {options.config}",)
+        raise ApiError(NOT_FOUND, str(error), word="not_running", next_steps=again) from None
+    except (instance.NoAnswerError, TimeoutError, OSError) as error:
         raise ApiError(ERROR, str(error)) from None
     return {key: answer[key] for key in ("code", "word", "lines")}
 

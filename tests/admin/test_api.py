@@ -123,7 +123,7 @@ async def test_without_the_store_flags_are_shown_as_this_instance_has_them(
             assert shown["source"] == "instance"
             assert "cannot reach the store" in shown["trouble"]
             stands = {flag["key"]: flag["stands"] for flag in shown["flags"]}
-            assert stands == {"items.read": "shadow", "items.write": "killed"}
+            assert stands == {"items.read": "shadow", "items.write": "killed (legacy)"}
             explained = await ask.done("POST", "/api/v1/explain", {"method": "PUT", "target": "/items/1"})
             assert explained["reason"] == "flag_kill"
             assert "burns" in explained["steps"][-1]["what"]

@@ -237,7 +237,8 @@ async def test_a_kill_needs_no_api(cf: RunningCrossfade) -> None:
     assert (await cf.metrics()).total("crossfade_kill_active", flag="items.read") == 1
     await ok(cf, "unkill", "items.read", *WHY, "--wait")
     assert (await cf.get("/items/1")).body == b"new"
-    assert (await cf.command("kill", "items.raed", *WHY)).code == 3
+    mistyped = await cf.command("kill", "items.raed", *WHY)
+    assert (mistyped.code, "did you mean items.read?" in mistyped.err) == (3, True)
     assert (await cf.command("kill", "items.read")).code == 2
     await ok(cf, "kill", "--all", *WHY)
     assert (await cf.get("/items/1")).body == b"legacy"
@@ -364,6 +365,8 @@ async def test_nothing_running_is_said(tmp_path: Path, config: dict[str, Any]) -
     assert done.code == 3
     assert "nothing is running" in done.err
     assert f"next: crossfade up -c {tmp_path / 'crossfade.yaml'}" in done.err
+    kill = await crossfade_command("kill", "--all", *WHY, "-c", str(tmp_path / "crossfade.yaml"))
+    assert (kill.code, "next: crossfade up" in kill.err) == (3, True)
     ill = await crossfade_command("doctor", "-c", str(tmp_path / "crossfade.yaml"), "-o", "json")
     assert ill.code == 1
     (problem,) = [one for one in json.loads(ill.out) if one["level"] == "problem"]

@@ -113,7 +113,7 @@ async def test_a_store_that_is_away_is_exit_code_1_and_a_kill_works_all_the_same
     # What was taken back here is not carried to the store; what was not, is.
     await cf.until(lambda status: not status["flags"]["kills"])
     stands = {key: flag["stands"] for key, flag in (await _flags(cf)).items()}
-    assert stands == {"items.read": "legacy", "items.write": "killed"}
+    assert stands == {"items.read": "legacy", "items.write": "killed (legacy)"}
 
 
 @pytest.mark.asyncio(loop_scope="package")

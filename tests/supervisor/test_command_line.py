@@ -105,7 +105,7 @@ async def test_an_instance_whose_file_is_gone_can_still_be_stopped(tmp_path: Pat
         assert (await cf.command("stop")).code == 0
 
 
-@pytest.mark.parametrize("arguments", [[], ["proxy"], ["up"], ["nonsense"], ["reload", "--no"]])
+@pytest.mark.parametrize("arguments", [[], ["proxy"], ["up", "--no"], ["nonsense"], ["reload", "--no"]])
 async def test_wrong_usage_is_explained(arguments: list[str]) -> None:
     done = await crossfade_command(*arguments)
     assert done.code == 2

@@ -82,6 +82,16 @@ def parser() -> argparse.ArgumentParser:
     flag_commands.add_address(status)
     status.set_defaults(run=_status)
 
+    compare = commands.add_parser(
+        "compare",
+        help="judge mirrored pairs in a process of its own",
+        description="Judges what the proxies put on the bus, in the foreground, until SIGTERM or Ctrl-C. Any "
+        "number of such processes may run, on any host that reaches store and bus.",
+    )
+    _add_config(compare)
+    compare.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics there, such as 127.0.0.1:9182")
+    compare.set_defaults(run=_compare)
+
     check = commands.add_parser(
         "check",
         help="check the configuration and what it points to",
@@ -145,6 +155,18 @@ def _run(options: argparse.Namespace) -> int:
     from crossfade import supervisor  # noqa: PLC0415
 
     return supervisor.run(options.config)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from crossfade import compare_role  # noqa: PLC0415
+    from crossfade.settings_form import address_of  # noqa: PLC0415
+
+    try:
+        metrics = None if options.metrics is None else address_of(options.metrics)
+    except ValueError as error:
+        _talk(f"crossfade compare: --metrics: found {options.metrics}; {error}")
+        return USAGE
+    return compare_role.run(options.config, metrics)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -51,7 +51,10 @@ Minutes: TypeAlias = dict[tuple[str, str, int], Counter[str]]
 
 
 class Comparing:
-    """`run` goes on until it is cancelled. `code_rules` are those of the users' code."""
+    """`run` goes on until it is cancelled, and takes messages while they are `wanted` here.
+
+    `code_rules` are those of the users' code.
+    """
 
     def __init__(
         self,
@@ -61,12 +64,14 @@ class Comparing:
         *,
         keep_days: int,
         code_rules: Callable[[], Sequence[Rule]] = tuple,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._where = where
         self._data_dir = data_dir
         self._keep_days = keep_days
         self._code_rules = code_rules
+        self._wanted = wanted
         self._name = uuid.uuid4().hex[:12]
         self._book = RuleBook((), datetime.now(UTC).date())
         self._book_read = -math.inf
@@ -80,12 +85,16 @@ class Comparing:
         if self._where == "none":
             return
         while True:
+            if not self._wanted():
+                await asyncio.sleep(TRY_AGAIN)
+                continue
             try:
                 async with bus.client_of(self._where, self._data_dir) as client:
                     await self._begin(client)
-                    while True:
+                    while self._wanted():
                         await self._take_some(client)
                         self._well = True
+                continue
             except StoreError as error:
                 self._trouble("store", error)
             except bus.AWAY as error:

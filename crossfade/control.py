@@ -119,7 +119,12 @@ class _Process:
         context = self._context
         where, data_dir, keep_days = context["bus"], Path(context["data_dir"]), context["keep_days"]
         self._comparing = Comparing(
-            feed.store, where, data_dir, keep_days=keep_days, code_rules=self._code_rules
+            feed.store,
+            where,
+            data_dir,
+            keep_days=keep_days,
+            code_rules=self._code_rules,
+            wanted=lambda: bool(self._context["compare_here"]),
         )
         await self._comparing.run()
 

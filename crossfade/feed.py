@@ -31,12 +31,13 @@ from crossfade.bell import Bell
 from crossfade.channel import Message
 from crossfade.cohort_counts import cohort_counts
 from crossfade.convergence import Convergence, converged
-from crossfade.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from crossfade.embedded.postgres import EmbeddedPostgresError
 from crossfade.private_file import read_or_make
 from crossfade.store.actors import Actor, ActorType, Role, Via
 from crossfade.store.connection import StoreError
 from crossfade.store.instances import InstanceReport
 from crossfade.store.store import Store
+from crossfade.store_here import open_store
 from flags.change import KillAll, KillFlag, Refused
 from flags.model import Bucketing, Flag, Side, Stage
 from flags.stages import settled_at
@@ -168,15 +169,7 @@ class Feed:
 
     async def _open(self) -> Store:
         if self.store is None:
-            url = self._context["store"]
-            if url == "embedded":
-                url = EmbeddedPostgres(self._data_dir / "postgres").url()
-            store = await Store.open(url)
-            try:
-                await store.migrate()
-            except BaseException:
-                await store.close()
-                raise
+            store = await open_store(self._context["store"], self._data_dir)
             store.on_change = self._on_change
             self.store = store
             self.opened.set()

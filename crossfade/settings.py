@@ -75,6 +75,8 @@ class Shadow:
 
     inspect: float = 10.0
     """Pairs that differ and are looked at closer, a second and per worker."""
+    compare_here: bool = True
+    """Whether the control process compares; else only `crossfade compare` does."""
     keep_days: int = 14
     redact_also: tuple[str, ...] = ()
     """Fields, or JSON paths, that are secret besides those known as such."""
@@ -204,6 +206,7 @@ def _settings_of(document: Document, path: Path) -> Settings:
         data=Databases(form.data.legacy.url, form.data.new.url) if form.data else None,
         shadow=Shadow(
             form.shadow.inspect,
+            form.shadow.compare_here,
             form.shadow.keep_days,
             tuple(form.shadow.redact.also),
             tuple(form.shadow.redact.never),

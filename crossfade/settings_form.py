@@ -176,6 +176,14 @@ def _address(value: Any) -> Address:
     return Address(host, port)
 
 
+def address_of(text: str) -> Address:
+    """An address as the file has it. Raises ValueError, which says what is right."""
+    try:
+        return _address(text)
+    except _WrongError as error:
+        raise ValueError(f"expected {error}") from None
+
+
 def _one_or_more(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
@@ -223,6 +231,11 @@ def _target_url(value: Any) -> TargetUrl:
 
 Server: TypeAlias = SecretUrl | Literal["embedded", "none"]
 """A server of somebody's, our own, or none at all."""
+
+
+def text_of(server: Server) -> str:
+    """Its address with its password, `embedded` or `none`."""
+    return server.text if isinstance(server, SecretUrl) else server
 
 
 def _secret_url(schemes: tuple[str, ...], words: tuple[str, ...], example: str) -> BeforeValidator:
@@ -695,6 +708,7 @@ class ShadowForm(Section):
     ask_again: Annotated[float, _number("a share", 0, 1, "0.01", whole=False)] = _MIRROR.ask_again
     ask_again_after: Annotated[float, _seconds("0.25")] = _MIRROR.ask_again_after
     inspect: Annotated[float, _number("pairs a second", 0, 10**4, "10", whole=False)] = 10.0
+    compare_here: Annotated[bool, TRUTH] = True
     keep_days: Annotated[int, _whole(1, 3650, "14")] = 14
     sandbox: Annotated[TargetForm | None, SECTION] = None
     redact: RedactForm = RedactForm()

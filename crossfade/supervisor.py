@@ -43,7 +43,8 @@ from crossfade.outcome import Outcome
 from crossfade.private_file import installation_key
 from crossfade.processes import Children, own
 from crossfade.servers_child import ServersChild
-from crossfade.settings import Address, SecretUrl, Server, Settings, SettingsError
+from crossfade.settings import Address, Settings, SettingsError
+from crossfade.settings_form import text_of
 from crossfade.sockets import AddressError, Listener
 from crossfade.status import ProxyStatus
 
@@ -588,8 +589,9 @@ class Supervisor:
         return {
             "config": str(self._config),
             "data_dir": str(self._data_dir),
-            "store": _address_of(settings.store) if settings else "none",
-            "bus": _address_of(settings.bus) if settings else "none",
+            "store": text_of(settings.store) if settings else "none",
+            "bus": text_of(settings.bus) if settings else "none",
+            "compare_here": settings.shadow.compare_here if settings else False,
             "keep_days": settings.shadow.keep_days if settings else 1,
             "code": [str(settings.code), settings.code_text] if settings and settings.code else None,
             "routes": [
@@ -743,13 +745,9 @@ def _observing(settings: Settings) -> dict[str, Any] | None:
         return None
     shadow, key = settings.shadow, installation_key(settings.data_dir)
     return Observing(
-        _address_of(settings.bus), str(settings.data_dir), key, shadow.inspect,
+        text_of(settings.bus), str(settings.data_dir), key, shadow.inspect,
         settings.proxy.mirror.body_bytes, shadow.redact_also, shadow.redact_never, shadow.redact_emails,
     ).to_wire()  # fmt: skip
-
-
-def _address_of(server: Server) -> str:
-    return server.text if isinstance(server, SecretUrl) else server
 
 
 def _address(listener: Listener) -> Address:

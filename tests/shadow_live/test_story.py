@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +18,7 @@ import pytest
 
 from crossfade.embedded.valkey import EmbeddedValkey
 from tests.shadow_live.backend import JsonBackend, json_backend
-from tests.support.crossfade_process import RunningCrossfade, running_crossfade
+from tests.support.crossfade_process import RunningCrossfade, crossfade_command, running_crossfade
 
 PATIENCE = 30.0
 Wanted: TypeAlias = Callable[[dict[str, Any]], bool]
@@ -48,8 +50,14 @@ async def new() -> AsyncIterator[JsonBackend]:
 
 
 @pytest.fixture
+def elsewhere() -> bool:
+    """Whether comparing is left to other processes."""
+    return False
+
+
+@pytest.fixture
 async def cf(
-    tmp_path: Path, store_url: str, legacy: JsonBackend, new: JsonBackend
+    tmp_path: Path, store_url: str, legacy: JsonBackend, new: JsonBackend, elsewhere: bool
 ) -> AsyncIterator[RunningCrossfade]:
     with EmbeddedValkey(tmp_path / "valkey") as bus:
         config = {
@@ -68,6 +76,7 @@ async def cf(
                 "ask_again_after": 0.02,
                 "busy_after": 60,
                 "in_flight": 1000,
+                "compare_here": not elsewhere,
             },
         }
         async with running_crossfade(tmp_path, config) as running:
@@ -205,3 +214,65 @@ async def test_the_control_process_dies_and_nothing_counts_twice(cf: RunningCros
     route = await reported(cf, lambda one: one["pairs"] == 20 and one["inspected"] >= 20)
     assert route["inspected"] == 20
     assert sum(route["verdicts"].values()) == 20
+
+
+@contextlib.asynccontextmanager
+async def comparing(cf: RunningCrossfade) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`crossfade compare`, as any supervisor of processes would run it."""
+    arguments = ("compare", "-c", str(cf.config_path), "--metrics", "127.0.0.1:0")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "crossfade", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+@pytest.mark.parametrize("elsewhere", [True])
+async def test_comparing_may_be_left_to_processes_of_their_own(cf: RunningCrossfade) -> None:
+    await browse(cf, range(1, 41))
+    async with comparing(cf) as one, comparing(cf) as other:
+        assert one.stderr is not None
+        begun = json.loads(await one.stderr.readline())
+        assert begun["event"] == "comparing"
+        await reported(cf, lambda route: route["pairs"] >= 40 and route["inspected"] == 40)
+        one.kill()
+        await one.wait()
+        await browse(cf, range(41, 81))
+        route = await reported(cf, lambda route: route["pairs"] == 80 and route["inspected"] == 80)
+        assert route["verdicts"] == {"diff": 16, "noise": 64}
+        other.terminate()
+        assert await other.wait() == 0
+    assert (await cf.metrics()).total("crossfade_compared_total") == 0, "this host compares nothing"
+
+
+@pytest.mark.parametrize("elsewhere", [True])
+async def test_a_process_that_compares_shows_its_metrics(cf: RunningCrossfade) -> None:
+    async with comparing(cf) as process:
+        assert process.stderr is not None
+        address = json.loads(await process.stderr.readline())["metrics"]
+        await browse(cf, range(1, 6))
+        await reported(cf, lambda route: route["inspected"] == 5)
+        reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        page = (await reader.read()).decode()
+        writer.close()
+        assert 'crossfade_compared_total{flag="items.read",verdict="noise"} 4.0' in page
+
+
+@pytest.mark.parametrize(("config", "more", "says"), [
+    ("store: none\n", (), "a store and a bus"),
+    ("", ("--metrics", "nowhere"), "expected an IP address and a port"),
+    ("store: 7\n", (), "store"),
+])  # fmt: skip
+async def test_a_process_that_cannot_compare_says_why(
+    tmp_path: Path, config: str, more: tuple[str, ...], says: str
+) -> None:
+    file = tmp_path / "crossfade.yaml"
+    targets = "targets: {legacy: {url: 'http://127.0.0.1:1'}, new: {url: 'http://127.0.0.1:2'}}\n"
+    file.write_text(config + targets + "routes: []\n")
+    done = await crossfade_command("compare", "-c", str(file), *more)
+    assert (done.code, says in done.err) == (2, True), done

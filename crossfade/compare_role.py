@@ -1,0 +1,121 @@
+"""`crossfade compare`: judge pairs in a process of its own, on any host that reaches store and bus.
+
+Start as many as there is work for, under any supervisor of processes; each takes its part of what the proxies
+put on the bus, and what one leaves behind when it ends goes to another. With `shadow.compare_here: false` the
+hosts of the proxy leave all of it to these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from core.metrics import Sample
+from crossfade import exposition, logs, settings, users_code
+from crossfade.comparing import TRY_AGAIN, Comparing
+from crossfade.embedded.postgres import EmbeddedPostgresError
+from crossfade.settings import Settings, SettingsError
+from crossfade.settings_form import Address, text_of
+from crossfade.store.connection import StoreError
+from crossfade.store.store import Store
+from crossfade.store_here import open_store
+from shadow.rules import Rule
+
+log = structlog.get_logger(__name__)
+
+OK, ERROR, INVALID = 0, 1, 2
+
+
+def run(config: Path, metrics: Address | None) -> int:
+    """Compare until SIGTERM or SIGINT; the exit code. `metrics` is where `/metrics` is served, if at all."""
+    try:
+        found = settings.load_to_run(config, os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return INVALID
+    if "none" in (found.store, found.bus):
+        sys.stderr.write(f"{config}: comparing needs a store and a bus; one of them is none\n")
+        return INVALID
+    logs.configure("compare")
+    try:
+        return asyncio.run(_live(found, metrics))
+    except OSError as error:
+        sys.stderr.write(f"cannot serve /metrics on {metrics}: {error.strerror}\n")
+        return ERROR
+
+
+async def _live(found: Settings, metrics: Address | None) -> int:
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    work = _Work(found)
+    runner = None if metrics is None else await _served(metrics, work.samples)
+    working = asyncio.create_task(work.run())
+    stopping = asyncio.create_task(stop.wait())
+    log.info("comparing", pid=os.getpid(), metrics=None if runner is None else "{}:{}".format(*runner.addresses[0][:2]))
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in (working, stopping):
+        task.cancel()
+    await asyncio.gather(working, stopping, return_exceptions=True)
+    if runner is not None:
+        await runner.cleanup()
+    log.info("comparing ended")
+    return OK
+
+
+class _Work:
+    def __init__(self, found: Settings) -> None:
+        self._settings = found
+        self._comparing: Comparing | None = None
+
+    async def run(self) -> None:
+        found = self._settings
+        store = await self._opened()
+        try:
+            bus = text_of(found.bus)
+            rules = self._rules()
+            self._comparing = Comparing(
+                store, bus, found.data_dir, keep_days=found.shadow.keep_days, code_rules=lambda: rules
+            )
+            await self._comparing.run()
+        finally:
+            await store.close()
+
+    async def _opened(self) -> Store:
+        """The store as soon as there is one. An embedded one is that of the instance on this host."""
+        told = False
+        while True:
+            try:
+                return await open_store(text_of(self._settings.store), self._settings.data_dir)
+            except (StoreError, EmbeddedPostgresError) as error:
+                if not told:
+                    log.warning("store unavailable", message=str(error))
+                told = True
+                await asyncio.sleep(TRY_AGAIN)
+
+    def _rules(self) -> Sequence[Rule]:
+        code = self._settings.code
+        return () if code is None else users_code.load(code, self._settings.code_text).rules
+
+    def samples(self) -> list[Sample]:
+        return [] if self._comparing is None else self._comparing.samples()
+
+
+async def _served(where: Address, samples: Callable[[], list[Sample]]) -> web.AppRunner:
+    async def metrics(request: web.Request) -> web.Response:
+        body, kind = exposition.exposition(samples(), request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    application = web.Application()
+    application.add_routes([web.get("/metrics", metrics)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, where.host, where.port).start()
+    return runner

@@ -59,7 +59,8 @@ async def _live(found: Settings, metrics: Address | None) -> int:
     runner = None if metrics is None else await _served(metrics, work.samples)
     working = asyncio.create_task(work.run())
     stopping = asyncio.create_task(stop.wait())
-    log.info("comparing", pid=os.getpid(), metrics=None if runner is None else "{}:{}".format(*runner.addresses[0][:2]))
+    served = None if runner is None else "{}:{}".format(*runner.addresses[0][:2])
+    log.info("comparing", pid=os.getpid(), metrics=served)
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
     for task in (working, stopping):
         task.cancel()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shadow.openapi import Operation
+
 
 @dataclass(frozen=True, slots=True)
 class Observing:
@@ -17,10 +19,13 @@ class Observing:
     also: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     emails: bool = True
+    operations: tuple[Operation, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_wire(cls, found: dict[str, Any]) -> Observing:
-        return cls(**{**found, "also": tuple(found["also"]), "never": tuple(found["never"])})
+        operations = tuple((method, path) for method, path in found.get("operations", ()))
+        lists = {name: tuple(found[name]) for name in ("also", "never")}
+        return cls(**{**found, **lists, "operations": operations})

@@ -26,6 +26,7 @@ from crossfade.observing import Observing
 from proxy.mirror import Bucket
 from shadow import wire
 from shadow.exhibits import exhibit
+from shadow.openapi import Operations, name_of
 from shadow.quick import same
 from shadow.redact import Policy, Redactor
 
@@ -72,6 +73,7 @@ class PairLine:
         self._settings = settings
         policy = Policy(settings.also, settings.never, settings.emails)
         self._redactor = Redactor(bytes.fromhex(settings.key), policy)
+        self._operations = Operations(settings.operations) if settings.operations else None
 
     # What the mirror says.
 
@@ -81,6 +83,9 @@ class PairLine:
         for leg in pair.legs:
             if leg.trouble is None:
                 counts[_BUCKETS[leg.side][bisect_left(LATENCY_BUCKETS, leg.seconds)]] += 1
+        if self._operations is not None:
+            operation = self._operations.of(pair.method, pair.target)
+            counts["operation:" + ("none" if operation is None else name_of(operation))] += 1
         if same(legacy, new):
             counts["equal"] += 1
             return False

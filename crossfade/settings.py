@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 
 from crossfade import users_code
@@ -52,6 +53,8 @@ from proxy.config import (
     TokenKey,
     Tokens,
 )
+from shadow import openapi
+from shadow.openapi import Operation
 
 __all__ = [
     "Address", "CheckReport", "Databases", "Problem", "SecretUrl", "Server", "Settings", "SettingsError",
@@ -78,6 +81,8 @@ class Shadow:
     compare_here: bool = True
     """Whether the control process compares; else only `crossfade compare` does."""
     keep_days: int = 14
+    operations: tuple[Operation, ...] = ()
+    """Of the OpenAPI document, if there is one."""
     redact_also: tuple[str, ...] = ()
     """Fields, or JSON paths, that are secret besides those known as such."""
     redact_never: tuple[str, ...] = ()
@@ -177,6 +182,7 @@ def diff_for_reload(old: Settings, new: Settings) -> list[str]:
 
 def _settings_of(document: Document, path: Path) -> Settings:
     problems = list(document.problems)
+    operations: tuple[Operation, ...] = ()
     if document.readable:
         try:
             form = FileForm.model_validate(document.root.value)
@@ -187,6 +193,8 @@ def _settings_of(document: Document, path: Path) -> Settings:
             problems += _unknown_adapters(form, document)
             problems += _unfit_keys(form, document)
             problems += _missing_sandbox(form, document)
+            operations, wrong = _operations(form, document, path)
+            problems += wrong
     if problems:
         problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
         raise SettingsError(tuple(problems))
@@ -208,6 +216,7 @@ def _settings_of(document: Document, path: Path) -> Settings:
             form.shadow.inspect,
             form.shadow.compare_here,
             form.shadow.keep_days,
+            operations,
             tuple(form.shadow.redact.also),
             tuple(form.shadow.redact.never),
             form.shadow.redact.emails,
@@ -264,6 +273,24 @@ def _clashes(form: FileForm, document: Document) -> Iterator[Problem]:
             problem = document.problem(("targets", side, "url"), None, right)
             if problem is not None:
                 yield problem
+
+
+def _operations(
+    form: FileForm, document: Document, path: Path
+) -> tuple[tuple[Operation, ...], list[Problem]]:
+    """What the OpenAPI document says, and why it cannot be used."""
+    if form.shadow.openapi is None:
+        return (), []
+    file = Path(os.path.abspath(path)).parent / form.shadow.openapi
+    try:
+        return openapi.operations(yaml.safe_load(file.read_text(encoding="utf-8"))), []
+    except OSError as error:
+        why = error.strerror or str(error)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        why = " ".join(str(error).split())
+    found = f'"{form.shadow.openapi}" ({why})'
+    problem = document.problem(("shadow", "openapi"), found, "expected an OpenAPI document")
+    return (), [] if problem is None else [problem]
 
 
 def _unknown_adapters(form: FileForm, document: Document) -> Iterator[Problem]:

@@ -710,6 +710,7 @@ class ShadowForm(Section):
     inspect: Annotated[float, _number("pairs a second", 0, 10**4, "10", whole=False)] = 10.0
     compare_here: Annotated[bool, TRUTH] = True
     keep_days: Annotated[int, _whole(1, 3650, "14")] = 14
+    openapi: Annotated[str | None, PATH] = None
     sandbox: Annotated[TargetForm | None, SECTION] = None
     redact: RedactForm = RedactForm()
 

@@ -591,6 +591,7 @@ class Supervisor:
             "data_dir": str(self._data_dir),
             "store": text_of(settings.store) if settings else "none",
             "bus": text_of(settings.bus) if settings else "none",
+            "operations": settings.shadow.operations if settings else (),
             "compare_here": settings.shadow.compare_here if settings else False,
             "keep_days": settings.shadow.keep_days if settings else 1,
             "code": [str(settings.code), settings.code_text] if settings and settings.code else None,
@@ -747,6 +748,7 @@ def _observing(settings: Settings) -> dict[str, Any] | None:
     return Observing(
         text_of(settings.bus), str(settings.data_dir), key, shadow.inspect,
         settings.proxy.mirror.body_bytes, shadow.redact_also, shadow.redact_never, shadow.redact_emails,
+        shadow.operations,
     ).to_wire()  # fmt: skip
 
 

@@ -46,6 +46,21 @@ def _facts(report: Json) -> str:
     )
 
 
+def _covered(report: Json) -> str:
+    """How much of the API was compared, in a sentence; empty without a document."""
+    if not report["coverage"]:
+        return ""
+    seen = sum(one["pairs"] > 0 for one in report["coverage"])
+    said = f"{seen} of the {len(report['coverage'])} operations of the OpenAPI document were compared."
+    if report["not_in_document"]:
+        said += f" {report['not_in_document']:,} pairs are of requests that it does not have."
+    return said
+
+
+def _uncovered(report: Json) -> list[Json]:
+    return [one for one in report["coverage"] if not one["pairs"]]
+
+
 # Markdown.
 
 
@@ -62,6 +77,13 @@ def _markdown(report: Json) -> Iterator[str]:
             f"{route['upper_bound']:.3%}", str(len(route["open"])), _cell("; ".join(route["reasons"]) or "-"),
         )  # fmt: skip
         yield f"| {' | '.join(cells)} |"
+    if report["coverage"]:
+        yield ""
+        yield _covered(report)
+        yield ""
+        for one in _uncovered(report):
+            name = f"`{_cell(one['method'])} {_cell(one['path'])}`"
+            yield f"- never compared: {name} ({one['flag'] or 'no route'})"
     for route in report["routes"]:
         if route["example"] is not None:
             yield ""
@@ -132,6 +154,8 @@ def _html(report: Json) -> Iterator[str]:
     yield "</tbody></table>"
     for number, route in enumerate(report["routes"]):
         yield from _route(number, route)
+    if report["coverage"]:
+        yield f"<h2>Coverage</h2><p>{escape(_covered(report))}</p>" + _operations(report["coverage"])
     yield "<h2>What was not compared</h2><ul>"
     if not report["skipped"]:
         yield "<li>nothing was left out of what could be mirrored</li>"
@@ -158,6 +182,17 @@ def _route(number: int, route: Json) -> Iterator[str]:
     if route["example"] is not None:
         yield from _example(route["example"])
     yield "</section>"
+
+
+def _operations(coverage: Sequence[Json]) -> str:
+    rows = "".join(
+        f"<tr><td><code>{escape(one['method'])} {escape(one['path'])}</code></td>"
+        f"<td>{escape(one['flag']) or 'no route'}</td>"
+        f'<td class="n{"" if one["pairs"] else " not_ready"}">{one["pairs"]:,}</td></tr>'
+        for one in sorted(coverage, key=lambda one: one["pairs"] > 0)
+    )
+    head = "<th scope=col>operation</th><th scope=col>flag</th><th scope=col class=n>pairs</th>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _categories(categories: Sequence[Json]) -> str:

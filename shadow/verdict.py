@@ -83,6 +83,9 @@ class RouteFacts:
     latency: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By side: how many answers took as long as each bucket of `core.metrics.LATENCY_BUCKETS` says."""
 
+    operations: Mapping[str, int] = field(default_factory=dict)
+    """Pairs by operation of the OpenAPI document, where there is one; `none` is in it nowhere."""
+
     @property
     def pairs(self) -> int:
         return self.equal + self.unequal

@@ -167,6 +167,16 @@ class RouteReport(Shown):
     example: SampleShown | None
 
 
+class OperationShown(Shown):
+    """One operation of the OpenAPI document, and by which route it goes; `route` is empty without one."""
+
+    method: str
+    path: str
+    flag: str
+    route: str
+    pairs: int
+
+
 class ReportAnswer(Answer):
     """`digest` is over all of it but `next` and itself: an approval can name it."""
 
@@ -178,6 +188,9 @@ class ReportAnswer(Answer):
     alpha: float
     ready: bool
     routes: list[RouteReport]
+    coverage: list[OperationShown]
+    not_in_document: int
+    """Pairs of requests that the OpenAPI document does not have."""
     skipped: dict[str, dict[str, int]]
     expired_rules: list[str]
     digest: str

@@ -37,13 +37,13 @@ class Admin:
         self._desk = desk
         self._flags = FlagsApi(desk, context)
         self._watch = WatchApi(desk)
-        self._shadow = ShadowApi(desk, context["routes"], code_rules)
+        self._shadow = ShadowApi(desk, context, code_rules)
         self._people = PeopleApi(desk)
         self._public = Public(desk.supervisor, own_samples)
 
     def update(self, context: Message) -> None:
         self._flags.update(context)
-        self._shadow.routes = context["routes"]
+        self._shadow.update(context)
 
     def operations(self) -> list[Operation]:
         """Those under `/api/v1` that need a token."""

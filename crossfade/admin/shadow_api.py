@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from crossfade.admin.answers import (
     CategoryAnswer,
     CategoryShown,
     ExpectedShown,
+    OperationShown,
     ReportAnswer,
     RouteReport,
     RuleAnswer,
@@ -29,9 +31,12 @@ from crossfade.channel import Message
 from crossfade.store import comparisons
 from crossfade.store.comparisons import CategoryRow
 from flags.change import Refused
+from flags.match import Matcher
+from flags.model import Route
 from shadow import wire
 from shadow.explain import explained
 from shadow.judge import judge
+from shadow.openapi import example_path, name_of
 from shadow.rules import InvalidRuleError, Rule, RuleBook, rule_from_json, rule_to_json
 from shadow.verdict import Category, Gate, Judgement, Readiness, RouteFacts, judgement
 
@@ -39,12 +44,15 @@ from shadow.verdict import Category, Gate, Judgement, Readiness, RouteFacts, jud
 class ShadowApi:
     """The handlers of `/api/v1/shadow`."""
 
-    def __init__(
-        self, desk: Desk, routes: Sequence[Message], code_rules: Callable[[], Sequence[Rule]]
-    ) -> None:
+    def __init__(self, desk: Desk, context: Message, code_rules: Callable[[], Sequence[Rule]]) -> None:
         self._desk = desk
-        self.routes = routes
         self._code_rules = code_rules
+        self.update(context)
+
+    def update(self, context: Message) -> None:
+        """What the configuration says: which routes there are, and what can be asked."""
+        self._routes: Sequence[Message] = context["routes"]
+        self._operations = [(method, path) for method, path in context["operations"]]
 
     async def report(self, asked: Asked[ReportQuery]) -> ReportAnswer:
         said = asked.said
@@ -53,7 +61,7 @@ class ShadowApi:
         facts = await comparisons.facts(store, said.flag, since)
         seen = {(one.flag, one.route) for one in facts}
         # What is configured and was never compared is no proof of anything, and must not be left out.
-        for route in self.routes:
+        for route in self._routes:
             key = (route["flag"], route["path"])
             if key not in seen and said.flag in (None, route["flag"]):
                 facts.append(RouteFacts(*key))
@@ -73,6 +81,8 @@ class ShadowApi:
             alpha=said.alpha,
             ready=bool(routes) and all(one.readiness == Readiness.READY for one in routes),
             routes=sorted(routes, key=lambda one: (one.flag, one.route)),
+            coverage=self._coverage(facts, said.flag),
+            not_in_document=sum(one.operations.get("none", 0) for one in facts),
             skipped=await comparisons.skipped(store, said.flag, since),
             expired_rules=[rule.id for rule in book.expired],
             digest="",
@@ -106,6 +116,31 @@ class ShadowApi:
             latency={side: list(counts) for side, counts in facts.latency.items()},
             open=opened, noise=shown(found.noise), accepted=shown(found.accepted), example=example,
         )  # fmt: skip
+
+    def _coverage(self, facts: Sequence[RouteFacts], flag: str | None) -> list[OperationShown]:
+        """Each operation with its pairs, by whatever route they came; of a flag, those of its routes."""
+        seen: Counter[str] = Counter()
+        for one in facts:
+            seen.update(one.operations)
+        matcher = Matcher(
+            [Route(one["flag"], one["path"], frozenset(one["methods"]), one["host"]) for one in self._routes]
+        )
+        found = []
+        for operation in self._operations:
+            method, path = operation
+            at = matcher.match(method.encode(), b"", example_path(operation))
+            route: Message = {"flag": "", "path": ""} if at is None else self._routes[at]
+            if flag in (None, route["flag"]):
+                found.append(
+                    OperationShown(
+                        method=method,
+                        path=path,
+                        flag=route["flag"],
+                        route=route["path"],
+                        pairs=seen[name_of(operation)],
+                    )
+                )
+        return found
 
     async def categories(self, asked: Asked[CategoriesQuery]) -> CategoriesAnswer:
         rows = await comparisons.categories(self._desk.store(), asked.said.flag)

@@ -103,6 +103,12 @@ def _tell_routes(report: dict[str, Any]) -> None:
         for route in report["routes"]
     ]  # fmt: skip
     table(("route", "flag", "verdict", "pairs", "differ at most", "open", "why"), rows, COLOURS)
+    if report["coverage"]:
+        missing = [f"{one['method']} {one['path']}" for one in report["coverage"] if not one["pairs"]]
+        of = len(report["coverage"])
+        talk(f"{of - len(missing)} of {of} operations of the OpenAPI document were compared")
+        if missing:
+            talk(f"never: {', '.join(missing[:20])}{' …' if len(missing) > 20 else ''}")
     for flag, counts in report["skipped"].items():
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
         talk(f"not mirrored, {flag}: {reasons}")

@@ -236,6 +236,7 @@ def _facts(
         paths=paths,
         categories=categories,
         latency={side: _histogram(under(f"{side}_le:")) for side in ("legacy", "new")},
+        operations=under("operation:"),
     )
 
 

@@ -363,6 +363,13 @@ shadow: {in_flight: 0, ask_again: 2, redact: {also: phone}}
             "[phone, $.user.birthday]",
         ],
     ),
+    "an OpenAPI document that is none": (
+        TARGETS + "routes: []\nshadow: {openapi: crossfade.yaml}\n",
+        [
+            ':5: shadow.openapi: found "crossfade.yaml" (openapi, with its version, is missing); '
+            "expected an OpenAPI document",
+        ],
+    ),
     "a sandbox that is nowhere": (
         TARGETS + "routes: [{flag: aa, match: {path: /a}, mirror: {unsafe: sandbox}}]\n",
         [

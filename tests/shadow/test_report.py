@@ -34,7 +34,11 @@ ROUTE: dict[str, Any] = {
 REPORT: dict[str, Any] = {
     "made_at": "2026-11-24T00:00:00+00:00", "hours": 24.0, "flag": None, "rate": 0.001, "wanted_pairs": 1000,
     "alpha": 0.05, "ready": False, "routes": [ROUTE], "skipped": {"items": {"unsafe_method": 3}},
-    "expired_rules": ["old"], "digest": "d" * 64,
+    "expired_rules": ["old"], "digest": "d" * 64, "not_in_document": 12,
+    "coverage": [
+        {"method": "GET", "path": "/items/{id}", "flag": "items", "route": "/items/{id}", "pairs": 1188},
+        {"method": "POST", "path": "/<x>", "flag": "", "route": "", "pairs": 0},
+    ],
 }  # fmt: skip
 
 
@@ -79,6 +83,19 @@ def test_markdown_for_a_pull_request() -> None:
     )
     assert "1\\|'2" in text, "neither a bar nor a backtick may end a cell"
     assert "not mirrored, items: unsafe_method 3" in text
+
+
+def test_operations_that_nobody_asked_are_named() -> None:
+    page, text = as_html(REPORT), as_markdown(REPORT)
+    said = (
+        "1 of the 2 operations of the OpenAPI document were compared. 12 pairs are of requests that it does"
+    )
+    assert said in page
+    assert said in text
+    assert "- never compared: `POST /<x>` (no route)" in text
+    assert page.index("POST /&lt;x&gt;") < page.index("GET /items/{id}</code></td><td>items")
+    without = {**REPORT, "coverage": [], "not_in_document": 0}
+    assert "OpenAPI" not in as_html(without) + as_markdown(without)
 
 
 def test_nothing_compared_is_nothing_ready() -> None:

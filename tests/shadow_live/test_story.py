@@ -23,6 +23,13 @@ from tests.support.crossfade_process import RunningCrossfade, crossfade_command,
 PATIENCE = 30.0
 Wanted: TypeAlias = Callable[[dict[str, Any]], bool]
 SECRET = "s3cr3t-cookie-value"
+API = """
+openapi: 3.1.0
+paths:
+  /items/{id}: {get: {}, put: {}}
+  /orders: {get: {}}
+  /elsewhere: {get: {}}
+"""
 _clock = itertools.count(1_795_500_000)
 
 
@@ -77,8 +84,10 @@ async def cf(
                 "busy_after": 60,
                 "in_flight": 1000,
                 "compare_here": not elsewhere,
+                "openapi": "api.yaml",
             },
         }
+        (tmp_path / "api.yaml").write_text(API)
         async with running_crossfade(tmp_path, config) as running:
             await running.until(lambda status: status["flags"]["version"] > 0)
             moved = await running.command(
@@ -141,12 +150,21 @@ async def test_from_the_mirror_to_the_gate(
     assert rows["/orders"]["readiness"] == "not_enough_evidence"
     assert rows["/orders"]["reasons"] == ["0 pairs were compared; 1,000 are wanted"]
 
+    # Nor is a route ready by what nobody has asked of it.
+    assert [(one["method"], one["path"], one["route"], one["pairs"]) for one in report["coverage"]] == [
+        ("GET", "/items/{id}", "/items/{id}", 80),
+        ("PUT", "/items/{id}", "/items/{id}", 0),
+        ("GET", "/orders", "/orders", 0),
+        ("GET", "/elsewhere", "", 0),
+    ]
+
     # The same as a page and for a pull request.
     for form in ("html", "md"):
         page = tmp_path / f"report.{form}"
         written = await cf.command("shadow", "report", "--format", form, "--to", str(page))
         assert written.code == 0
         assert "$.price" in page.read_text()
+        assert "1 of the 4 operations" in page.read_text()
         assert "1 of 2" in page.read_text() or "0 of 2" in page.read_text()
 
     # A reviewer looks, and accepts.

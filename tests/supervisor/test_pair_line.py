@@ -35,6 +35,19 @@ async def test_equal_pairs_are_counted_and_others_are_worth_asking_again() -> No
     assert counted(line) == {("items", "equal"): 1, ("items", "unequal"): 1}
 
 
+async def test_pairs_are_counted_by_operation_where_there_is_a_document() -> None:
+    line = PairLine(replace(SETTINGS, operations=(("GET", "/items"), ("GET", "/items/{id}"))))
+    for _ in range(3):
+        line.compare(pair())
+    line.compare(replace(pair(), target=b"/items/7?x=1"))
+    line.compare(replace(pair(), target=b"/else"))
+    (tally,) = line._tallies(list(line._minutes))
+    counts = json.loads(tally)["counts"]
+    assert {name: n for name, n in counts.items() if name.startswith("operation:")} == {
+        "operation:GET /items": 3, "operation:GET /items/{id}": 1, "operation:none": 1,
+    }  # fmt: skip
+
+
 async def test_no_more_are_looked_at_than_the_budget_allows() -> None:
     line = PairLine(replace(SETTINGS, inspect=3.0), now=lambda: 1000.0)
     assert sum(line.compare(pair(new=b"{}")) for _ in range(10)) == 3

@@ -43,6 +43,8 @@ OBEY_WITHIN = 5.0
 """Seconds that a worker has to take over a new configuration."""
 SAMPLES_WITHIN = 0.5
 """Seconds that a scrape waits for fresh samples before it takes the last known ones."""
+REPLAYED_WITHIN = 45.0
+"""Seconds in which both sides may be asked again, legacy twice; each has its own deadline."""
 SILENT_FOR = 30.0
 """Seconds without a word, where one comes each second, after which a worker counts as hung."""
 DEAF_WITHIN = 1.0
@@ -278,6 +280,16 @@ class Fleet:
         for buckets in await asyncio.gather(*(of(worker) for worker in self.living)):
             found.update(buckets)
         return dict(found)
+
+    async def replay(self, request: str) -> dict[str, Any]:
+        """Have a worker ask both sides; its answer, or why there is none."""
+        worker = next((one for one in self.living if one.state is State.READY), None)
+        if worker is None:
+            return {"error": "no worker is ready"}
+        try:
+            return await worker.channel.ask({"do": "replay", "request": request}, REPLAYED_WITHIN)
+        except (TimeoutError, ConnectionResetError):
+            return {"error": "the worker that was asked does not answer"}
 
     # What others want to know.
 

@@ -108,6 +108,10 @@ class PairLine:
                 return
         self._send(pair)
 
+    def shown(self, pair: Mirrored) -> bytes:
+        """A pair as it may be seen: without its secrets."""
+        return wire.to_bytes(exhibit(pair, uuid.uuid4().hex, self._redactor, self._settings.longest))
+
     def skipped(self, flag: str, reason: str) -> None:
         self._counts(flag, "")[f"skipped:{reason}"] += 1
 
@@ -145,8 +149,7 @@ class PairLine:
         if len(self._waiting) >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES:
             self._drop("bus_away")
             return
-        name = uuid.uuid4().hex
-        written = wire.to_bytes(exhibit(pair, name, self._redactor, self._settings.longest))
+        written = self.shown(pair)
         self._waiting.append(written)
         self._waiting_bytes += len(written)
         self._wake.set()

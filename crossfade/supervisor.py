@@ -579,6 +579,8 @@ class Supervisor:
                 return await self._flags.carried(question["kills"], question["version"])
             case "confirm":
                 return await self._flags.confirm(question["version"])
+            case "replay":
+                return await self._fleet.replay(question["request"])
             case "recent":
                 return {"buckets": await self._fleet.recent(question["flag"])}
         return {"status": asdict(self.status())}

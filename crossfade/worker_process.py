@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from core.mirrored import Mirrored
 from crossfade import exposition, users_code
 from crossfade.channel import Channel, Message
 from crossfade.observing import Observing
@@ -99,6 +100,8 @@ class _Shell:
                 self._run(self._take_flags(message))
             case "recent":
                 self._channel.answer(message, {"buckets": self._recent(message["flag"])})
+            case "replay":
+                self._replay(message)
             case "drain":
                 self._run(self._leave(message))
             case "samples":
@@ -240,6 +243,20 @@ class _Shell:
         pairs = [] if self._pairs is None else self._pairs.samples()
         samples = exposition.to_wire([*self._worker.samples(), *pairs])
         return {"samples": samples, "flags_version": version}
+
+    def _replay(self, message: Message) -> None:
+        """Answered when both sides have answered; whoever asks does not wait for ever."""
+        worker, pairs = self._worker, self._pairs
+        if worker is None or pairs is None:
+            self._channel.answer(message, {"error": "this instance has no flags and compares nothing"})
+            return
+
+        def answer(pair: Mirrored) -> None:
+            self._channel.answer(message, {"exhibit": pairs.shown(pair).decode()})
+
+        error = worker.replay(message["request"].encode("latin-1"), answer)
+        if error is not None:
+            self._channel.answer(message, {"error": error})
 
     def _recent(self, flag: str) -> dict[int, int]:
         if self._worker is None:

@@ -25,7 +25,7 @@ from core import metrics
 from core.http import SAFE_METHODS, RequestHead, ResponseHead, field_values
 from core.metrics import Sample
 from core.mirrored import Leg, Mirrored
-from flags.model import EVERYBODY, Side, UnsafeMirror
+from flags.model import EVERYBODY, Decision, Reason, Side, UnsafeMirror
 from legacy_adapter.messages import Request
 from proxy.adapted import answer_of, outgoing_answer, outgoing_request, request_of, without_other_body
 from proxy.asking import Asking, Outcome
@@ -33,15 +33,18 @@ from proxy.head import parse_response
 from proxy.outgoing import outgoing_head
 
 if TYPE_CHECKING:
-    from flags.model import Decision, Route
+    from flags.model import Route
     from proxy.config import Mirroring
     from proxy.counters import Counters
+    from proxy.forwarding import Peer
     from proxy.pipeline import Exchange
     from proxy.pool import Pool
     from proxy.runtime import Runtime
 
 MARK = b"X-Crossfade-Mirror"
 """The field that a mirrored request carries; its value is the side that is asked."""
+REPLAYED = "replay"
+"""In the place of the stage, of a pair that nobody has asked for but to see."""
 _NOT_SENT = (b"transfer-encoding:", b"content-length:", b"expect:", b"trailer:")
 
 
@@ -137,11 +140,13 @@ class _Flight:
     route: Route
     head: RequestHead
     body: bytes
-    exchange: Exchange
+    peer: Peer
     decision: Decision
     primary: Leg
     witness: Witness
     deadline: float
+    replayed: bool = False
+    """Nobody has asked it now: it is asked again of both sides, for somebody who wants to see."""
     askings: set[Asking] = field(default_factory=set)
     pair: Mirrored | None = None
     sampled: bool = False
@@ -250,8 +255,8 @@ class Mirror:
             decision.side.value, wall - seconds, seconds, exchange.status, answer.fields, witness.answer_body
         )
         flight = _Flight(
-            runtime, route, exchange.head, witness.request_body, exchange, decision, primary, witness,
-            self._now() + settings.deadline,
+            runtime, route, exchange.head, witness.request_body, exchange.client.peer, decision, primary,
+            witness, self._now() + settings.deadline,
         )  # fmt: skip
         self._flights.add(flight)
         # The client's next request may be there already: it comes first.
@@ -264,6 +269,46 @@ class Mirror:
 
     # What the worker says.
 
+    def replay(
+        self, runtime: Runtime, head: RequestHead, peer: Peer, done: Callable[[Mirrored], None]
+    ) -> bool:
+        """Ask both sides what somebody has asked once, then legacy once more; False where no route has it.
+
+        Nothing is counted, and no observer hears of it. `head` is of a safe request without a body.
+        """
+        route = runtime.snapshot.route_of(head)
+        if route is None:
+            return False
+        settings = runtime.config.mirror
+        flight = _Flight(
+            runtime, route, head, b"", peer,
+            Decision(Side.LEGACY, Reason.ROUTE, route.flag, runtime.snapshot.flags_version),
+            Leg(Side.LEGACY.value, time.time(), 0.0), Witness(settings.body_bytes, self._held),
+            self._now() + settings.deadline, replayed=True,
+        )  # fmt: skip
+        self._flights.add(flight)
+        legs: list[Leg] = []
+
+        def both(leg: Leg) -> None:
+            legs.append(leg)
+            if len(legs) == 2:
+                flight.deadline = self._now() + settings.deadline
+                self._ask(flight, Side.LEGACY, runtime.mirror_pools[Side.LEGACY], b"", over)
+
+        def over(leg: Leg) -> None:
+            self._land(flight)
+            legacy, new = sorted(legs, key=lambda one: one.side)
+            done(
+                Mirrored(
+                    route.flag, route.path, REPLAYED, flight.decision.version, head.method.decode("latin-1"),
+                    head.sent_target, head.fields, b"", (legacy, new), again=(leg,),
+                )
+            )  # fmt: skip
+
+        for side in (Side.LEGACY, Side.NEW):
+            self._ask(flight, side, runtime.mirror_pools[side], b"", both)
+        return True
+
     def sweep(self, now: float) -> None:
         """End what takes too long, and what somebody has switched off."""
         for flight in [flight for flight in self._flights if now >= flight.deadline]:
@@ -272,7 +317,7 @@ class Mirror:
 
     def stop(self, still: frozenset[str] = frozenset()) -> None:
         """End what is under way, but for the flags that are `still` mirrored."""
-        for flight in [f for f in self._flights if f.decision.flag not in still]:
+        for flight in [f for f in self._flights if f.decision.flag not in still and not f.replayed]:
             self._land(flight)
             for asking in list(flight.askings):
                 asking.abandon("stopped")
@@ -383,23 +428,20 @@ class Mirror:
     def _ask(
         self, flight: _Flight, side: Side, pool: Pool, more: bytes, ended: Callable[[Leg], None]
     ) -> None:
-        adapter = flight.decision.mirror_adapter
-        if side is flight.decision.side:
-            translation = flight.decision.translation
-            adapter = None if translation is None else translation.adapter
+        adapter = _adapter_for(flight, side)
         asked: Request | None = None
         mark = MARK + b": " + side.value.encode() + b"\r\nbaggage: crossfade.mirror=" + side.value.encode()
         more += mark + b"\r\n"
         try:
             if adapter is None:
-                request = _request(flight.head, flight.exchange, pool, flight.body, more)
+                request = _request(flight.head, flight.peer, pool, flight.body, more)
             else:
                 asked = request_of(flight.head, flight.body)
                 sent, body = outgoing_request(
                     flight.runtime.plugs.adapters[adapter].request(asked), flight.head, pool.authority,
                     flight.runtime.config.limits,
                 )  # fmt: skip
-                request = outgoing_head(sent, flight.exchange.client.peer, pool)[:-2] + more + b"\r\n" + body
+                request = outgoing_head(sent, flight.peer, pool)[:-2] + more + b"\r\n" + body
         except Exception as fault:
             self._note_fault(f"mirrored request not translated, flag {flight.decision.flag}", fault)
             ended(Leg(side.value, flight.primary.began, 0.0, trouble="adapter_failed"))
@@ -445,6 +487,16 @@ class Mirror:
         return Leg(side.value, outcome.began, outcome.seconds, status, fields, body, outcome.cut)
 
 
+def _adapter_for(flight: _Flight, side: Side) -> str | None:
+    """By which adapter a side is spoken to: as the decision says, which may have gone on without one."""
+    if flight.replayed:
+        return next((use.adapter for use in flight.route.adapters if use.side is side), None)
+    if side is not flight.decision.side:
+        return flight.decision.mirror_adapter
+    translation = flight.decision.translation
+    return None if translation is None else translation.adapter
+
+
 def _why_not_unsafe(route: Route | None, head: RequestHead) -> str | None:
     how = None if route is None else route.mirror_unsafe
     if route is None or how is None:
@@ -456,9 +508,9 @@ def _why_not_unsafe(route: Route | None, head: RequestHead) -> str | None:
     return None
 
 
-def _request(head: RequestHead, exchange: Exchange, pool: Pool, body: bytes, more: bytes) -> bytes:
+def _request(head: RequestHead, peer: Peer, pool: Pool, body: bytes, more: bytes) -> bytes:
     """The whole request; a body that came in chunks has a length now."""
-    start = outgoing_head(head, exchange.client.peer, pool)
+    start = outgoing_head(head, peer, pool)
     if head.has_body:
         lines = [line for line in start.split(b"\r\n") if not line.lower().startswith(_NOT_SENT)]
         start = b"\r\n".join(lines)

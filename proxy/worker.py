@@ -10,12 +10,14 @@ import asyncio
 import errno
 import math
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from socket import socket
 
 from core import metrics
+from core.http import SAFE_METHODS, RequestHead
 from core.metrics import Sample
+from core.mirrored import Mirrored
 from flags.snapshot import Snapshot
 from legacy_adapter.adapter import Plugs
 from legacy_adapter.declared import with_declared
@@ -26,6 +28,8 @@ from proxy.client import ClientConnection
 from proxy.config import ListenTls, ProxyConfig, Target, Timeouts
 from proxy.counters import Counters
 from proxy.fallback import Budgets
+from proxy.forwarding import Peer
+from proxy.head import parse_request
 from proxy.mirror import Mirror, Observer
 from proxy.pool import Pool
 from proxy.recent import Recent
@@ -268,6 +272,21 @@ class Worker:
             later=self.loop.call_later,
             note_fault=self.note_foreign_fault,
         )
+
+    def replay(self, request: bytes, done: Callable[[Mirrored], None]) -> str | None:
+        """Ask both sides `request`, a head without a body, and give `done` their answers; or why not."""
+        limits = self.runtime.config.limits
+        head = parse_request(
+            request, max_head=limits.head_bytes, max_target=limits.target_bytes, max_fields=limits.headers
+        )
+        if not isinstance(head, RequestHead):
+            return "it is not whole" if head is None else head.reason
+        if head.method not in SAFE_METHODS or head.has_body or head.upgrade:
+            return "it might change something: only GET, HEAD and OPTIONS without a body are asked again"
+        peer = Peer(self.runtime.config.forwarding, "127.0.0.1", tls=False)
+        if self._mirror is None:
+            return "this instance has no flags and mirrors nothing"
+        return None if self._mirror.replay(self.runtime, head, peer, done) else "no route has it any more"
 
     def _stop_mirroring(self, snapshot: Snapshot) -> None:
         """Switched off is off at once, and not when the last answer has come."""

@@ -132,6 +132,29 @@ class CategoryAnswer(CategoryShown, Answer):
     samples: list[SampleShown]
 
 
+class ReplayedShown(Shown):
+    """One kept request that was asked again. `verdict` is empty where it could not be; `trouble` says why."""
+
+    method: str
+    target: str
+    verdict: str
+    still: bool
+    """Whether it still differs where and how the category says."""
+    differences: list[dict[str, str]]
+    left_out: list[str]
+    """Fields that were secret, and so were not sent."""
+    trouble: str
+
+
+class ReplayAnswer(Answer):
+    """`gone` of the `asked` requests that could be asked again do not differ any more as they did."""
+
+    id: str
+    asked: int
+    gone: int
+    replayed: list[ReplayedShown]
+
+
 class ExpectedShown(Shown):
     definition: dict[str, Any]
     source: str

@@ -72,6 +72,7 @@ class Admin:
             Operation("GET", "/api/v1/shadow/categories", "What differs", shadow.categories),
             Operation("GET", category, "One of them, with samples", shadow.category),
             Operation("POST", f"{category}/mark", "Say what it is", shadow.mark),
+            Operation("POST", f"{category}/replay", "Ask both sides again", shadow.replay, Role.REVIEWER),
             Operation("GET", "/api/v1/shadow/rules", "Differences that are expected", shadow.rules),
             Operation("POST", "/api/v1/shadow/rules", "Expect one", shadow.set_rule),
             Operation("DELETE", "/api/v1/shadow/rules/{id}", "Expect it no more", shadow.delete_rule),

@@ -15,6 +15,8 @@ ANSWER_WITHIN = 2.0
 """Seconds that the supervisor has, which is busy for a moment during a restart."""
 DONE_WITHIN = 5.0
 """Seconds where it asks its workers in turn, one of which may hang (`fleet.FLAGS_WITHIN`)."""
+REPLAYED_WITHIN = 50.0
+"""Seconds where a worker asks both sides again (`fleet.REPLAYED_WITHIN`)."""
 STALE_AFTER = 10.0
 """Seconds after which the last known status proves nothing any more."""
 STATUS = TypeAdapter(ProxyStatus)
@@ -47,6 +49,6 @@ class Supervisor:
         self._samples = exposition.from_wire(answer["samples"])
         return self._samples
 
-    async def ask(self, question: Message) -> Message:
+    async def ask(self, question: Message, within: float = DONE_WITHIN) -> Message:
         """Any other question. Raises TimeoutError or ConnectionResetError."""
-        return await self._channel.ask(question, DONE_WITHIN)
+        return await self._channel.ask(question, within)

@@ -138,6 +138,12 @@ class MarkBody(Why):
     expires: date | None = None
 
 
+class ReplayBody(Said):
+    """`headers` are sent instead of those of their names, such as the credentials that are not kept."""
+
+    headers: Annotated[list[tuple[str, str]], Field(max_length=50)] = []
+
+
 class RuleBody(Why):
     rule: dict[str, Any]
 

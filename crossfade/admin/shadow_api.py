@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from crossfade.admin.answers import (
@@ -17,6 +19,8 @@ from crossfade.admin.answers import (
     CategoryShown,
     ExpectedShown,
     OperationShown,
+    ReplayAnswer,
+    ReplayedShown,
     ReportAnswer,
     RouteReport,
     RuleAnswer,
@@ -24,8 +28,9 @@ from crossfade.admin.answers import (
     SampleShown,
 )
 from crossfade.admin.asked import Asked
+from crossfade.admin.asking import REPLAYED_WITHIN
 from crossfade.admin.desk import Desk
-from crossfade.admin.models import CategoriesQuery, MarkBody, Nothing, ReportQuery, RuleBody, Why
+from crossfade.admin.models import CategoriesQuery, MarkBody, Nothing, ReplayBody, ReportQuery, RuleBody, Why
 from crossfade.admin.next_steps import WHY
 from crossfade.channel import Message
 from crossfade.store import comparisons
@@ -34,9 +39,12 @@ from flags.change import Refused
 from flags.match import Matcher
 from flags.model import Route
 from shadow import wire
+from shadow.again import CannotAskError, request_again
+from shadow.exhibit import Fields
 from shadow.explain import explained
-from shadow.judge import judge
+from shadow.judge import Judged, judge
 from shadow.openapi import example_path, name_of
+from shadow.paths import template
 from shadow.rules import InvalidRuleError, Rule, RuleBook, rule_from_json, rule_to_json
 from shadow.verdict import Category, Gate, Judgement, Readiness, RouteFacts, judgement
 
@@ -161,6 +169,52 @@ class ShadowApi:
             ],
         )
 
+    async def replay(self, asked: Asked[ReplayBody]) -> ReplayAnswer:
+        """Ask both sides what the samples of a category have asked, and judge the answers of now."""
+        row, samples = await comparisons.category(self._desk.store(), asked.path["id"])
+        book = await self._book()
+        headers = tuple(asked.said.headers)
+        found = await asyncio.gather(*(self._replayed(one, row, book, headers) for one in samples))
+        again = [one for one in found if not one.trouble]
+        gone = sum(not one.still for one in again)
+        left_out = sorted({name for one in found for name in one.left_out})
+        next_ = [f"crossfade shadow replay {row.id} -H '{name}: …'" for name in left_out[:1]]
+        if again and gone == len(again):
+            next_.append(f"crossfade shadow mark {row.id} accepted {WHY}")
+        return ReplayAnswer(
+            id=row.id, asked=len(again), gone=gone, replayed=list(found),
+            next=next_ or [f"crossfade shadow show {row.id}"],
+        )  # fmt: skip
+
+    async def _replayed(
+        self, written: dict[str, Any], row: CategoryRow, book: RuleBook, headers: Fields
+    ) -> ReplayedShown:
+        kept = wire.from_bytes(json.dumps(written).encode())
+        shown = partial(ReplayedShown, method=kept.asked.method, target=kept.asked.target)
+        nothing = partial(shown, verdict="", still=True, differences=[])
+        try:
+            request, left_out = request_again(kept.asked, headers)
+        except CannotAskError as error:
+            return nothing(left_out=[], trouble=str(error))
+        try:
+            answer = await self._desk.supervisor.ask({"do": "replay", "request": request}, REPLAYED_WITHIN)
+        except (TimeoutError, ConnectionResetError):
+            answer = {"error": "this instance does not answer"}
+        if "error" in answer:
+            return nothing(left_out=list(left_out), trouble=answer["error"])
+        now = wire.from_bytes(answer["exhibit"].encode())
+        judged = judge(now, book.of(now.route))
+        place = (row.category.path, row.category.kind)
+        lost = next((one.trouble for one in (now.legacy, now.new) if one.trouble), "")
+        return shown(
+            verdict=judged.verdict.value + (f": {judged.reason}" if judged.reason else ""),
+            # Without both answers nothing is known to be gone.
+            still=bool(lost) or any((template(one.place), one.kind) == place for one in judged.differences),
+            differences=_differences(judged),
+            left_out=list(left_out),
+            trouble="",
+        )
+
     async def mark(self, asked: Asked[MarkBody]) -> CategoryAnswer:
         said = asked.said
         row = await comparisons.mark(
@@ -222,12 +276,16 @@ def _sample(written: dict[str, Any], book: RuleBook) -> SampleShown:
     judged = judge(exhibit, book.of(exhibit.route))
     return SampleShown(
         exhibit=written,
-        differences=[
-            {"path": one.path, "kind": one.kind, "legacy": one.legacy, "new": one.new}
-            for one in judged.differences
-        ],
+        differences=_differences(judged),
         explanation=explained(exhibit.legacy.body, exhibit.new.body),
     )
+
+
+def _differences(judged: Judged) -> list[dict[str, str]]:
+    return [
+        {"path": one.path, "kind": one.kind, "legacy": one.legacy, "new": one.new}
+        for one in judged.differences
+    ]
 
 
 def _shown(facts: RouteFacts, category: Category, row: CategoryRow | None) -> CategoryShown:

@@ -129,9 +129,11 @@ class Api:
         wanted = {name: value for name, value in query.items() if value is not None}
         return self.ask("GET", path + (f"?{urlencode(wanted)}" if wanted else ""))
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer's JSON. Raises ApiError."""
-        wait = float(body.get("wait", 0.0)) if body else 0.0
+    def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, patience: float = 0.0
+    ) -> dict[str, Any]:
+        """The answer's JSON; `patience` is for what takes longer than an answer does. Raises ApiError."""
+        wait = patience + (float(body.get("wait", 0.0)) if body else 0.0)
         kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
         connection = kind(self.host, self.port, timeout=ANSWER_WITHIN + wait)
         headers = {

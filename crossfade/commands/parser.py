@@ -125,6 +125,11 @@ def _shadow(commands: Commands) -> None:
     diffs.add_argument("--flag", metavar="FLAG", help="of one flag only")
     show = _command(shadow, "show", "shadow:show", "one difference, with samples of both answers")
     show.add_argument("id", metavar="ID", help="as `shadow diffs` names it")
+    replay = _command(shadow, "replay", "shadow:replay", "ask both sides again what its samples have asked")
+    replay.add_argument("id", metavar="ID", help="as `shadow diffs` names it")
+    replay.add_argument(
+        "-H", "--header", action="append", default=[], metavar="NAME:VALUE", help="send this one; repeatable"
+    )
     mark = _command(shadow, "mark", "shadow:mark", "say what a difference is")
     mark.add_argument("id", metavar="ID", help="as `shadow diffs` names it")
     mark.add_argument(

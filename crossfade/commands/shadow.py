@@ -153,6 +153,34 @@ def show(options: argparse.Namespace) -> int:
     return OK
 
 
+def replay(options: argparse.Namespace) -> int:
+    """Ask both sides again; exit code 6 where something still differs as it did, or none could be asked."""
+    headers = [_header(text) for text in options.header]
+    answer = api(options).ask("POST", _category(options.id, "replay"), {"headers": headers}, patience=60.0)
+    code = OK if answer["asked"] and answer["gone"] == answer["asked"] else TRIPPED
+    if tell_json(options, answer):
+        return code
+    for one in answer["replayed"]:
+        as_before = ", as before" if one["still"] and not one["trouble"] else ""
+        data(f"{one['method']} {one['target']}: {one['trouble'] or one['verdict']}{as_before}")
+        for each in one["differences"]:
+            data(f"  {each['path']}  {each['kind']}")
+            data(f"    legacy  {each['legacy']}")
+            data(f"    new     {each['new']}")
+        if one["left_out"]:
+            talk(f"  sent without {', '.join(one['left_out'])}, which are secret and not kept")
+    data(f"{answer['gone']} of {answer['asked']} do not differ any more as they did")
+    tell_next(answer["next"])
+    return code
+
+
+def _header(text: str) -> list[str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ApiError(USAGE, f'"{text}" is no field; expected NAME: VALUE')
+    return [name.strip(), value.strip()]
+
+
 def mark(options: argparse.Namespace) -> int:
     body = {**said(options), "mark": options.mark, "expires": options.expires}
     answer = api(options).ask("POST", _category(options.id, "mark"), body)

@@ -57,6 +57,7 @@ async def test_whatever_is_answered_is_as_it_is_described(ask: Client, database_
         ("GET", "/api/v1/shadow/report", "?hours=1&flag=items.read", None),
         ("GET", "/api/v1/shadow/categories", "?flag=items.read", None),
         ("GET", "/api/v1/shadow/categories/abc", "", None),
+        ("POST", "/api/v1/shadow/categories/abc/replay", "", {"headers": [["X-A", "1"]]}),
         ("POST", "/api/v1/shadow/categories/abc/mark", "", {**WHY, "mark": "bug", "expires": "2099-01-01"}),
         ("POST", "/api/v1/shadow/rules", "", {**WHY, "rule": expected}),
         ("GET", "/api/v1/shadow/rules", "", None),

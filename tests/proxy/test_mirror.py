@@ -517,3 +517,36 @@ async def test_a_fault_of_whoever_compares_is_told_and_hurts_no_client() -> None
         assert world.count(IN_FLIGHT) == world.count("crossfade_mirror_held_bytes") == 0
         assert world.faults
         world.faults.clear()
+
+
+# Asked again, for somebody who wants to see.
+
+
+async def test_what_was_asked_once_is_asked_again_of_both_in_their_own_terms() -> None:
+    routes = (Route("items", "/**", adapters=(AdapterUse(Side.NEW, "wrapping"),)),)
+    plugs = Plugs({"wrapping": Wrapping()})
+    seen: list[Mirrored] = []
+    async with shadowed(notes := Notes(), routes=routes, plugs=plugs, legacy=echo, new=echo) as world:
+        assert world.worker.replay(b"GET /a?b=1 HTTP/1.1\r\nHost: a.test\r\n\r\n", seen.append) is None
+        await until(lambda: seen, "both answers")
+        # Not even a switch of flags ends it half-way, and nothing of it is counted.
+        assert world.count(MIRRORED) == 0
+        assert world.count(IN_FLIGHT) == 0
+    (pair,) = seen
+    assert [(leg.side, leg.body) for leg in pair.legs] == [("legacy", b"GET /a?b=1 "), ("new", b"/a?b=1 ")]
+    assert [leg.side for leg in pair.again] == ["legacy"]
+    assert (notes.pairs, notes.taken) == ([], [])
+
+
+@pytest.mark.parametrize(("request_", "why"), [
+    (b"POST /a HTTP/1.1\r\nHost: a\r\n\r\n", "only GET, HEAD and OPTIONS"),
+    (b"GET /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", "without a body"),
+    (b"GET /a HTTP/1.1\r\n\r\n", "host"),
+    (b"GET /a HTTP/1.1\r\n", "not whole"),
+    (b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n", "no route"),
+])  # fmt: skip
+async def test_what_cannot_be_asked_again_is_said(request_: bytes, why: str) -> None:
+    async with shadowed(Notes(), routes=(Route("items", "/a"),), legacy=echo, new=echo) as world:
+        said = world.worker.replay(request_, lambda _: None)
+        assert said is not None
+        assert why in said

@@ -199,6 +199,40 @@ async def test_from_the_mirror_to_the_gate(
     assert measured.total("crossfade_mirror_in_flight") == 0
 
 
+async def test_what_was_mended_is_asked_again(cf: RunningCrossfade, new: JsonBackend) -> None:
+    await browse(cf, range(5, 26, 5))
+    await reported(cf, lambda one: one["verdicts"].get("diff") == 5)
+    (category,) = (await asked(cf, "diffs"))["categories"]
+
+    still = await cf.command("shadow", "replay", category["id"])
+    assert still.code == 6
+    assert "0 of 5 do not differ any more as they did" in still.out
+    assert "GET /items/25: diff, as before" in still.out
+    assert "sent without cookie" in still.err
+
+    new.says = item
+    mended = await asked(cf, "replay", category["id"], "-H", f"Cookie: sid={SECRET}")
+    assert (mended["asked"], mended["gone"]) == (5, 5)
+    assert {one["verdict"] for one in mended["replayed"]} == {"noise"}
+    assert {fields["cookie"] for _, fields in new.asked[-5:]} == {f"sid={SECRET}"}
+    assert {fields["x-crossfade-mirror"] for _, fields in new.asked[-5:]} == {"new"}
+    assert mended["next"] == [f"crossfade shadow mark {category['id']} accepted --reason WHY"]
+
+    # Nobody has asked these: they count nowhere.
+    route = await reported(cf, lambda one: True)
+    assert (route["pairs"], route["inspected"]) == (5, 5)
+
+    # A side that does not answer has mended nothing.
+    def hangs_up(target: str, fields: dict[str, str]) -> tuple[int, Any]:
+        raise OSError(f"{target} of {len(fields)} fields")
+
+    new.says = hangs_up
+    silent = await asked(cf, "replay", category["id"], code=6)
+    assert (silent["asked"], silent["gone"]) == (5, 0)
+    assert (await cf.command("shadow", "replay", "nothing")).code == 3
+    assert (await cf.command("shadow", "replay", category["id"], "-H", "nonsense")).code == 2
+
+
 async def test_a_rule_expects_a_difference_from_its_next_look_on(cf: RunningCrossfade) -> None:
     rule = {"id": "prices", "kind": "ignore", "path": "$.price", "owner": "shop"}
     set_ = await asked(cf, "rule", "set", json.dumps(rule), "--reason", "another price list")

@@ -54,6 +54,7 @@ class Edit:
     fallback_ppm: int | None = None
     no_fallback: bool = False
     mirror_ppm: int | None = None
+    needs_report: bool | None = None
     owner: str | None = None
     ticket: str | None = None
     expires_on: str | None = None
@@ -259,6 +260,7 @@ def _edited(flag: Flag, edit: Edit) -> Flag:
         rules=flag.rules if edit.rules is None else edit.rules,
         fallback_ppm=flag.fallback_ppm if edit.fallback_ppm is None else edit.fallback_ppm,
         mirror_ppm=flag.mirror_ppm if edit.mirror_ppm is None else edit.mirror_ppm,
+        needs_report=flag.needs_report if edit.needs_report is None else edit.needs_report,
         owner=flag.owner if edit.owner is None else edit.owner,
         ticket=flag.ticket if edit.ticket is None else edit.ticket,
         expires_on=flag.expires_on if edit.expires_on is None else edit.expires_on,
@@ -379,6 +381,8 @@ def _flag_differences(old: Flag, new: Flag) -> Iterator[str]:
         yield f"fallback {_share(old.fallback_ppm)} → {_share(new.fallback_ppm)}"
     if old.mirror_ppm != new.mirror_ppm:
         yield f"mirrored {percent(old.mirror_ppm)} → {percent(new.mirror_ppm)}"
+    if old.needs_report != new.needs_report:
+        yield "asks for a report before new may answer more" if new.needs_report else "asks for no report"
     if old.bucketing != new.bucketing:
         yield f"bucketing {_bucketing_text(old.bucketing)} → {_bucketing_text(new.bucketing)}"
     yield from _part_differences("override", old.overrides, new.overrides)
@@ -425,6 +429,21 @@ def _raises_risk(old: Flag | None, new: Flag) -> bool:
     if old is None or (old.kill and not new.kill):
         return exposure(new) > 0
     return exposure(new) > exposure(old) or (old.rules, old.overrides) != (new.rules, new.overrides)
+
+
+def asking_for_a_report(before: FlagSet, after: FlagSet) -> list[str]:
+    """The flags of which new would answer more than before, and that ask for a report then.
+
+    Taking a kill back is none of these: while a flag is killed nothing of it is compared.
+    """
+    was = {flag.key: flag for flag in before.flags}
+    return [
+        flag.key
+        for flag in after.flags
+        if (old := was.get(flag.key)) is not None
+        and old.needs_report
+        and _raises_risk(replace(old, kill=None), replace(flag, kill=None))
+    ]
 
 
 def exposure(flag: Flag) -> int:

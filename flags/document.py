@@ -112,6 +112,7 @@ def flag_to_json(flag: Flag) -> dict[str, Json]:
         ],
         "fallback_ppm": flag.fallback_ppm,
         "mirror_ppm": flag.mirror_ppm,
+        "needs_report": flag.needs_report,
         "archived": flag.archived,
     }
 
@@ -177,7 +178,8 @@ def flag_from_json(document: Json, path: str = "flag") -> Flag:
         path,
         {
             "key", "version", "transition", "bucketing", "owner", "ticket", "expires_on", "description",
-            "kill", "overrides", "rules", "fallback_ppm", "mirror_ppm", "archived",
+            "kill", "overrides", "rules", "fallback_ppm", "mirror_ppm", "needs_report",
+            "archived",
         },
     )  # fmt: skip
     key = check_key(form.text("key"), f"{path}.key")
@@ -195,6 +197,7 @@ def flag_from_json(document: Json, path: str = "flag") -> Flag:
         rules=tuple(form.list("rules", _rule, MOST_RULES)),
         fallback_ppm=form.number("fallback_ppm", 0, EVERYBODY) if form.has("fallback_ppm") else None,
         mirror_ppm=form.number("mirror_ppm", 0, EVERYBODY) if form.has("mirror_ppm") else EVERYBODY,
+        needs_report=form.truth("needs_report", False),
         archived=form.truth("archived", False),
     )
     for name, parts in (("overrides", flag.overrides), ("rules", flag.rules)):

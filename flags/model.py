@@ -223,6 +223,8 @@ class Flag:
     """The share of new's answers that legacy may replace when new fails; None: clients see the failure."""
     mirror_ppm: int = EVERYBODY
     """The share of the requests at `shadow` or `live` of which the other side is asked too."""
+    needs_report: bool = False
+    """New answers no more of its keys than before but by a report that says that its routes are ready."""
     archived: bool = False
     """Its routes follow the configuration again, and its key is never used for another flag."""
 

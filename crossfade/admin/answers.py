@@ -76,6 +76,7 @@ class FlagShown(Shown):
     rules: list[RuleShown]
     fallback_ppm: int | None
     mirror_ppm: int
+    needs_report: bool
     archived: bool
     stands: str
     overdue: bool

@@ -69,6 +69,7 @@ class Admin:
             Operation("POST", "/api/v1/shadow/off", "Mirror nothing any more", flags.shadow_off),
             Operation("POST", "/api/v1/shadow/on", "Take that back", flags.shadow_on),
             Operation("GET", "/api/v1/shadow/report", "What decides a release", shadow.report),
+            Operation("POST", "/api/v1/shadow/reports", "Make a report and keep it", shadow.keep),
             Operation("GET", "/api/v1/shadow/categories", "What differs", shadow.categories),
             Operation("GET", category, "One of them, with samples", shadow.category),
             Operation("POST", f"{category}/mark", "Say what it is", shadow.mark),

@@ -97,6 +97,7 @@ class Desk:
             expected_version=said.expected_version,
             dry_run=said.dry_run,
             request_id=asked.request_id,
+            report=said.report,
         )
         blast = await self._blast(applied) if said.dry_run else None
         waits = said.wait > 0 and not said.dry_run

@@ -25,6 +25,7 @@ STATUS = {
     "exists": 409,
     "archived": 409,
     "guardrail_tripped": 409,
+    "report_needed": 409,
     "invalid": 422,
 }
 """Of a refusal, by its kind."""

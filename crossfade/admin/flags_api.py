@@ -117,6 +117,7 @@ class FlagsApi:
             fallback_ppm=said.fallback,
             no_fallback=said.no_fallback,
             mirror_ppm=said.mirror,
+            needs_report=said.needs_report,
             owner=said.owner,
             ticket=said.flag_ticket,
             expires_on=said.expires_on,

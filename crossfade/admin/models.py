@@ -61,6 +61,8 @@ class Body(Why):
     expected_version: int | None = None
     dry_run: bool = False
     wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = 0.0
+    report: Annotated[str | None, Field(max_length=64)] = None
+    """The digest of a kept report, for flags that ask for one."""
     """Seconds to wait until every worker runs the change."""
 
 
@@ -82,6 +84,7 @@ class EditBody(Body):
     fallback: Weight | None = None
     no_fallback: bool = False
     mirror: Weight | None = None
+    needs_report: bool | None = None
     owner: str | None = None
     flag_ticket: str | None = None
     expires_on: str | None = None
@@ -103,6 +106,7 @@ class ExplainBody(Said):
 class RampBody(Why):
     expected_version: int | None = None
     dry_run: bool = False
+    report: Annotated[str | None, Field(max_length=64)] = None
     to: Stage
     steps: list[dict[str, Any]]
     windows: list[dict[str, Any]] = []
@@ -127,6 +131,10 @@ class ReportQuery(Said):
     rate: Annotated[float, Field(gt=0, le=1)] = 0.001
     pairs: Annotated[int, Field(ge=1)] = 1000
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class KeepBody(ReportQuery, Why):
+    """A report that is made now and kept."""
 
 
 class CategoriesQuery(Said):

@@ -45,6 +45,10 @@ AFTER_REFUSAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "look why: crossfade guardrail list",
             f"then crossfade guardrail rearm ID {WHY}",
         ),
+        "report_needed": (
+            f"crossfade shadow report --flag FLAG --keep {WHY}",
+            "then the same with --report and the digest that it prints",
+        ),
         "denied": (f"an admin gives roles: crossfade person add NAME --role ROLE {WHY}",),
         "unauthorized": (
             "send Authorization: Bearer TOKEN",

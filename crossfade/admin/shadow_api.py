@@ -30,7 +30,16 @@ from crossfade.admin.answers import (
 from crossfade.admin.asked import Asked
 from crossfade.admin.asking import REPLAYED_WITHIN
 from crossfade.admin.desk import Desk
-from crossfade.admin.models import CategoriesQuery, MarkBody, Nothing, ReplayBody, ReportQuery, RuleBody, Why
+from crossfade.admin.models import (
+    CategoriesQuery,
+    KeepBody,
+    MarkBody,
+    Nothing,
+    ReplayBody,
+    ReportQuery,
+    RuleBody,
+    Why,
+)
 from crossfade.admin.next_steps import WHY
 from crossfade.channel import Message
 from crossfade.store import comparisons
@@ -62,8 +71,28 @@ class ShadowApi:
         self._routes: Sequence[Message] = context["routes"]
         self._operations = [(method, path) for method, path in context["operations"]]
 
-    async def report(self, asked: Asked[ReportQuery]) -> ReportAnswer:
+    async def keep(self, asked: Asked[KeepBody]) -> ReportAnswer:
+        """Make a report and keep it, so that a change can rest on it."""
         said = asked.said
+        found = await self._report(said)
+        flags = dict.fromkeys(route.flag for route in found.routes)
+        ready = [
+            flag for flag in flags
+            if all(one.readiness == Readiness.READY for one in found.routes if one.flag == flag)
+        ]  # fmt: skip
+        await comparisons.keep_report(
+            self._desk.store(), asked.actor, found.digest, found.model_dump(mode="json", by_alias=True),
+            ready, reason=said.reason, ticket=said.ticket, request_id=asked.request_id,
+        )  # fmt: skip
+        move = f"--report {found.digest} {WHY}"
+        return found.model_copy(
+            update={"next": [f"crossfade flag move {flag} … {move}" for flag in ready[:3]] or found.next}
+        )
+
+    async def report(self, asked: Asked[ReportQuery]) -> ReportAnswer:
+        return await self._report(asked.said)
+
+    async def _report(self, said: ReportQuery) -> ReportAnswer:
         store, since = self._desk.store(), time.time() - said.hours * 3600
         gate = Gate(said.rate, said.pairs, said.alpha)
         facts = await comparisons.facts(store, said.flag, since)

@@ -63,6 +63,7 @@ class WatchApi:
             expected_version=said.expected_version,
             dry_run=said.dry_run,
             request_id=asked.request_id,
+            report=said.report,
         )
         return _answer(row, dry_run=said.dry_run)
 

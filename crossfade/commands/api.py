@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 from crossfade.settings_file import read_document
 
 OK, ERROR, USAGE, NOT_FOUND, DENIED = 0, 1, 2, 3, 4
-TRIPPED, NOT_CONVERGED, CONFLICT = 6, 7, 9
+REPORT_NEEDED, TRIPPED, NOT_CONVERGED, CONFLICT = 5, 6, 7, 9
 CODES = {
     "not_found": NOT_FOUND,
     "archived": NOT_FOUND,
@@ -29,6 +29,7 @@ CODES = {
     "too_large": USAGE,
     "stage_jump": USAGE,
     "guardrail_tripped": TRIPPED,
+    "report_needed": REPORT_NEEDED,
 }
 """Exit codes by the word of an error; any other word is an error of its own, 1."""
 ANSWER_WITHIN = 15.0

@@ -83,6 +83,8 @@ def described(flag: dict[str, Any]) -> list[str]:
         f"mirrored    {percent(flag['mirror_ppm'])}",
         f"owner       {flag['owner'] or '-'}   ticket {flag['ticket'] or '-'}   due {_due(flag)}",
     ]
+    if flag["needs_report"]:
+        lines.append("asks for    a report before new may answer more (--report DIGEST)")
     if flag["kill"]:
         lines.append(f"killed      by {flag['kill']['by']} at {flag['kill']['at']}: {flag['kill']['reason']}")
     lines += [f"override    {one['id']}: {one['when']} → {one['stage']}" for one in flag["overrides"]]
@@ -133,6 +135,7 @@ def edit(options: argparse.Namespace) -> int:
         "no_fallback": options.fallback == "off",
         "fallback": None if options.fallback in (None, "off") else share_ppm(options.fallback),
         "mirror": None if options.mirror is None else share_ppm(options.mirror),
+        "needs_report": None if options.needs_report is None else options.needs_report == "yes",
     }
     if options.bucket_by is not None or options.assign_cookie is not None:
         bucketing = asked.get(flag_path(options.key))["bucketing"]

@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
     apply = _command(commands, "apply", "apply:apply", "make flags as a file has them, all or none")
     apply.add_argument("-f", "--file", type=Path, required=True, metavar="FILE", help="flags in YAML")
     _change(apply)
+    _report(apply)
     _command(commands, "doctor", "doctor:doctor", "look for what is wrong, and say what to do")
 
 
@@ -42,6 +43,7 @@ def _flag(commands: Commands) -> None:
         "--weight", default="100%", metavar="SHARE", help="such as 5%% or 0.01%% (default 100%%)"
     )
     _change(move)
+    _report(move)
     for name, run, text in (
         ("kill", "kill:kill", "send a flag's requests to legacy, even if no store can be asked"),
         ("unkill", "kill:unkill", "take the kill of a flag back"),
@@ -57,7 +59,11 @@ def _flag(commands: Commands) -> None:
     edit = _command(flag, "edit", "flags:edit", "change all of a flag but where it stands")
     _key(edit)
     _fields(edit)
+    edit.add_argument(
+        "--needs-report", choices=("yes", "no"), help="whether new may answer more only by a kept report"
+    )
     _change(edit)
+    _report(edit)
     history = _command(flag, "history", "flags:history", "what was done to a flag, the latest first")
     _key(history)
     explain = _command(flag, "explain", "flags:explain", "where a request would go, and why")
@@ -118,6 +124,8 @@ def _shadow(commands: Commands) -> None:
         "--format", choices=("text", "md", "html", "json"), default="text", help="default text"
     )
     report.add_argument("--to", type=Path, metavar="FILE", help="write it there")
+    report.add_argument("--keep", action="store_true", help="keep it, for a flag that asks for a report")
+    _reason(report)
     report.add_argument("--gate", action="store_true", help="exit code 6 unless every route is ready, for CI")
     report.add_argument("--rate", metavar="SHARE", help="the most that may differ (default 0.1%%)")
     report.add_argument("--pairs", type=int, metavar="N", help="the fewest pairs (default 1000)")
@@ -169,6 +177,7 @@ def _ramp(commands: Commands) -> None:
         help="such as mon-fri:09:00-16:00@Europe/Berlin; without a zone it is UTC",
     )
     _reason(start)
+    _report(start)
     _dry_run(start)
     _expect_version(start)
     status = _command(ramp, "status", "watch:ramp_status", "ramps under way; exit code 6 if one has tripped")
@@ -313,6 +322,14 @@ def _dry_run(to: argparse.ArgumentParser) -> None:
 
 def _expect_version(to: argparse.ArgumentParser) -> None:
     to.add_argument("--expect-version", type=int, metavar="N", help="change it only if it is that version")
+
+
+def _report(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--report",
+        metavar="DIGEST",
+        help="of a kept report, for a flag that asks for one: shadow report --keep",
+    )
 
 
 def _change(to: argparse.ArgumentParser) -> None:

@@ -59,7 +59,7 @@ def said(options: argparse.Namespace) -> dict[str, Any]:
     """What this command says about its change, of what it can say."""
     names = {
         "reason": "reason", "ticket": "ticket", "expect_version": "expected_version", "dry_run": "dry_run",
-        "wait": "wait",
+        "wait": "wait", "report": "report",
     }  # fmt: skip
     return {there: getattr(options, here) for here, there in names.items() if hasattr(options, here)}
 

@@ -79,6 +79,7 @@ LEAST_ROLE: Mapping[str, Role] = MappingProxyType(
         "shadow.off": Role.OPERATOR,
         "shadow.on": Role.OPERATOR,
         "shadow.mark": Role.REVIEWER,
+        "report.keep": Role.REVIEWER,
         "rule.set": Role.REVIEWER,
         "rule.delete": Role.REVIEWER,
         "ramp.start": Role.OPERATOR,

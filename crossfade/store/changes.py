@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from crossfade.store import audit, flag_rows
+from crossfade.store import audit, flag_rows, reports
 from crossfade.store.actors import Actor, ActorType, DeniedError, Via, authorise
 from crossfade.store.audit import Deed, Head, Json, Outcome
 from crossfade.store.connection import Database
@@ -96,6 +96,9 @@ class Applied:
 Also: TypeAlias = Callable[[AsyncConnection, FlagSet], Awaitable[None]]
 """What belongs to a change and is written with it, in one transaction."""
 
+Check: TypeAlias = Callable[[AsyncConnection, FlagSet, FlagSet], Awaitable[None]]
+"""What else stands against a change from one set to another; it refuses by raising Refused."""
+
 ACTIONS: Mapping[type[Command], str] = MappingProxyType(
     {
         Create: "flag.create",
@@ -125,13 +128,17 @@ async def change(
     evidence: Json | None = None,
     request_id: str | None = None,
     also: Also | None = None,
+    report: str | None = None,
 ) -> Applied:
     """Change the flag set by `command`.
 
     `expected_version` is what the caller has seen: the version of the flag, or of the whole set where
     the command is for more than one. `also` is called with the new set before the commit, in the same
-    transaction, and also where the set stays as it is; not in a dry run.
+    transaction, and also where the set stays as it is; not in a dry run. `report` is the digest of a kept
+    report, for flags that ask for one; what goes on by itself was asked for it when it began.
     """
+    if report is not None:
+        evidence = {**(evidence or {}), "report": report}
     deed = Deed(
         ACTIONS[type(command)], "flag", _keys(command), reason,
         _described(command), ticket, evidence, request_id,
@@ -141,7 +148,12 @@ async def change(
         _expect(before, command, expected_version)
         return pure.change(before, command, now=now)
 
-    return await _decide_and_write(database, actor, deed, decide, dry_run=dry_run, also=also)
+    async def check(connection: AsyncConnection, before: FlagSet, after: FlagSet) -> None:
+        asking = pure.asking_for_a_report(before, after) if actor.role is not None else []
+        if asking:
+            await reports.check(connection, report, asking)
+
+    return await _decide_and_write(database, actor, deed, decide, dry_run=dry_run, also=also, check=check)
 
 
 async def register(database: Database, wanted: Sequence[Flag]) -> Applied:
@@ -169,6 +181,7 @@ async def _decide_and_write(
     *,
     dry_run: bool = False,
     also: Also | None = None,
+    check: Check | None = None,
 ) -> Applied:
     async def work(connection: AsyncConnection, _: Head) -> Done[Applied]:
         before, now = await flag_rows.read(connection)
@@ -177,6 +190,8 @@ async def _decide_and_write(
         if changed:
             after = replace(after, version=before.version + 1)
             _check_readable(before, after)
+            if check is not None:
+                await check(connection, before, after)
             if not dry_run:
                 await flag_rows.write(connection, before, after)
         if also is not None and not dry_run:

@@ -27,6 +27,7 @@ from crossfade.store.tables import (
     shadow_categories,
     shadow_counts,
     shadow_paths,
+    shadow_reports,
     shadow_rules,
     shadow_samples,
     shadow_seen,
@@ -313,6 +314,31 @@ async def mark(
 
     deed = Deed("shadow.mark", "shadow", (name,), reason, {"mark": how.value}, ticket, None, request_id)
     return (await store.perform(actor, deed, say)).value
+
+
+# Reports.
+
+
+async def keep_report(
+    store: Store,
+    actor: Actor,
+    digest: str,
+    report: dict[str, Any],
+    ready: Sequence[str],
+    *,
+    reason: str,
+    ticket: str | None = None,
+    request_id: str | None = None,
+) -> None:
+    """Keep a report under its digest. `ready` are the flags of which it says that every route is."""
+
+    async def write(connection: AsyncConnection, _: Head) -> Done[None]:
+        row = {"digest": digest, "kept_by": actor.name, "ready": list(ready), "report": report}
+        await connection.execute(insert(shadow_reports).values(row).on_conflict_do_nothing())
+        return Done(None, after={"digest": digest, "ready": list(ready)})
+
+    deed = Deed("report.keep", "shadow", tuple(ready), reason, {"digest": digest}, ticket, None, request_id)
+    await store.perform(actor, deed, write)
 
 
 # Rules.

@@ -14,7 +14,7 @@ from sqlalchemy import Row, Select, cast, extract, func, insert, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from crossfade.store import flag_rows
+from crossfade.store import flag_rows, reports
 from crossfade.store import guardrails as watches
 from crossfade.store.actors import Actor
 from crossfade.store.audit import Deed, Head
@@ -22,7 +22,7 @@ from crossfade.store.changes import Done
 from crossfade.store.connection import StoreError, StoreReason
 from crossfade.store.store import Store
 from crossfade.store.tables import ramps
-from flags.change import Move, Refused, change
+from flags.change import Move, Refused, asking_for_a_report, change
 from flags.cohort import Cursor, cursor_from_json, cursor_to_json
 from flags.document import InvalidFlagError
 from flags.model import EVERYBODY, FlagSet, Stage
@@ -83,8 +83,12 @@ async def start_ramp(
     expected_version: int | None = None,
     dry_run: bool = False,
     request_id: str | None = None,
+    report: str | None = None,
 ) -> RampRow:
-    """Start a ramp; its first step comes with the reconciler's next look, if the windows allow."""
+    """Start a ramp; its first step comes with the reconciler's next look, if the windows allow.
+
+    `report` is the digest of a kept report, for a flag that asks for one before its last step.
+    """
     wish = {"to": to.value, "steps": steps_to_json(steps)}
 
     async def start(connection: AsyncConnection, _: Head) -> Done[RampRow]:
@@ -98,6 +102,11 @@ async def start_ramp(
                 raise Refused("invalid", str(error)) from None
         # Whatever stands against the first move stands against the ramp.
         change(flag_set, Move(flag, to, steps[0].weight_ppm if steps else EVERYBODY), now=now)
+        asking = asking_for_a_report(
+            flag_set, change(flag_set, Move(flag, to, steps[-1].weight_ppm), now=now)
+        )
+        if asking:
+            await reports.check(connection, report, asking)
         assert found is not None
         assert plan is not None
         if expected_version is not None and found.version != expected_version:
@@ -121,7 +130,8 @@ async def start_ramp(
             row = replace(row, id=(await connection.execute(new.returning(ramps.c.id))).scalar_one())
         return Done(row, after=_described(row))
 
-    deed = Deed("ramp.start", "ramp", (flag,), reason, wish, ticket, None, request_id)
+    evidence = None if report is None else {"report": report}
+    deed = Deed("ramp.start", "ramp", (flag,), reason, wish, ticket, evidence, request_id)
     return (await store.perform(actor, deed, start, dry_run=dry_run)).value
 
 

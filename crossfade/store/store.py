@@ -89,11 +89,12 @@ class Store:
         evidence: Json | None = None,
         request_id: str | None = None,
         also: Also | None = None,
+        report: str | None = None,
     ) -> Applied:
         """Change the flag set, or say why not. `changes.change` tells what the arguments mean."""
         applied = await changes.change(
             self._database, actor, command, reason=reason, ticket=ticket, expected_version=expected_version,
-            dry_run=dry_run, evidence=evidence, request_id=request_id, also=also,
+            dry_run=dry_run, evidence=evidence, request_id=request_id, also=also, report=report,
         )  # fmt: skip
         self._ring(applied)
         return applied

@@ -227,3 +227,13 @@ shadow_rules = Table(
     Column("set_by", Text, nullable=False),
     Column("set_at", MOMENT, nullable=False, server_default=func.now()),
 )
+
+shadow_reports = Table(
+    "shadow_reports",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("kept_at", MOMENT, nullable=False, server_default=func.now()),
+    Column("kept_by", Text, nullable=False),
+    Column("ready", ARRAY(Text), nullable=False),
+    Column("report", JSON, nullable=False),
+)

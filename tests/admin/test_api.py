@@ -55,6 +55,7 @@ async def test_whatever_is_answered_is_as_it_is_described(ask: Client, database_
         ("POST", "/api/v1/shadow/off", "", WHY),
         ("POST", "/api/v1/shadow/on", "", WHY),
         ("GET", "/api/v1/shadow/report", "?hours=1&flag=items.read", None),
+        ("POST", "/api/v1/shadow/reports", "", {**WHY, "flag": "items.read"}),
         ("GET", "/api/v1/shadow/categories", "?flag=items.read", None),
         ("GET", "/api/v1/shadow/categories/abc", "", None),
         ("POST", "/api/v1/shadow/categories/abc/replay", "", {"headers": [["X-A", "1"]]}),

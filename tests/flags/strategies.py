@@ -81,6 +81,7 @@ def flags(draw: st.DrawFn, key: str | None = None) -> Flag:
         rules=tuple(draw(st.lists(RULES, max_size=2, unique_by=lambda one: one.id))),
         fallback_ppm=draw(st.one_of(st.none(), WEIGHTS)),
         mirror_ppm=draw(WEIGHTS),
+        needs_report=draw(st.booleans()),
         archived=draw(st.booleans()),
     )
 

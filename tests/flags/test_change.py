@@ -22,6 +22,7 @@ from flags.change import (
     ShadowOn,
     Unkill,
     UnkillAll,
+    asking_for_a_report,
     change,
     differences,
     raises_risk,
@@ -139,6 +140,35 @@ def test_an_archived_key_is_never_used_again() -> None:
     for command in (Create(flag), Apply((flag,)), Move("items.read", Stage.LIVE), Unkill("items.read")):
         assert refused(gone, command).kind == "archived"
     assert refused(at(Transition(Stage.LIVE, Stage.NEW, 5)), Archive("items.read")).kind == "invalid"
+
+
+def test_more_for_new_asks_for_a_report_and_less_never_does() -> None:
+    def asking(before: FlagSet, command: object) -> list[str]:
+        return asking_for_a_report(before, change(before, command, now=NOW))  # type: ignore[arg-type]
+
+    flag_set = change(at(settled_at(Stage.SHADOW)), Edit("items.read", needs_report=True), now=NOW)
+    assert "asks for a report" in differences(at(settled_at(Stage.SHADOW)), flag_set)[0]
+    canary = change(flag_set, Move("items.read", Stage.LIVE, 50_000), now=NOW)
+    rule = Rule("qa", Test("header:x-qa", Operator.EXISTS), settled_at(Stage.LIVE))
+    for before, command in (
+        (flag_set, Move("items.read", Stage.LIVE, 1)),
+        (flag_set, Edit("items.read", rules=(rule,))),
+        (canary, Move("items.read", Stage.LIVE, 60_000)),
+        (canary, Apply((replace(only(canary), transition=settled_at(Stage.LIVE)),))),
+    ):
+        assert asking(before, command) == ["items.read"], command
+    killed = change(canary, KillFlag("items.read", "it burns", "ada"), now=NOW)
+    for before, command in (
+        (flag_set, Move("items.read", Stage.LEGACY)),
+        (flag_set, Edit("items.read", owner="ada")),
+        (flag_set, Edit("items.read", needs_report=False)),
+        (canary, Move("items.read", Stage.LIVE, 10_000)),
+        (canary, Move("items.read", Stage.SHADOW)),
+        (canary, KillFlag("items.read", "it burns", "ada")),
+        (killed, Unkill("items.read")),
+        (at(settled_at(Stage.SHADOW)), Move("items.read", Stage.LIVE)),
+    ):
+        assert asking(before, command) == [], command
 
 
 def test_archiving_moves_nobody() -> None:

@@ -20,7 +20,7 @@ from crossfade.store.comparisons import Tally, write_tallies
 from crossfade.store.guardrails import WatchState
 from crossfade.store.instances import FORGOTTEN_AFTER
 from crossfade.store.store import Store
-from flags.change import Archive, KillAll, KillFlag, Move, Refused, Unkill, UnkillAll
+from flags.change import Archive, Edit, KillAll, KillFlag, Move, Refused, Unkill, UnkillAll
 from flags.guardrail import Counted
 from flags.model import EVERYBODY, Stage
 from flags.ramp import RampState, Step, Window
@@ -62,6 +62,25 @@ async def test_a_ramp_goes_up_step_by_step_and_each_is_recorded(scene: Scene) ->
     ]
     assert acts[1].evidence == {"ramp": done.id, "requests": 100, "step": 2}
     assert isinstance(await scene.store.audit_verify(), Verified)
+
+
+async def test_a_ramp_that_was_begun_by_a_report_goes_on_without_another(scene: Scene) -> None:
+    await scene.store.change(ANNA, Edit(FLAG, needs_report=True), reason="be careful")
+    await refused(scene, scene.start, "report_needed", "asks for a report")
+    with psycopg.connect(scene.url) as connection:
+        connection.execute(
+            "INSERT INTO crossfade_store.shadow_reports (digest, kept_by, ready, report)"
+            " VALUES ('abc', 'walter', %s, '{}')",
+            ([FLAG],),
+        )
+    await scene.start(report="abc")
+    await scene.look()
+    assert await scene.stands() == "shadow→live at 5%"
+    await scene.report(new=(100, 0), legacy=(1000, 0))
+    scene.pass_time(61)
+    await scene.look()
+    assert await scene.stands() == "shadow→live at 20%"
+    await refused(scene, lambda: scene.canary(900_000), "report_needed", "asks for a report")
 
 
 async def test_many_who_look_at_once_advance_a_step_exactly_once(scene: Scene) -> None:

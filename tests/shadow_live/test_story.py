@@ -199,6 +199,46 @@ async def test_from_the_mirror_to_the_gate(
     assert measured.total("crossfade_mirror_in_flight") == 0
 
 
+async def test_a_flag_may_ask_for_a_report_before_new_answers_more(
+    cf: RunningCrossfade, new: JsonBackend, store_url: str
+) -> None:
+    why = ("--reason", "release 12")
+    new.says = item
+    await cf.command("flag", "edit", "items.read", "--needs-report", "yes", "--bucket-by", "cookie:sid", *why)
+    move = ("flag", "move", "items.read", "--to", "live", "--weight", "5%", *why)
+    refused = await cf.command(*move)
+    assert refused.code == 5
+    assert "items.read asks for a report" in refused.err
+    assert "crossfade shadow report --flag FLAG --keep" in refused.err
+    assert (await cf.command(*move, "--report", "0" * 64)).code == 5
+    ramp = ("ramp", "start", "items.read", "--to", "live", "--steps", "5%:10m,100%", *why)
+    assert (await cf.command(*ramp)).code == 5
+
+    limits = ("--flag", "items.read", "--pairs", "10", "--rate", "50%")
+    early = await asked(cf, "report", "--keep", *limits, *why)
+    assert (
+        "does not say that items.read is ready" in (await cf.command(*move, "--report", early["digest"])).err
+    )
+    await browse(cf, range(1, 81))
+    await reported(cf, lambda one: one["readiness"] == "ready", *limits)
+    kept = await asked(cf, "report", "--keep", *limits, *why)
+    moved = await cf.command(*move, "--report", kept["digest"])
+    assert moved.code == 0, moved
+    (row, *_) = json.loads((await cf.command("flag", "history", "items.read", "-o", "json")).out)["rows"]
+    assert row["evidence"] == {"report": kept["digest"]}
+    ramp = tuple("20%:10m,100%" if each.startswith("5%") else each for each in ramp)
+    assert (await cf.command(*ramp, "--report", kept["digest"])).code == 0
+
+    # The ramp goes on by itself; back is never asked for one; an old report holds no more.
+    assert (await cf.command("ramp", "abort", "items.read", *why)).code == 0
+    with psycopg.connect(store_url) as connection:
+        connection.execute(
+            "UPDATE crossfade_store.shadow_reports SET kept_at = kept_at - interval '25 hours'"
+        )
+    late = await cf.command(*move, "--report", kept["digest"])
+    assert (late.code, "25 hours old" in late.err) == (5, True)
+
+
 async def test_what_was_mended_is_asked_again(cf: RunningCrossfade, new: JsonBackend) -> None:
     await browse(cf, range(5, 26, 5))
     await reported(cf, lambda one: one["verdicts"].get("diff") == 5)

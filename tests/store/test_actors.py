@@ -14,7 +14,7 @@ NOBODY_BELOW_OPERATOR = {
     "ramp.start", "ramp.pause", "ramp.resume", "ramp.abort",
     "guardrail.set", "guardrail.rearm", "guardrail.delete",
 }  # fmt: skip
-REVIEWERS = {"shadow.mark", "rule.set", "rule.delete"}
+REVIEWERS = {"shadow.mark", "report.keep", "rule.set", "rule.delete"}
 ADMINS_ONLY = {"person.add", "person.revoke"}
 MAY = {
     Role.VIEWER: set[str](),

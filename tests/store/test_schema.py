@@ -20,7 +20,7 @@ from crossfade.store.connection import Database, StoreError, StoreReason
 from crossfade.store.tables import SCHEMA, metadata
 
 ROOT = Path(__file__).parents[2]
-REVISIONS = ["base", "0001", "0002", "0003", "0004", "0005", "0006"]
+REVISIONS = ["base", "0001", "0002", "0003", "0004", "0005", "0006", "0007"]
 
 
 def tables(connection: Connection) -> set[str]:

@@ -209,7 +209,7 @@ _CROSSFADE_MANY_ROUTES = "routes:\n" + "".join(
 
 
 _CROSSFADE_ONE_ROUTE = 'routes: [{flag: part-0, match: {path: "/**"}}]\n'
-_NEVER_BUSY = "shadow: {busy_after: 60}\n"
+_NEVER_BUSY = "shadow: {busy_after: 60, busy_share: 1}\n"
 """Where each request has to be mirrored, since its price is what is measured."""
 
 

@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 from bench import contenders, processes, rig
 from bench.bad_backend import KINDS
@@ -86,6 +87,8 @@ class BadMirrors:
 
     rate: float
     runs: dict[str, list[tuple[float, float, float, float]]]
+    mirrored: dict[str, float]
+    """The share of the requests that was mirrored; the others were counted with their reason."""
 
     def verdicts(self) -> list[Verdict]:
         found = []
@@ -102,16 +105,18 @@ class BadMirrors:
                 kind,
                 spread([one[0] for one in runs], 0), spread([one[1] for one in runs], 0),
                 spread([one[2] for one in runs], 0), spread([one[3] for one in runs], 0),
+                f"{self.mirrored[kind]:.0%}",
             ]
             for kind, runs in self.runs.items()
         ]  # fmt: skip
         title = f"Bad mirrors: {self.rate:,.0f} requests/s at random intervals, each {RUN_SECONDS:g} s"
-        heads = ["new is", "requests/s without", "with", "p99 us without", "with"]
+        heads = ["new is", "requests/s without", "with", "p99 us without", "with", "mirrored"]
         return f"{title}\n" + table(heads, rows)
 
 
 def bad_mirrors(cores: rig.Cores, rounds: int) -> BadMirrors:
     runs: dict[str, list[tuple[float, float, float, float]]] = {}
+    mirrored: dict[str, float] = {}
     rate = 0.0
     for kind in ("fine", *KINDS):
         with contextlib.ExitStack() as stack:
@@ -136,7 +141,19 @@ def bad_mirrors(cores: rig.Cores, rounds: int) -> BadMirrors:
                         without.p99_us, with_.p99_us,
                     )
                 )  # fmt: skip
-    return BadMirrors(rate, runs)
+            mirrored[kind] = _mirrored_share(proxy)
+    return BadMirrors(rate, runs, mirrored)
+
+
+def _mirrored_share(proxy: contenders.Running) -> float:
+    with urlopen(f"http://127.0.0.1:{proxy.admin_port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+
+    def total(metric: str) -> float:
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(metric + "{"))
+
+    done = total("crossfade_mirrored_total")
+    return done / max(1.0, done + total("crossfade_mirror_skipped_total"))
 
 
 def _switch(proxy: contenders.Running, how: str) -> None:

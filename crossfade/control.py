@@ -9,6 +9,7 @@ passes through it, so its end costs nobody an answer, and it is replaced on the 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -27,7 +28,7 @@ from crossfade.admin.desk import Desk
 from crossfade.channel import Channel, Message
 from crossfade.comparing import Comparing
 from crossfade.feed import Feed
-from crossfade.processes import die_with_parent
+from crossfade.processes import BEHIND_TRAFFIC, die_with_parent
 from crossfade.reconciler import Reconciler
 from crossfade.settings_file import mask
 from crossfade.users_code import UsersCodeError
@@ -48,6 +49,7 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     logs.configure("control")
+    os.nice(BEHIND_TRAFFIC)
     die_with_parent(parent)
     asyncio.run(_live(socket.socket(fileno=line)))
     return 0

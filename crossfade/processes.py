@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 PR_SET_PDEATHSIG = 1
+BEHIND_TRAFFIC = 10
+"""How nice those processes are that no request waits for: where processors are few, workers come first."""
 
 
 class Process:

@@ -7,6 +7,7 @@ and a restart of the program, but never the supervisor.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from crossfade.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from crossfade.embedded.valkey import EmbeddedValkey, EmbeddedValkeyError
 from crossfade.logs import Log
-from crossfade.processes import die_with_parent
+from crossfade.processes import BEHIND_TRAFFIC, die_with_parent
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at whether they still run."""
@@ -33,6 +34,7 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    os.nice(BEHIND_TRAFFIC)
     die_with_parent(parent)
     servers: dict[str, Server] = {}
     if "bus" in wanted:

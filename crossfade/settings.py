@@ -407,6 +407,7 @@ def _mirroring(form: ShadowForm, directory: Path) -> Mirroring:
         connects=form.connects,
         deadline=form.deadline,
         busy_after=form.busy_after,
+        busy_share=form.busy_share,
         ask_again=form.ask_again,
         ask_again_after=form.ask_again_after,
         inspect=form.inspect,

@@ -705,6 +705,7 @@ class ShadowForm(Section):
     )
     deadline: Annotated[float, _seconds("10")] = _MIRROR.deadline
     busy_after: Annotated[float, _seconds("0.005")] = _MIRROR.busy_after
+    busy_share: Annotated[float, _number("a share", 0.05, 1, "0.8", whole=False)] = _MIRROR.busy_share
     ask_again: Annotated[float, _number("a share", 0, 1, "0.01", whole=False)] = _MIRROR.ask_again
     ask_again_after: Annotated[float, _seconds("0.25")] = _MIRROR.ask_again_after
     inspect: Annotated[float, _number("pairs a second", 0, 10**4, "10", whole=False)] = 10.0

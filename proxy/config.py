@@ -154,6 +154,8 @@ class Mirroring:
     """Seconds after which an answer is not waited for."""
     busy_after: float = 0.005
     """Seconds that the worker may be behind; while it is more, clients have it for themselves."""
+    busy_share: float = 0.8
+    """The share of its time that the worker may be busy before less is mirrored; 1 sets no bound."""
     ask_again: float = 0.01
     """The share of which legacy is asked twice, to learn how often it differs from itself."""
     ask_again_after: float = 0.25

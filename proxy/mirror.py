@@ -29,6 +29,7 @@ from flags.model import EVERYBODY, Decision, Reason, Side, UnsafeMirror
 from legacy_adapter.messages import Request
 from proxy.adapted import answer_of, outgoing_answer, outgoing_request, request_of, without_other_body
 from proxy.asking import Asking, Outcome
+from proxy.demand import LOOK_EVERY, Demand
 from proxy.head import parse_response
 from proxy.outgoing import outgoing_head
 
@@ -196,6 +197,9 @@ class Mirror:
         self._connects = Bucket()
         self._lots = Bucket()
         self._draw: Callable[[], float] = random.random
+        self._demand = Demand()
+        self._seen = 0
+        """Requests since the last look at the demand; 0 while nobody looks."""
 
     # What exchanges say.
 
@@ -212,6 +216,14 @@ class Mirror:
         if decision.mirror_ppm < EVERYBODY and self._draw() * EVERYBODY >= decision.mirror_ppm:
             self.skip(decision.flag, "sampled_out")
             return None
+        settings = exchange.runtime.config.mirror
+        if settings.busy_share < 1.0:
+            self._seen += 1
+            if self._seen == 1:
+                self._look(settings.busy_share)
+            if self._demand.allowed < 1.0 and self._draw() >= self._demand.allowed:
+                self.skip(decision.flag, "busy")
+                return None
         why = None
         if head.marked:
             why = "mirrored_already"
@@ -223,9 +235,22 @@ class Mirror:
         if why is not None:
             self.skip(decision.flag, why)
             return None
-        settings = exchange.runtime.config.mirror
         self._held.most = settings.held_bytes
         return Witness(settings.body_bytes, self._held)
+
+    def _look(self, most: float) -> None:
+        """Look every now and then while there is something to mirror."""
+
+        def again() -> None:
+            self._demand.look(most)
+            if self._seen > 1:
+                self._seen = 1
+                self._later(LOOK_EVERY, again)
+            else:
+                self._seen = 0
+
+        self._demand.rest()
+        self._later(LOOK_EVERY, again)
 
     def observe(self, exchange: Exchange, witness: Witness, seconds: float, wall: float) -> None:
         """An exchange is over, and its client has all of its answer. `wall` is Unix time now."""
@@ -322,6 +347,10 @@ class Mirror:
             for asking in list(flight.askings):
                 asking.abandon("stopped")
             self.skip(flight.decision.flag, "stopped")
+
+    def close(self) -> None:
+        self.stop()
+        self._demand.close()
 
     @property
     def in_flight(self) -> int:

@@ -162,7 +162,7 @@ class Worker:
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._mirror is not None:
-            self._mirror.stop()
+            self._mirror.close()
         for pool in [*self.runtime.all_pools(), *self._retired]:
             pool.close()
         if self.runtime.access_log is not None:

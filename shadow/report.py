@@ -46,6 +46,13 @@ def _facts(report: Json) -> str:
     )
 
 
+def _seen(route: Json) -> str:
+    """What came up: a status that nobody got was not compared either."""
+    if not route["methods"]:
+        return "nothing"
+    return f"{_counts(route['methods'])}; legacy answered {_counts(route['statuses'])}"
+
+
 def _covered(report: Json) -> str:
     """How much of the API was compared, in a sentence; empty without a document."""
     if not report["coverage"]:
@@ -173,7 +180,8 @@ def _route(number: int, route: Json) -> Iterator[str]:
     yield (
         f"<p>{route['pairs']:,} pairs: {route['equal']:,} equal byte by byte, {route['unequal']:,} not, of "
         f"which {route['inspected']:,} were looked at ({escape(_counts(route['verdicts']) or 'none')}). "
-        f"{route['drawn']:,} were drawn by lot to learn how often legacy differs from itself.</p>"
+        f"{route['drawn']:,} were drawn by lot to learn how often legacy differs from itself. "
+        f"Seen: {escape(_seen(route))}.</p>"
     )
     yield _latencies(route["latency"])
     for title, name in (("Open", "open"), ("Noise", "noise"), ("Accepted", "accepted")):

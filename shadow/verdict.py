@@ -83,6 +83,9 @@ class RouteFacts:
     latency: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By side: how many answers took as long as each bucket of `core.metrics.LATENCY_BUCKETS` says."""
 
+    methods: Mapping[str, int] = field(default_factory=dict)
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    """Of legacy's answers; `0` is none."""
     operations: Mapping[str, int] = field(default_factory=dict)
     """Pairs by operation of the OpenAPI document, where there is one; `none` is in it nowhere."""
 

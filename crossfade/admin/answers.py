@@ -184,6 +184,9 @@ class RouteReport(Shown):
     drawn: int
     upper_bound: float
     verdicts: dict[str, int]
+    methods: dict[str, int]
+    statuses: dict[str, int]
+    """Of legacy's answers: what never came up was never compared."""
     latency: dict[str, list[int]]
     open: list[CategoryShown]
     noise: list[CategoryShown]

@@ -150,6 +150,7 @@ class ShadowApi:
             flag=facts.flag, route=facts.route, readiness=found.readiness.value, reasons=list(found.reasons),
             pairs=found.pairs, equal=facts.equal, unequal=facts.unequal, inspected=facts.inspected,
             drawn=facts.drawn, upper_bound=found.upper_bound, verdicts=dict(facts.verdicts),
+            methods=dict(facts.methods), statuses=dict(facts.statuses),
             latency={side: list(counts) for side, counts in facts.latency.items()},
             open=opened, noise=shown(found.noise), accepted=shown(found.accepted), example=example,
         )  # fmt: skip

@@ -237,6 +237,8 @@ def _facts(
         paths=paths,
         categories=categories,
         latency={side: _histogram(under(f"{side}_le:")) for side in ("legacy", "new")},
+        methods=under("method:"),
+        statuses=under("status:"),
         operations=under("operation:"),
     )
 

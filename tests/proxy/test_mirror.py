@@ -47,7 +47,9 @@ class Notes:
 
 
 def mirroring(**bounds: Any) -> Mirroring:
-    return Mirroring(**{"ask_again": 0.0, "ask_again_after": 0.0, "busy_after": 60.0, **bounds})
+    return Mirroring(
+        **{"ask_again": 0.0, "ask_again_after": 0.0, "busy_after": 60.0, "busy_share": 1.0, **bounds}
+    )
 
 
 def shadowed(notes: Notes, *, flags: FlagSet = SHADOW, routes: Any = ROUTES, **world: Any) -> Any:
@@ -380,6 +382,21 @@ async def test_a_worker_that_is_behind_is_for_its_clients_alone() -> None:
         await until(lambda: notes.skips["busy"] == 3, "the skips")
         assert world.count(IN_FLIGHT) == world.count("crossfade_mirror_held_bytes") == 0
         assert not world.new.wires
+
+
+async def test_a_worker_that_has_little_time_left_mirrors_less_and_never_none_for_good() -> None:
+    bounds = mirroring(busy_share=0.05)
+    async with shadowed(notes := Notes(), legacy=echo, new=echo, mirror=bounds) as world:
+        client = await world.client()
+        async with asyncio.timeout(20):
+            while not notes.skips["busy"]:
+                client.send(get(b"/"))
+                await client.answer()
+        seen = len(notes.pairs)
+        async with asyncio.timeout(20):
+            while len(notes.pairs) == seen:
+                client.send(get(b"/"))
+                await client.answer()
 
 
 async def test_no_more_than_so_many_a_second() -> None:

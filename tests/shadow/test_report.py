@@ -23,7 +23,8 @@ ROUTE: dict[str, Any] = {
     "flag": "items", "route": "/items/{id}", "readiness": "not_ready",
     "reasons": ["$.price differs (value), 7 times"],
     "pairs": 1200, "equal": 1000, "unequal": 200, "inspected": 50, "drawn": 12, "upper_bound": 0.0123,
-    "verdicts": {"diff": 7, "noise": 43}, "latency": {"legacy": [0, 900, 300, 0], "new": [0, 100, 1000, 100]},
+    "verdicts": {"diff": 7, "noise": 43}, "methods": {"GET": 1200}, "statuses": {"200": 1190, "404": 10},
+    "latency": {"legacy": [0, 900, 300, 0], "new": [0, 100, 1000, 100]},
     "open": [CATEGORY], "noise": [], "accepted": [{**CATEGORY, "mark": "accepted", "mark_reason": "a | b"}],
     "example": {
         "exhibit": {"asked": {"method": "GET", "target": "/items/1?<x>"}, "legacy": ANSWER, "new": ANSWER},
@@ -83,6 +84,12 @@ def test_markdown_for_a_pull_request() -> None:
     )
     assert "1\\|'2" in text, "neither a bar nor a backtick may end a cell"
     assert "not mirrored, items: unsafe_method 3" in text
+
+
+def test_what_came_up_is_shown_because_the_rest_was_not_compared() -> None:
+    assert "Seen: GET 1,200; legacy answered 200 1,190, 404 10." in as_html(REPORT)
+    nothing = {**ROUTE, "methods": {}, "statuses": {}}
+    assert "Seen: nothing." in as_html({**REPORT, "routes": [nothing]})
 
 
 def test_operations_that_nobody_asked_are_named() -> None:

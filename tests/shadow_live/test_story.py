@@ -82,6 +82,7 @@ async def cf(
                 "ask_again": 1.0,
                 "ask_again_after": 0.02,
                 "busy_after": 60,
+                "busy_share": 1,
                 "in_flight": 1000,
                 "compare_here": not elsewhere,
                 "openapi": "api.yaml",
@@ -137,6 +138,7 @@ async def test_from_the_mirror_to_the_gate(
     assert [(one["path"], one["kind"], one["count"]) for one in route["open"]] == [("$.price", "value", 16)]
     assert route["verdicts"] == {"diff": 16, "noise": 64}
     assert route["drawn"] == 80
+    assert (route["methods"], route["statuses"]) == ({"GET": 80}, {"200": 80})
     assert sum(route["latency"]["legacy"]) == sum(route["latency"]["new"]) == 80
     (difference,) = route["example"]["differences"]
     assert difference["path"] == "$.price"

@@ -54,6 +54,7 @@ def context(folder: Path) -> Message:
     """What the supervisor tells it, of an instance without flags."""
     return {
         "config": "", "data_dir": str(folder), "store": "none", "bus": "none", "routes": [], "address": "",
+        "operations": [], "token_header": "authorization", "compare_here": True,
         "started": 0.0,
     }  # fmt: skip
 

@@ -82,10 +82,15 @@ async def test_pairs_and_counts_reach_the_bus_without_their_secrets(tmp_path: Pa
     found = [wire.from_bytes(fields[b"pair"]) for fields in messages if b"pair" in fields]
     assert [one.new.body.text[:21] for one in found] == ['{"password": "<secret']
     tallies = [json.loads(fields[b"tally"]) for fields in messages if b"tally" in fields]
+    # fmt: off
     assert {one["route"]: one["counts"] for one in tallies} == {
-        "/items": {"equal": 1, "unequal": 1, "drawn": 1, "drawn_equal": 1, "legacy_le:3": 2, "new_le:4": 2},
+        "/items": {
+            "equal": 1, "unequal": 1, "drawn": 1, "drawn_equal": 1, "legacy_le:3": 2, "new_le:4": 2,
+            "method:GET": 2, "status:200": 2,
+        },
         "": {"skipped:unsafe_method": 1},
     }
+    # fmt: on
     assert {one["minute"] for one in tallies} == {60_000}
 
 

@@ -1,7 +1,7 @@
 """The command `crossfade`. Data goes to stdout, talk to stderr.
 
 Exit codes: 0 ok, 1 error, 2 usage or invalid input, 3 not found or nothing is running, 4 denied,
-6 a guardrail has tripped, 7 not converged in time, 9 conflict. What a command does not need it does not
+5 a report is needed, 6 a guardrail has tripped, 7 not converged in time, 9 conflict. What a command does not need it does not
 import.
 """
 
@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
         description="Moves a live service from a legacy backend to a new one with no downtime "
         "and a way back.",
         epilog="exit codes: 0 ok, 1 error, 2 usage or invalid input, 3 not found or nothing is running, "
-        "4 denied, 6 a guardrail has tripped, 7 not converged in time, 9 changed by somebody else meanwhile",
+        "4 denied, 5 a report is needed, 6 a guardrail has tripped or the gate is closed, "
+        "7 not converged in time, 9 changed by somebody else meanwhile",
     )
     top.add_argument("--version", action="store_true", help="print the version and end")
     top.set_defaults(run=lambda options: _version() if options.version else _usage(top))

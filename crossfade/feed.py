@@ -208,9 +208,9 @@ class Feed:
             if not kill or self._stuck.get(key) == kills["version"]:
                 continue
             command = (
-                KillAll(kill["reason"], kill["by"])
+                KillAll(kill["reason"], kill["by"], kill["at"])
                 if key == "*"
-                else KillFlag(key, kill["reason"], kill["by"])
+                else KillFlag(key, kill["reason"], kill["by"], kill["at"])
             )
             actor = Actor(ActorType.LOCAL, kill["by"], Role.ADMIN, None, Via.CLI)
             reason = f"killed on {self.instance}: {kill['reason']}"[:1000]

@@ -166,6 +166,11 @@ class FlagDistribution:
             if unknown:
                 return Outcome(3, [unknown], "refused")
             name = "everything" if key is None else key
+            if self._is_archived(key):
+                todo = "change its target and crossfade reload, or crossfade kill --all"
+                return Outcome(
+                    3, [f"{key} is archived: its routes go where crossfade.yaml says; {todo}"], "refused"
+                )
             if self._is_killed(key):
                 return Outcome(0, [f"{name} is killed already"], "applied")
             kill = Kill(reason, by, datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -184,7 +189,9 @@ class FlagDistribution:
             kills = self._held.kills
             if (kills.every if key is None else kills.flags.get(key)) is None:
                 if not self._is_killed(key):
-                    return Outcome(0, [f"{name} is not killed"], "applied")
+                    return Outcome(
+                        0, ["nothing is killed" if key is None else f"{name} is not killed"], "applied"
+                    )
                 why = "its kill is in the store, which must be there to take it back"
                 return Outcome(1, [f"{name}: {why}"], "refused")
             try:
@@ -199,6 +206,10 @@ class FlagDistribution:
         given = self._held.given
         known = {*self.route_flags, *((flag.key for flag in given.flags) if given else ())}
         return None if key is None or key in known else no_such_flag(key, sorted(known))
+
+    def _is_archived(self, key: str | None) -> bool:
+        flag = None if key is None or self._held.given is None else self._held.given.flag(key)
+        return flag is not None and flag.archived
 
     def _is_killed(self, key: str | None) -> bool:
         effective = self._held.effective

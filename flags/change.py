@@ -72,9 +72,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class KillFlag:
+    """`at` is the ISO time at which a host has obeyed already, where one has."""
+
     key: str
     reason: str
     by: str
+    at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Unkill:
 class KillAll:
     reason: str
     by: str
+    at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +150,14 @@ def change(flag_set: FlagSet, command: Command, *, now: float) -> FlagSet:
         case Move(key, to, weight_ppm):
             flag = _found(flag_set, key)
             return _with(flag_set, flag, _moved(flag, to, weight_ppm))
-        case KillFlag(key, reason, by):
+        case KillFlag(key, reason, by, at):
             flag = _found(flag_set, key)
-            return _with(flag_set, flag, replace(flag, kill=flag.kill or Kill(reason, by, _at(now))))
+            return _with(flag_set, flag, replace(flag, kill=flag.kill or Kill(reason, by, at or _at(now))))
         case Unkill(key):
             flag = _found(flag_set, key)
             return _with(flag_set, flag, replace(flag, kill=None))
-        case KillAll(reason, by):
-            return flag_set if flag_set.kill else replace(flag_set, kill=Kill(reason, by, _at(now)))
+        case KillAll(reason, by, at):
+            return flag_set if flag_set.kill else replace(flag_set, kill=Kill(reason, by, at or _at(now)))
         case UnkillAll():
             return replace(flag_set, kill=None) if flag_set.kill else flag_set
         case ShadowOff(reason, by):
@@ -397,11 +401,19 @@ def _part_differences(
         yield f"{what} {gone} removed"
     for one, part in becomes.items():
         if one not in was:
-            yield f"{what} {one} added: {condition_to_json(part.when)}"
+            yield f"{what} {one} added: {_part_text(part)}"
         elif was[one] != part:
-            yield f"{what} {one} changed: {condition_to_json(part.when)}"
+            yield f"{what} {one} changed: {_part_text(part)}"
     if was.keys() == becomes.keys() and list(was) != list(becomes):
         yield f"{what}s in the order {', '.join(becomes)}"
+
+
+def _part_text(part: Override | Rule) -> str:
+    """For whom, and where it sends them."""
+    if isinstance(part, Rule):
+        return f"{condition_to_json(part.when)} → {described(part.transition)}"
+    until = "" if part.expires_at is None else f" until {_at(part.expires_at)}"
+    return f"{condition_to_json(part.when)} → {part.stage}{until}"
 
 
 def _share(ppm: int | None) -> str:

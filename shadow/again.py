@@ -31,8 +31,8 @@ def request_again(asked: Asked, more: Fields) -> tuple[str, tuple[str, ...]]:
     if TAKEN_OUT in asked.target:
         raise CannotAskError("its target had a secret in it, which is not kept")
     for name, value in more:
-        if not name or not (name + value).isprintable() or any(c in name for c in ": "):
-            raise CannotAskError(f"{name!r} is no field")
+        if not _is_field(name, value):
+            raise CannotAskError(f"{name!r} is no field that can be sent")
     instead = {name.lower() for name, _ in more}
     kept: list[tuple[str, str]] = []
     left_out: list[str] = []
@@ -45,6 +45,11 @@ def request_again(asked: Asked, more: Fields) -> tuple[str, tuple[str, ...]]:
             kept.append((name, value))
     lines = [f"{asked.method} {asked.target} HTTP/1.1", *_lines([*kept, *more])]
     return "\r\n".join(lines) + "\r\n\r\n", tuple(dict.fromkeys(left_out))
+
+
+def _is_field(name: str, value: str) -> bool:
+    plain = name.isascii() and name.isprintable() and not any(c in name for c in ": ")
+    return bool(name) and plain and value.isprintable() and all(ord(c) < 256 for c in value)
 
 
 def _lines(fields: Sequence[tuple[str, str]]) -> list[str]:

@@ -25,7 +25,7 @@ from crossfade.store.store import Store
 from flags.blast import blast_radius
 from flags.change import Command
 from flags.document import flag_to_json
-from flags.model import Flag, FlagSet
+from flags.model import Flag, FlagSet, Kill
 from flags.stages import described
 
 
@@ -137,13 +137,23 @@ class Desk:
         return found
 
 
-def flag_shown(flag: Flag) -> FlagShown:
-    """A flag as the API shows it: as it is stored, where it stands in words, and whether it is overdue."""
+def flag_shown(flag: Flag, every: Kill | None = None) -> FlagShown:
+    """A flag as the API shows it: as it is stored, where it stands in words, and whether it is overdue.
+
+    `every` is the kill of everything, under which it has no say.
+    """
     today = time.strftime("%Y-%m-%d", time.gmtime())
+    stands = described(flag.transition)
+    if flag.archived:
+        stands = "archived"
+    elif every is not None:
+        stands = f"killed with everything ({stands})"
+    elif flag.kill:
+        stands = f"killed ({stands})"
     return FlagShown.model_validate(
         {
             **flag_to_json(flag),
-            "stands": f"killed ({described(flag.transition)})" if flag.kill else described(flag.transition),
+            "stands": stands,
             "overdue": not flag.archived and flag.expires_on is not None and flag.expires_on < today,
         }
     )

@@ -89,7 +89,7 @@ class FlagsApi:
             raise _unknown(asked.path["key"], seen.flag_set.flags)
         return FlagAnswer.model_validate(
             {
-                **flag_shown(flag).model_dump(by_alias=True),
+                **flag_shown(flag, seen.flag_set.kill).model_dump(by_alias=True),
                 "set_version": seen.flag_set.version,
                 "source": seen.source,
                 "trouble": seen.trouble,

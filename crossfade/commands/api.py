@@ -70,7 +70,7 @@ class Api:
     @classmethod
     def of(cls, options: argparse.Namespace) -> Api:
         """The one at `--api`, or that of the instance that runs here. Raises ApiError."""
-        token = options.token or os.environ.get("CROSSFADE_TOKEN")
+        token = options.token or os.environ.get("CROSSFADE_TOKEN") or None
         url = options.api or os.environ.get("CROSSFADE_API")
         return cls._here(options.config, token) if url is None else cls._at(url, token)
 
@@ -147,6 +147,14 @@ class Api:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             text = answer.read()
+        except TimeoutError:
+            raise ApiError(
+                ERROR,
+                f"the admin API at {self.host}:{self.port} has not answered in time, and may still do it",
+                word="unknown_outcome",
+                next_steps=("look whether it was done before you ask again: crossfade audit tail",),
+                unreachable=True,
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise ApiError(
                 ERROR, f"the admin API at {self.host}:{self.port} does not answer: {error}", unreachable=True
@@ -169,10 +177,9 @@ class Api:
         )
 
 
-def from_elsewhere(options: argparse.Namespace) -> bool:
-    """Whether whoever asks has brought a token or an address, instead of using this instance's own."""
-    said = (options.token, options.api, os.environ.get("CROSSFADE_TOKEN"), os.environ.get("CROSSFADE_API"))
-    return any(said)
+def at_an_address(options: argparse.Namespace) -> bool:
+    """Whether an API is named, instead of that of the instance that runs here."""
+    return bool(options.api or os.environ.get("CROSSFADE_API"))
 
 
 def data_dir_of(config: Path) -> Path:

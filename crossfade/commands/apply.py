@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from crossfade.commands.api import USAGE, ApiError
@@ -16,8 +17,10 @@ _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
 def apply(options: argparse.Namespace) -> int:
-    flags = _flags_of(read_document(options.file, None))
+    document = read_document(options.file, None)
+    _flags_of(document, {})  # what is wrong with the file is said before anybody is asked
     asked = api(options)
+    flags = _flags_of(document, {flag["key"]: flag for flag in asked.get("/api/v1/flags")["flags"]})
     body = {**said(options), "flags": flags}
     if options.dry_run or options.output == "json":
         return tell_change(options, asked.ask("POST", "/api/v1/apply", body))
@@ -30,8 +33,11 @@ def apply(options: argparse.Namespace) -> int:
     return tell_change(options, {**asked.ask("POST", "/api/v1/apply", body), "differences": []})
 
 
-def _flags_of(document: Document) -> list[dict[str, Any]]:
-    """The flags of a file in the form of the API. Raises ApiError with a line for each thing wrong."""
+def _flags_of(document: Document, known: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The flags of a file in the form of the API. Raises ApiError with a line for each thing wrong.
+
+    Where a file does not say where a flag stands, or whether it asks for reports, `known` ones stay so.
+    """
     wrong = [str(problem) for problem in document.problems]
     top = document.root.value
     listed = top.get("flags") if isinstance(top, dict) else None
@@ -45,7 +51,7 @@ def _flags_of(document: Document) -> list[dict[str, Any]]:
     for number, written in enumerate(listed):
         at = f"flags[{number}]"
         try:
-            flags.append(_in_the_form_of_the_api(written, at))
+            flags.append(_in_the_form_of_the_api(written, at, known))
             flag_from_json(flags[-1], at)
         except InvalidFlagError as error:
             wrong.append(f"{document.where(_loc(error.path, document))}: {error.message}")
@@ -54,14 +60,19 @@ def _flags_of(document: Document) -> list[dict[str, Any]]:
     return flags
 
 
-def _in_the_form_of_the_api(written: Any, at: str) -> dict[str, Any]:
-    """A flag as people write it: shares in percent, and no transition where everybody is at legacy."""
+def _in_the_form_of_the_api(written: Any, at: str, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A flag as people write it: shares in percent."""
     if not isinstance(written, dict):
         raise InvalidFlagError(at, "expected a mapping with key, transition, …")
     flag = dict(written)
-    flag["transition"] = _transition(
-        flag.get("transition", {"from": "legacy", "to": "shadow", "weight": "0%"}), f"{at}.transition"
+    before = known.get(flag["key"], {}) if isinstance(flag.get("key"), str) else {}
+    at_legacy = {"from": "legacy", "to": "shadow", "weight_ppm": 0}
+    flag["transition"] = (
+        _transition(flag["transition"], f"{at}.transition")
+        if "transition" in flag
+        else before.get("transition", at_legacy)
     )
+    flag.setdefault("needs_report", before.get("needs_report", False))
     if isinstance(flag.get("rules"), list):
         flag["rules"] = [
             {**rule, "transition": _transition(rule.get("transition"), f"{at}.rules[{n}].transition")}

@@ -211,11 +211,11 @@ def _of_all_instances(flags: dict[str, Any], instances: list[dict[str, Any]]) ->
 def _of_the_flags(flags: dict[str, Any], guardrails: list[dict[str, Any]]) -> Iterator[Finding]:
     if kill := flags["kill"]:
         what = f"everything, by {kill['by']} since {kill['at']}: {kill['reason']}"
-        yield Finding(Level.WARNING, "killed", what, "crossfade unkill --all")
+        yield Finding(Level.WARNING, "killed", what, "crossfade unkill --all --reason WHY")
     for flag in flags["flags"]:
         if (kill := flag["kill"]) and not flag["archived"]:
             what = f"{flag['key']}, by {kill['by']} since {kill['at']}: {kill['reason']}"
-            yield Finding(Level.WARNING, "killed", what, f"crossfade unkill {flag['key']}")
+            yield Finding(Level.WARNING, "killed", what, f"crossfade unkill {flag['key']} --reason WHY")
         if flag["overdue"]:
             what = f"{flag['key']} was due on {flag['expires_on']}; its owner is {flag['owner'] or 'nobody'}"
             todo = f"finish the move and archive it, or crossfade flag edit {flag['key']} --expires-on DATE"
@@ -223,4 +223,6 @@ def _of_the_flags(flags: dict[str, Any], guardrails: list[dict[str, Any]]) -> It
     for guardrail in guardrails:
         if guardrail["state"] == "tripped":
             what = f"{guardrail['id']}: {guardrail['message']}"
-            yield Finding(Level.WARNING, "tripped", what, f"crossfade guardrail rearm {guardrail['id']}")
+            yield Finding(
+                Level.WARNING, "tripped", what, f"crossfade guardrail rearm {guardrail['id']} --reason WHY"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -87,8 +88,12 @@ def described(flag: dict[str, Any]) -> list[str]:
         lines.append("asks for    a report before new may answer more (--report DIGEST)")
     if flag["kill"]:
         lines.append(f"killed      by {flag['kill']['by']} at {flag['kill']['at']}: {flag['kill']['reason']}")
-    lines += [f"override    {one['id']}: {one['when']} → {one['stage']}" for one in flag["overrides"]]
-    lines += [f"rule        {one['id']}: {one['when']} → {one['transition']}" for one in flag["rules"]]
+    for one in flag["overrides"]:
+        until = "" if one["expires_at"] is None else f" until {_moment(one['expires_at'])}"
+        lines.append(f"override    {one['id']}: {one['when']} → {one['stage']}{until}")
+    lines += [
+        f"rule        {one['id']}: {one['when']} → {_place(one['transition'])}" for one in flag["rules"]
+    ]
     if flag["description"]:
         lines.append(f"            {flag['description']}")
     return lines
@@ -96,6 +101,18 @@ def described(flag: dict[str, Any]) -> list[str]:
 
 def _share(ppm: int | None) -> str:
     return "off" if ppm is None else f"up to {ppm / 10_000:g}%"
+
+
+def _place(transition: dict[str, Any]) -> str:
+    share = f"{transition['weight_ppm'] / 10_000:g}%"
+    return f"{transition['from']}→{transition['to']} at {share}"
+
+
+def _moment(at: float) -> str:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    over = ", which is over" if at < time.time() else ""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes") + over
 
 
 def move(options: argparse.Namespace) -> int:

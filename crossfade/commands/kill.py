@@ -1,7 +1,8 @@
 """`crossfade kill` and `unkill`: on this host at once, by the supervisor; then in the store, for all hosts.
 
-Whoever brings a token of their own, an address, or a condition, is somewhere else or wants to be sure first:
-they go by the store, and by this host only where the store cannot be asked.
+Whoever gives `--token` or a condition wants to be asked first: they go by the store, and by this host only
+where the store cannot be asked. An address is another host's, so nothing is done on this one. A token that is
+only in the environment delays nobody: whoever may use this host's socket may kill here.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from crossfade.commands.api import (
     NOT_FOUND,
     OK,
     ApiError,
+    at_an_address,
     data_dir_of,
-    from_elsewhere,
     user,
 )
 from crossfade.commands.flags import flag_path
@@ -36,7 +37,8 @@ def kill(options: argparse.Namespace) -> int:
     try:
         answer = api(options).ask("POST", _path(options, "kill"), said(options))
     except ApiError as error:
-        if not error.unreachable or options.dry_run:
+        refused = error.word in ("denied", "unauthorized")
+        if not (error.unreachable or (refused and here)) or options.dry_run or at_an_address(options):
             raise
         talk(f"crossfade: {error}")
         if here is None:
@@ -55,7 +57,7 @@ def unkill(options: argparse.Namespace) -> int:
     try:
         answer = api(options).ask("POST", _path(options, "unkill"), said(options))
     except ApiError as error:
-        if not error.unreachable or options.dry_run:
+        if not error.unreachable or options.dry_run or at_an_address(options):
             raise
         talk(f"crossfade: {error}")
         here = here or _order(options, order)
@@ -66,7 +68,7 @@ def unkill(options: argparse.Namespace) -> int:
 
 
 def _at_once(options: argparse.Namespace) -> bool:
-    return not (options.dry_run or options.expect_version or from_elsewhere(options))
+    return not (options.dry_run or options.expect_version or options.token or at_an_address(options))
 
 
 def _end(options: argparse.Namespace, here: dict[str, Any] | None, answer: dict[str, Any] | None) -> int:

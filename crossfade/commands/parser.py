@@ -217,7 +217,7 @@ def _guardrail(commands: Commands) -> None:
     put.add_argument("--alpha", type=float, metavar="RISK", help="of a false alarm in the whole life of it")
     put.add_argument("--min-requests", type=int, metavar="N", help="of new, before it says ok")
     put.add_argument(
-        "--ceiling", type=float, metavar="SHARE", help="of bad answers at which it trips at once"
+        "--ceiling", type=_part, metavar="SHARE", help="of bad answers at which it trips at once"
     )
     put.add_argument("--latency-over", type=float, metavar="SECONDS", help="what counts as slow")
     put.add_argument("--dry-run-mode", action="store_true", help="say what it would do, and do nothing")
@@ -340,6 +340,14 @@ def _change(to: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _dry_run(to)
     _expect_version(to)
+
+
+def _part(text: str) -> float:
+    """`50%` or `0.5`."""
+    try:
+        return float(text.strip().removesuffix("%")) / (100.0 if text.strip().endswith("%") else 1.0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no share; expected one such as 50% or 0.5") from None
 
 
 def _seconds(text: str) -> float:

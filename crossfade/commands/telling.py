@@ -95,7 +95,7 @@ def _blast(blast: dict[str, Any]) -> str:
     share = blast["requests"] / blast["of_requests"]
     requests = f"about {blast['requests']:,} of {blast['of_requests']:,} requests ({share:.1%})"
     keys = f"{blast['keys']:,} of {blast['of_keys']:,} keys"
-    return f"{blast['flag']}: {requests} and {keys} seen in the last 10 minutes would move"
+    return f"{blast['flag']}: {requests} of the last 10 minutes would move, and {keys} of a sample of them"
 
 
 def tell_json(options: argparse.Namespace, answer: Any) -> bool:

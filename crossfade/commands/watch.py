@@ -13,7 +13,7 @@ from crossfade.commands.api import ERROR, NOT_CONVERGED, OK, TRIPPED, USAGE, Api
 from crossfade.commands.flags import share_ppm
 from crossfade.commands.telling import Paint, api, data, paint, said, table, talk, tell_json, tell_next
 
-_STEP = re.compile(r"(?P<share>[\d.]+\s*%)(:(?P<hold>\d+)(?P<unit>[smhd]))?(:(?P<requests>\d+))?")
+_STEP = re.compile(r"(?P<share>[\d.]+\s*%)(:(?P<hold>\d+)(?P<unit>[smhd])(:(?P<requests>\d+))?)?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LOOK_EVERY = 0.5
 """Seconds between two looks at a ramp that is waited for."""
@@ -103,7 +103,8 @@ def _step(text: str) -> dict[str, Any]:
     if not found:
         raise ApiError(
             USAGE,
-            f'"{text}" is no step; expected SHARE, SHARE:HOLD or SHARE:HOLD:REQUESTS, such as 5%:10m:500',
+            f'"{text}" is no step; expected SHARE, SHARE:HOLD or SHARE:HOLD:REQUESTS, such as 5%:10m:500, '
+            "where HOLD has one of the units s, m, h and d",
         )
     hold = int(found["hold"] or 0) * _UNITS[found["unit"] or "s"]
     return {

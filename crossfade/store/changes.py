@@ -272,6 +272,12 @@ def _expect(flag_set: FlagSet, command: Command, expected: int | None) -> None:
             found = flag.version
         case _:
             what, found = "the flag set", flag_set.version
+    if found != expected and found != flag_set.version == expected:
+        raise Refused(
+            "conflict",
+            f"{what} is at version {found}; {expected} is the version of the whole set, and the flag's is "
+            f"expected: crossfade flag get {what}",
+        )
     if found != expected:
         raise Refused(
             "conflict",

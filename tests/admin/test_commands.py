@@ -245,6 +245,47 @@ async def test_a_kill_needs_no_api(cf: RunningCrossfade) -> None:
     assert "EVERYTHING IS KILLED" in await ok(cf, "flag", "list")
 
 
+async def test_a_kill_for_another_host_kills_nothing_here(cf: RunningCrossfade) -> None:
+    for order in ("kill", "unkill"):
+        done = await cf.command(order, "items.read", *WHY, "--api", "http://127.0.0.1:1", "--token", "cf_x")
+        assert (done.code, "does not answer" in done.err) == (1, True), done
+    assert (await cf.status())["flags"]["kills"] == []
+    assert (await found(cf, "flag", "get", "items.read"))["kill"] is None
+
+
+async def test_a_stale_token_in_the_environment_delays_no_kill(
+    cf: RunningCrossfade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSFADE_TOKEN", "cf_stale")
+    done = await cf.command("kill", "items.read", *WHY)
+    assert (done.code, done.out.startswith("killed items.read: 1/1 workers")) == (0, True), done
+    assert "not known, or was revoked" in done.err
+    monkeypatch.delenv("CROSSFADE_TOKEN")
+    await cf.until(lambda status: not status["flags"]["kills"])  # the store has it by now
+    killed = await found(cf, "flag", "get", "items.read")
+    assert killed["stands"] == "killed (legacy)"
+
+
+async def test_a_file_that_says_nothing_of_where_a_flag_stands_moves_nobody(
+    cf: RunningCrossfade, tmp_path: Path
+) -> None:
+    await ok(cf, "flag", "move", "items.read", "--to", "shadow", *WHY)
+    await ok(cf, "flag", "edit", "items.read", "--needs-report", "yes", *WHY)
+    file = tmp_path / "flags.yaml"
+    file.write_text("flags: [{key: items.read, owner: eve}]")
+    assert "items.read: owner none → eve" in await ok(cf, "apply", "-f", str(file), *WHY)
+    flag = await found(cf, "flag", "get", "items.read")
+    assert (flag["stands"], flag["needs_report"]) == ("shadow", True)
+    # Two numbers are versions; the set's is not the flag's.
+    await ok(cf, "flag", "edit", "items.write", "--owner", "ada", *WHY)
+    flag = await found(cf, "flag", "get", "items.read")
+    version = str(flag["set_version"])
+    wrong = await cf.command(
+        "flag", "move", "items.read", "--to", "legacy", *WHY, "--expect-version", version
+    )
+    assert (wrong.code, "the version of the whole set" in wrong.err) == (9, True)
+
+
 async def test_ramps_and_guardrails_from_the_command_line(cf: RunningCrossfade) -> None:
     await ok(cf, "flag", "edit", "items.read", "--bucket-by", "cookie:sid", *WHY)
     steps = ("--steps", "10%:1s,100%")
@@ -279,6 +320,8 @@ async def test_ramps_and_guardrails_from_the_command_line(cf: RunningCrossfade) 
     assert (
         await cf.command("ramp", "start", "items.read", "--to", "live", "--steps", "soon", *WHY)
     ).code == 2
+    no_unit = await cf.command("ramp", "start", "items.read", "--to", "live", "--steps", "50%:10", *WHY)
+    assert (no_unit.code, "HOLD has one of the units" in no_unit.err) == (2, True)
     assert (await cf.command("ramp", "pause", "items.read", *WHY)).code != 0
 
 

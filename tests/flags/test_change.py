@@ -202,6 +202,10 @@ def test_kills_keep_their_first_reason_and_what_changes_nothing_is_the_same_obje
     assert change(killed, KillFlag("items.read", "again", "bob"), now=NOW) is killed
     assert only(change(killed, Unkill("items.read"), now=NOW)).kill is None
     assert change(flag_set, Unkill("items.read"), now=NOW) is flag_set
+    earlier = change(
+        flag_set, KillFlag("items.read", "it burns", "ada", "2026-11-24T05:00:00+00:00"), now=NOW
+    )
+    assert only(earlier).kill == Kill("it burns", "ada", "2026-11-24T05:00:00+00:00")
     everything = change(flag_set, KillAll("it burns", "ada"), now=NOW)
     assert change(everything, KillAll("again", "bob"), now=NOW) is everything
     assert change(everything, UnkillAll(), now=NOW) == flag_set

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -91,6 +92,7 @@ async def test_a_kill_needs_neither_store_nor_bus_and_is_in_the_audit_afterwards
     await live.load.only(items="legacy", orders="new")
     assert (await live.flags_status())["kills"] == ["items"]
 
+    recovered = datetime.now(UTC).isoformat()
     live.store.start()
     live.bus.start()
     flags = await live.until_flags(lambda flags: flags["kills"] == [] and flags["version"] > version)
@@ -101,6 +103,7 @@ async def test_a_kill_needs_neither_store_nor_bus_and_is_in_the_audit_afterwards
     assert killed is not None
     assert killed.kill is not None
     assert killed.kill.by == "ada"
+    assert killed.kill.at < recovered  # when this host obeyed, and not when the store heard of it
     (row,) = [row for row in await live.book.history("items") if row.action == "flag.kill"]
     assert "new answers nonsense" in row.reason
     assert row.actor["name"] == "ada"

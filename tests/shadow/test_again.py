@@ -46,6 +46,8 @@ def test_what_was_secret_may_be_given() -> None:
     (ASKED, (("X-A", "1\r\nX-B: 2"),), "no field"),
     (ASKED, (("X A", "1"),), "no field"),
     (ASKED, (("", "1"),), "no field"),
+    (ASKED, (("X-A", "5 \u20ac"),), "no field"),
+    (ASKED, (("X-\u00e4", "1"),), "no field"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_says_why(asked: Asked, more: Fields, why: str) -> None:
     with pytest.raises(CannotAskError, match=why):

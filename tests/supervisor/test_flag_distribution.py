@@ -14,7 +14,7 @@ from crossfade.fleet import Fleet
 from crossfade.ledger import Ledger
 from crossfade.logs import Log
 from crossfade.processes import Children
-from flags.change import KillFlag, change
+from flags.change import Archive, KillFlag, change
 from flags.document import one_line, to_json
 from flags.model import Bucketing, Flag, FlagSet, Stage
 from flags.stages import settled_at
@@ -80,6 +80,15 @@ async def test_a_kill_stays_on_disk_until_the_set_that_has_it_is_there_too(tmp_p
     await flags.take(with_the_kill(4))
     assert flags.status().kills == []
     assert started(tmp_path).status().version == 4
+
+
+async def test_an_archived_flag_is_not_killed_for_good(tmp_path: Path) -> None:
+    flags = started(tmp_path)
+    gone = change(BEFORE, Archive("items.read"), now=0.0)
+    await flags.take(to_json(FlagSet(4, None, gone.flags)))
+    refused = await flags.kill("items.read", "it burns", "ada")
+    assert (refused.code, "kill --all" in refused.lines[0]) == (3, True)
+    assert (await flags.kill(None, "it burns", "ada")).code == 0
 
 
 async def test_a_kill_of_an_unknown_flag_or_without_a_reason_says_what_to_do(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The command `crossfade`. Data goes to stdout, talk to stderr.
 
 Exit codes: 0 ok, 1 error, 2 usage or invalid input, 3 not found or nothing is running, 4 denied,
-5 a report is needed, 6 a guardrail has tripped, 7 not converged in time, 9 conflict. What a command does not need it does not
-import.
+5 a report is needed, 6 a guardrail has tripped, 7 not converged in time, 9 conflict. What a command does
+not need it does not import.
 """
 
 from __future__ import annotations

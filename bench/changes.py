@@ -74,6 +74,7 @@ def _measure(way: str, changes: int) -> list[float]:
         pair = [
             stack.enter_context(_instance(folder / name, store.url(), bus, port)) for name in ("one", "two")
         ]
+        pair[0].wait_until_all_are_known(len(pair))
         for instance in pair:
             stack.enter_context(instance.load())
         return pair[0].changes(changes, AT_ONCE[way])
@@ -96,16 +97,23 @@ class _Instance:
             return answer.status, json.loads(answer.read())
 
     def wait_until_known(self) -> None:
-        """Until the store knows both instances and this one has its flags."""
+        """Until this one has its flags."""
+        self._until("/api/v1/flags", "flags", FLAGS)
+
+    def wait_until_all_are_known(self, instances: int) -> None:
+        """Until the store has heard of all: whom it does not know nobody waits for."""
+        self._until("/api/v1/instances", "instances", instances)
+
+    def _until(self, path: str, name: str, number: int) -> None:
         deadline = monotonic() + 60
         while True:
             with contextlib.suppress(OSError, ValueError):
-                status, found = self.ask("GET", "/api/v1/flags")
-                flags = found.get("flags")
-                if status == 200 and isinstance(flags, list) and len(flags) >= FLAGS:
+                status, answer = self.ask("GET", path)
+                found = answer.get(name)
+                if status == 200 and isinstance(found, list) and len(found) >= number:
                     return
             if monotonic() > deadline:
-                raise NotStartedError("an instance did not get its flags within 60 s")
+                raise NotStartedError(f"there were not {number} {name} within 60 s")
             sleep(0.1)
 
     def changes(self, number: int, at_once: int) -> list[float]:

@@ -19,11 +19,12 @@ import secrets
 import socket
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.metrics import FLAG_PROPAGATION_SECONDS, LATENCY_BUCKETS, Histogram, Sample
 from crossfade import exposition
@@ -34,6 +35,8 @@ from crossfade.convergence import Convergence, converged
 from crossfade.embedded.postgres import EmbeddedPostgresError
 from crossfade.private_file import read_or_make
 from crossfade.store.actors import Actor, ActorType, Role, Via
+from crossfade.store.audit import Deed, Head
+from crossfade.store.changes import Done, Work
 from crossfade.store.connection import StoreError
 from crossfade.store.instances import InstanceReport
 from crossfade.store.store import Store
@@ -142,6 +145,8 @@ class Feed:
         self._rung = self._known = known["version"]
         if known["kills"]["every"] or known["kills"]["flags"]:
             await self._carry(store, known["kills"])
+        if known["kills"]["over"]:
+            await self._tell_of_the_past(store, known["kills"]["over"])
         await self._report(store)
 
     async def _compare(self, store: Store) -> Message:
@@ -231,6 +236,19 @@ class Feed:
             await self._pull(store, "push")
             await self._ask({"do": "carried", "kills": carried, "version": version})
 
+    async def _tell_of_the_past(self, store: Store, over: Sequence[Message]) -> None:
+        """Have the audit know of kills that ended here before the store heard of them; it changes no flag."""
+        for one in over:
+            kill, end, key = one["kill"], one["end"], one["flag"] or "*"
+            this_kill = f"kill of {key} on {self.instance} at {kill['at']}"
+            if await store.audit_of(this_kill) is None:
+                actor = Actor(ActorType.LOCAL, kill["by"], Role.ADMIN, None, Via.CLI)
+                reason = f"killed on {self.instance}, and taken back there: {kill['reason']}"[:1000]
+                objects = () if one["flag"] is None else (one["flag"],)
+                deed = Deed("flag.kill_over", "flag", objects, reason, {}, None, None, this_kill)
+                await store.perform(actor, deed, _recorded(kill, end))
+        await self._ask({"do": "told", "ends": [one["end"]["at"] for one in over]})
+
     # Saying who runs what.
 
     async def _count_often(self) -> None:
@@ -313,6 +331,15 @@ class Feed:
     @property
     def bus_trouble(self) -> str | None:
         return self._bell.trouble
+
+
+def _recorded(kill: Message, end: Message) -> Work[None]:
+    """An act that is over and only to be recorded: who killed, and who took it back."""
+
+    async def work(_: AsyncConnection, __: Head) -> Done[None]:
+        return Done(None, before={"killed": kill}, after={"taken back": end})
+
+    return work
 
 
 def _own_name(data_dir: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,13 @@ class FlagDistribution:
                     await self._distribute()
             return self._known()
 
+    async def told(self, ends: Collection[str]) -> Message:
+        """The audit has the kills that were taken back here at these times."""
+        async with self._turn:
+            kills = self._held.kills
+            self._keep(replace(kills, over=tuple(one for one in kills.over if one.end.at not in ends)))
+            return self._known()
+
     async def confirm(self, version: int) -> Message:
         """The store has said that `version` is its newest."""
         if version == self._held.version:
@@ -182,8 +189,13 @@ class FlagDistribution:
             self._log.warning("killed", flag=key or EVERYTHING, reason=kill.reason, by=by)
             return _told(f"killed {name}", acks)
 
-    async def unkill(self, key: str | None) -> Outcome:
+    async def unkill(self, key: str | None, reason: str, by: str) -> Outcome:
         """Take back a kill of this host. One that the store has is the store's to take back."""
+        end = Kill(
+            one_line(reason, LONGEST_REASON) or "no reason given",
+            one_line(by, LONGEST_NAME),
+            datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
         async with self._turn:
             name = "everything" if key is None else key
             kills = self._held.kills
@@ -195,11 +207,11 @@ class FlagDistribution:
                 why = "its kill is in the store, which must be there to take it back"
                 return Outcome(1, [f"{name}: {why}"], "refused")
             try:
-                self._held.set_kills(kills.without(key))
+                self._held.set_kills(kills.taken_back(key, end))
             except OSError as error:
                 return Outcome(1, [f"not taken back: the disk refuses it: {error.strerror}"], "failed")
             acks = await self._distribute()
-            self._log.warning("kill taken back", flag=key or EVERYTHING)
+            self._log.warning("kill taken back", flag=key or EVERYTHING, reason=end.reason, by=end.by)
             return _told(f"took back the kill of {name}", acks)
 
     def _unknown(self, key: str | None) -> str | None:

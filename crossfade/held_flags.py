@@ -35,11 +35,26 @@ class RefusedSetError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class TakenBack:
+    """A kill that ended on this host before the store had heard of it; for the audit. `flag` None: of all."""
+
+    flag: str | None
+    kill: Kill
+    end: Kill
+    """Who took it back, when and why."""
+
+
+MOST_TAKEN_BACK = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Kills:
-    """Kills that were made on this host. `every` kills all flags."""
+    """Kills that were made on this host. `every` kills all flags; it is false where nothing is killed."""
 
     every: Kill | None = None
     flags: Mapping[str, Kill] = field(default_factory=dict)
+    over: tuple[TakenBack, ...] = ()
+    """Those that the store has not been told of, the oldest first."""
 
     def __bool__(self) -> bool:
         return self.every is not None or bool(self.flags)
@@ -55,7 +70,14 @@ class Kills:
             return replace(self, every=None)
         return replace(self, flags={other: kill for other, kill in self.flags.items() if other != key})
 
-    def over(self, flag_set: FlagSet) -> FlagSet:
+    def taken_back(self, key: str | None, end: Kill) -> Kills:
+        """Without the kill of `key`, which is there, and remembered until the store has been told."""
+        kill = self.every if key is None else self.flags[key]
+        assert kill is not None
+        over = (*self.over, TakenBack(key, kill, end))[-MOST_TAKEN_BACK:]
+        return replace(self.without(key), over=over)
+
+    def put_over(self, flag_set: FlagSet) -> FlagSet:
         """`flag_set` with these kills in it. A flag that it does not know is there then, and killed."""
         known = {flag.key for flag in flag_set.flags}
         flags = [
@@ -79,19 +101,31 @@ class Kills:
         return {
             "every": kill_to_json(self.every) if self.every else None,
             "flags": {key: kill_to_json(kill) for key, kill in self.flags.items()},
+            "over": [
+                {"flag": one.flag, "kill": kill_to_json(one.kill), "end": kill_to_json(one.end)}
+                for one in self.over
+            ],
         }
 
     @classmethod
     def from_json(cls, document: Any) -> Kills:
         """Raises InvalidFlagError."""
-        # The form of a kill is that of a flag set's, so that form reads it.
-        every = from_json({"version": 0, "kill": document["every"], "flags": []}).kill
         flags = {}
         for key, kill in document["flags"].items():
-            found = from_json({"version": 0, "kill": kill, "flags": []}).kill
+            found = _kill(kill)
             if found is not None:
                 flags[check_key(key)] = found
-        return cls(every, flags)
+        over = []
+        for one in document.get("over", ()):
+            begun, ended = _kill(one["kill"]), _kill(one["end"])
+            if begun is not None and ended is not None:
+                over.append(TakenBack(one["flag"] and check_key(one["flag"]), begun, ended))
+        return cls(_kill(document["every"]), flags, tuple(over))
+
+
+def _kill(document: Any) -> Kill | None:
+    """The form of a kill is that of a flag set's, so that form reads it. Raises InvalidFlagError."""
+    return from_json({"version": 0, "kill": document, "flags": []}).kill
 
 
 class HeldFlags:
@@ -142,7 +176,7 @@ class HeldFlags:
         """What workers decide by: the store's set under the kills of this host."""
         if not self.kills:
             return self._given
-        return self.kills.over(self._given or FlagSet(0))
+        return self.kills.put_over(self._given or FlagSet(0))
 
     def take(self, document: Any) -> bool:
         """Take a set from the store, to be saved next; False if it is the one held already.

@@ -537,7 +537,8 @@ class Supervisor:
             case "kill":
                 return asdict(await self._flags.kill(order.get("flag"), order["reason"], order["by"]))
             case "unkill":
-                return asdict(await self._flags.unkill(order.get("flag")))
+                reason, by = order.get("reason", ""), order.get("by", "")
+                return asdict(await self._flags.unkill(order.get("flag"), reason, by))
             case "stop":
                 if not self._stop_asked:
                     self.ask_to_stop()
@@ -577,6 +578,8 @@ class Supervisor:
                 return await self._flags.take(question["document"])
             case "carried":
                 return await self._flags.carried(question["kills"], question["version"])
+            case "told":
+                return await self._flags.told(question["ends"])
             case "confirm":
                 return await self._flags.confirm(question["version"])
             case "replay":

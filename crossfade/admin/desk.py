@@ -79,7 +79,7 @@ class Desk:
         """The store's flags under the kills of this host: what workers decide by once they have heard."""
         held = await self._held()
         seen = await self.seen()
-        return held.effective if seen.trouble is not None else held.kills.over(seen.flag_set)
+        return held.effective if seen.trouble is not None else held.kills.put_over(seen.flag_set)
 
     async def _held(self) -> HeldFlags:
         held = HeldFlags(self.data_dir)

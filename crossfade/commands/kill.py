@@ -52,7 +52,7 @@ def kill(options: argparse.Namespace) -> int:
 
 def unkill(options: argparse.Namespace) -> int:
     """First here: a kill that the store does not know yet would be carried there afterwards."""
-    order = {"do": "unkill", "flag": _key(options)}
+    order = {"do": "unkill", "flag": _key(options), "reason": options.reason, "by": user()}
     here = _order(options, order) if _at_once(options) else None
     try:
         answer = api(options).ask("POST", _path(options, "unkill"), said(options))

@@ -72,6 +72,7 @@ LEAST_ROLE: Mapping[str, Role] = MappingProxyType(
         "flag.move": Role.OPERATOR,
         "flag.kill": Role.OPERATOR,
         "flag.unkill": Role.OPERATOR,
+        "flag.kill_over": Role.ADMIN,
         "flag.archive": Role.OPERATOR,
         "flags.apply": Role.OPERATOR,
         "flags.kill": Role.OPERATOR,

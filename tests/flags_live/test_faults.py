@@ -17,6 +17,7 @@ import redis.asyncio
 from crossfade.convergence import converged
 from crossfade.embedded.postgres import EmbeddedPostgres
 from crossfade.fleet import FLAGS_WITHIN
+from crossfade.store.audit import AuditRow
 from crossfade.store.instances import Instance
 from flags.change import Apply, Unkill
 from flags.model import Bucketing, Flag, Stage, Transition
@@ -45,12 +46,24 @@ async def test_the_store_goes_away_and_comes_back(live: Scene) -> None:
     # A kill of everything, and the way back.
     assert (await live.kill(None))["code"] == 0
     await live.load.only(items="legacy", orders="legacy", users="legacy")
-    assert (await live.cf.tell({"do": "unkill", "flag": None}))["code"] == 0
+    back = {"do": "unkill", "flag": None, "reason": "a false alarm", "by": "bob"}
+    assert (await live.cf.tell(back))["code"] == 0
     await live.load.only(items="new", orders="legacy")
 
     live.store.start()
     await live.until_flags(lambda flags: flags["age_seconds"] < 3)
     await live.obeyed(await live.settle(Stage.LIVE, "orders"))
+    # The audit hears of both, once, although the store never had that kill.
+    told: list[AuditRow] = []
+    async with asyncio.timeout(PATIENCE):
+        while not told:
+            told = [r for r in await live.book.audit_tail(0, 500) if r.action == "flag.kill_over"]
+    (row,) = told
+    assert row.before is not None
+    assert row.after is not None
+    assert (row.before["killed"]["by"], row.after["taken back"]["by"]) == ("ada", "bob")
+    assert row.after["taken back"]["reason"] == "a false alarm"
+    assert row.before["killed"]["at"] < row.after["taken back"]["at"] < row.at.isoformat()
     await live.load.only(items="new", orders="new")
 
 

@@ -15,7 +15,7 @@ NOBODY_BELOW_OPERATOR = {
     "guardrail.set", "guardrail.rearm", "guardrail.delete",
 }  # fmt: skip
 REVIEWERS = {"shadow.mark", "report.keep", "rule.set", "rule.delete"}
-ADMINS_ONLY = {"person.add", "person.revoke"}
+ADMINS_ONLY = {"person.add", "person.revoke", "flag.kill_over"}
 MAY = {
     Role.VIEWER: set[str](),
     Role.REVIEWER: REVIEWERS,

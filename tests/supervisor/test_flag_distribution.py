@@ -148,6 +148,24 @@ async def test_a_kill_that_the_store_has_had_is_the_stores_to_take_back(tmp_path
     assert started(tmp_path).status().kills == []
 
 
+async def test_a_kill_that_ends_before_the_store_hears_of_it_is_remembered_until_it_has(
+    tmp_path: Path,
+) -> None:
+    flags = started(tmp_path)
+    await flags.take(to_json(BEFORE))
+    await flags.kill("items.read", "it burns", "ada")
+    assert (await flags.unkill("items.read", "a false alarm\n", "bob")).code == 0
+    assert flags.status().kills == []
+
+    known = await started(tmp_path).confirm(3)
+    (over,) = known["kills"]["over"]
+    assert (over["flag"], over["kill"]["by"], over["end"]["reason"]) == ("items.read", "ada", "a false alarm")
+
+    flags = started(tmp_path)
+    await flags.told([over["end"]["at"]])
+    assert (await started(tmp_path).confirm(3))["kills"]["over"] == []
+
+
 async def test_what_was_wrong_with_the_disk_is_over_when_it_has_been_written(tmp_path: Path) -> None:
     flags = started(tmp_path)
     await flags.take(to_json(BEFORE))

@@ -33,7 +33,7 @@ class Demand:
         elapsed = wall - self._wall
         if elapsed <= 0.0:
             return
-        share = (wanted - self._wanted) / elapsed
+        share = min(2.0, max(0.0, (wanted - self._wanted) / elapsed))
         self._wall, self._wanted = wall, wanted
         # As much up as down for one distance: looks are short and differ, and their mean is to be `most`.
         self.allowed = min(1.0, max(_LEAST, self.allowed * math.exp(_GAIN * (most - share))))
@@ -46,6 +46,7 @@ class Demand:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+            self.rest()
 
     def _read(self) -> float:
         """Seconds that this thread has run, or waited for a processor, so far."""

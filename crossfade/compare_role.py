@@ -26,6 +26,7 @@ from crossfade.settings_form import Address, text_of
 from crossfade.store.connection import StoreError
 from crossfade.store.store import Store
 from crossfade.store_here import open_store
+from crossfade.users_code import UsersCodeError
 from shadow.rules import Rule
 
 log = structlog.get_logger(__name__)
@@ -43,47 +44,58 @@ def run(config: Path, metrics: Address | None) -> int:
     if "none" in (found.store, found.bus):
         sys.stderr.write(f"{config}: comparing needs a store and a bus; one of them is none\n")
         return INVALID
+    try:
+        code = found.code
+        rules = () if code is None else users_code.load(code, found.code_text).rules
+    except UsersCodeError as error:
+        sys.stderr.write(f"{error}\n")
+        return INVALID
     logs.configure("compare")
     try:
-        return asyncio.run(_live(found, metrics))
+        return asyncio.run(_live(found, rules, metrics))
     except OSError as error:
         sys.stderr.write(f"cannot serve /metrics on {metrics}: {error.strerror}\n")
         return ERROR
 
 
-async def _live(found: Settings, metrics: Address | None) -> int:
+async def _live(found: Settings, rules: Sequence[Rule], metrics: Address | None) -> int:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    work = _Work(found)
+    work = _Work(found, rules)
     runner = None if metrics is None else await _served(metrics, work.samples)
     working = asyncio.create_task(work.run())
     stopping = asyncio.create_task(stop.wait())
     served = None if runner is None else "{}:{}".format(*runner.addresses[0][:2])
     log.info("comparing", pid=os.getpid(), metrics=served)
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    # It ends by itself only by a fault of ours; whoever started this process then starts another one.
+    fault = working.exception() if working.done() else None
     for task in (working, stopping):
         task.cancel()
     await asyncio.gather(working, stopping, return_exceptions=True)
     if runner is not None:
         await runner.cleanup()
-    log.info("comparing ended")
-    return OK
+    log.info("comparing ended", exc_info=fault)
+    return OK if fault is None else ERROR
 
 
 class _Work:
-    def __init__(self, found: Settings) -> None:
+    def __init__(self, found: Settings, rules: Sequence[Rule]) -> None:
         self._settings = found
+        self._rules = rules
         self._comparing: Comparing | None = None
 
     async def run(self) -> None:
         found = self._settings
         store = await self._opened()
         try:
-            bus = text_of(found.bus)
-            rules = self._rules()
             self._comparing = Comparing(
-                store, bus, found.data_dir, keep_days=found.shadow.keep_days, code_rules=lambda: rules
+                store,
+                text_of(found.bus),
+                found.data_dir,
+                keep_days=found.shadow.keep_days,
+                code_rules=lambda: self._rules,
             )
             await self._comparing.run()
         finally:
@@ -100,10 +112,6 @@ class _Work:
                     log.warning("store unavailable", message=str(error))
                 told = True
                 await asyncio.sleep(TRY_AGAIN)
-
-    def _rules(self) -> Sequence[Rule]:
-        code = self._settings.code
-        return () if code is None else users_code.load(code, self._settings.code_text).rules
 
     def samples(self) -> list[Sample]:
         return [] if self._comparing is None else self._comparing.samples()

@@ -36,12 +36,13 @@ from crossfade.embedded.postgres import EmbeddedPostgresError
 from crossfade.private_file import read_or_make
 from crossfade.store.actors import Actor, ActorType, Role, Via
 from crossfade.store.audit import Deed, Head
-from crossfade.store.changes import Done, Work
+from crossfade.store.changes import LONGEST_REASON, Done, Work
 from crossfade.store.connection import StoreError
 from crossfade.store.instances import InstanceReport
 from crossfade.store.store import Store
 from crossfade.store_here import open_store
 from flags.change import KillAll, KillFlag, Refused
+from flags.document import one_line
 from flags.model import Bucketing, Flag, Side, Stage
 from flags.stages import settled_at
 
@@ -218,7 +219,7 @@ class Feed:
                 else KillFlag(key, kill["reason"], kill["by"], kill["at"])
             )
             actor = Actor(ActorType.LOCAL, kill["by"], Role.ADMIN, None, Via.CLI)
-            reason = f"killed on {self.instance}: {kill['reason']}"[:1000]
+            reason = one_line(f"killed on {self.instance}: {kill['reason']}", LONGEST_REASON)
             this_kill = f"kill of {key} on {self.instance} at {kill['at']}"
             try:
                 taken = await store.audit_of(this_kill)
@@ -243,7 +244,8 @@ class Feed:
             this_kill = f"kill of {key} on {self.instance} at {kill['at']}"
             if await store.audit_of(this_kill) is None:
                 actor = Actor(ActorType.LOCAL, kill["by"], Role.ADMIN, None, Via.CLI)
-                reason = f"killed on {self.instance}, and taken back there: {kill['reason']}"[:1000]
+                words = f"killed on {self.instance}, and taken back there: {kill['reason']}"
+                reason = one_line(words, LONGEST_REASON)
                 objects = () if one["flag"] is None else (one["flag"],)
                 deed = Deed("flag.kill_over", "flag", objects, reason, {}, None, None, this_kill)
                 await store.perform(actor, deed, _recorded(kill, end))

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from core import metrics
 from core.metrics import LATENCY_BUCKETS, Sample
@@ -26,7 +26,7 @@ from crossfade.observing import Observing
 from proxy.mirror import Bucket
 from shadow import wire
 from shadow.exhibits import exhibit
-from shadow.openapi import Operations, name_of
+from shadow.openapi import METHODS, Operations, name_of
 from shadow.quick import same
 from shadow.redact import Policy, Redactor
 
@@ -47,24 +47,9 @@ MINUTES_KEPT = 30
 _BUCKETS = {
     side: [f"{side}_le:{number}" for number in range(len(LATENCY_BUCKETS) + 1)] for side in ("legacy", "new")
 }
-
-
-class _Names(dict[Any, str]):
-    """The name under which something is counted, made once."""
-
-    def __init__(self, prefix: str) -> None:
-        super().__init__()
-        self._prefix = prefix
-
-    def __missing__(self, key: Any) -> str:
-        name = f"{self._prefix}:{key}"
-        if len(self) < MOST_NAMES:
-            self[key] = name
-        return name
-
-
-MOST_NAMES = 1000
-_METHODS, _STATUSES = _Names("method"), _Names("status")
+_METHODS = {method.upper(): f"method:{method.upper()}" for method in METHODS}
+_STATUSES = {status: f"status:{status}" for status in (0, *range(100, 600))}
+"""Clients choose methods, and backends statuses: any other is counted as one."""
 Minute: TypeAlias = dict[tuple[str, str], dict[str, int]]
 """Counts of one minute, by flag and route."""
 
@@ -98,8 +83,8 @@ class PairLine:
     def compare(self, pair: Mirrored) -> bool:
         legacy, new = _by_side(pair)
         counts = self._counts(pair.flag, pair.route)
-        counts[_METHODS[pair.method]] += 1
-        counts[_STATUSES[legacy.status]] += 1
+        counts[_METHODS.get(pair.method, "method:other")] += 1
+        counts[_STATUSES.get(legacy.status, "status:other")] += 1
         for leg in pair.legs:
             if leg.trouble is None:
                 counts[_BUCKETS[leg.side][bisect_left(LATENCY_BUCKETS, leg.seconds)]] += 1

@@ -54,12 +54,12 @@ from flags.guardrail import (
     guardrail_to_json,
     has_something_to_judge,
     observe,
-    share_of_new,
     verdict,
     way_back,
 )
 from flags.model import EVERYBODY, Flag, FlagSet
 from flags.ramp import Act, Event, Facts, RampState, after, next_action, requests_moved
+from flags.stages import share_of_new
 
 log = structlog.get_logger(__name__)
 

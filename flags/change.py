@@ -22,7 +22,7 @@ from flags.document import (
     flag_to_json,
 )
 from flags.model import EVERYBODY, Bucketing, Flag, FlagSet, Kill, Override, Rule, Side, Stage, Transition
-from flags.stages import ORDER, STAGES, StageJumpError, described, moved, percent, spelled
+from flags.stages import ORDER, STAGES, StageJumpError, described, moved, percent, share_of_new, spelled
 
 
 class Refused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
@@ -185,7 +185,7 @@ def _check_archivable(flag: Flag, sides: tuple[Side, ...]) -> None:
         raise Refused(
             "invalid",
             f"{flag.key} is killed, and archiving it would end that; settle it where it shall stay "
-            f"(crossfade flag move {flag.key} STAGE), crossfade unkill {flag.key}, then archive it",
+            f"(crossfade flag move {flag.key} --to STAGE), crossfade unkill {flag.key}, then archive it",
         )
     if flag.rules or flag.overrides:
         raise Refused(
@@ -350,7 +350,7 @@ def _at(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
 
 
-# What a change means, for people and for approvals.
+# What a change means, for people and for reports.
 
 
 def differences(before: FlagSet, after: FlagSet) -> list[str]:
@@ -425,48 +425,32 @@ def _bucketing_text(bucketing: Bucketing) -> str:
     return f"by {', '.join(by) or 'nothing'} (salt {bucketing.salt})"
 
 
-def raises_risk(before: FlagSet, after: FlagSet) -> bool:
-    """Whether more requests may be answered by new than before. Lowering risk never needs an approval."""
-    if before.kill and not after.kill:
-        return True
-    if after.kill:
-        return False
-    was = {flag.key: flag for flag in before.flags}
-    return any(_raises_risk(was.get(flag.key), flag) for flag in after.flags)
-
-
-def _raises_risk(old: Flag | None, new: Flag) -> bool:
-    if new.kill or old == new:
-        return False
-    if old is None or (old.kill and not new.kill):
-        return exposure(new) > 0
-    return exposure(new) > exposure(old) or (old.rules, old.overrides) != (new.rules, new.overrides)
-
-
 def asking_for_a_report(before: FlagSet, after: FlagSet) -> list[str]:
     """The flags of which new would answer more than before, and that ask for a report then.
 
-    Taking a kill back is none of these: while a flag is killed nothing of it is compared.
+    Taking a kill back is none of these: while a flag is killed nothing of it is compared. Nor is taking
+    away what sends everybody whom it is for to new.
     """
     was = {flag.key: flag for flag in before.flags}
     return [
         flag.key
         for flag in after.flags
-        if (old := was.get(flag.key)) is not None
-        and old.needs_report
-        and _raises_risk(replace(old, kill=None), replace(flag, kill=None))
+        if (old := was.get(flag.key)) is not None and old.needs_report and _may_send_more_to_new(old, flag)
     ]
 
 
-def exposure(flag: Flag) -> int:
-    """Parts per million of a flag's keys that new answers, rules and overrides left aside."""
-    if flag.kill or flag.archived:
-        return 0
-    transition = flag.transition
-    found = 0
-    for stage, share in (
-        (transition.origin, EVERYBODY - transition.weight_ppm),
-        (transition.target, transition.weight_ppm),
-    ):
-        found += share if STAGES[stage].answers is Side.NEW else 0
-    return found
+def _may_send_more_to_new(old: Flag, new: Flag) -> bool:
+    if new.archived:
+        return False  # which moves nobody
+    rules = tuple(
+        rule for rule in old.rules if rule in new.rules or share_of_new(rule.transition) < EVERYBODY
+    )
+    overrides = tuple(
+        override
+        for override in old.overrides
+        if override in new.overrides or STAGES[override.stage].answers is not Side.NEW
+    )
+    return share_of_new(new.transition) > share_of_new(old.transition) or (rules, overrides) != (
+        new.rules,
+        new.overrides,
+    )

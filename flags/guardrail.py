@@ -56,7 +56,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from core.metrics import LATENCY_BUCKETS
 from flags.cohort import Cohort
 from flags.model import EVERYBODY, Side, Stage, Transition
-from flags.stages import ORDER, STAGES
+from flags.stages import ORDER, STAGES, share_of_new
 
 Json: TypeAlias = Mapping[str, Any]
 T = TypeVar("T", bound=StrEnum)
@@ -201,17 +201,6 @@ def counted(guardrail: Guardrail, cohort: Cohort) -> Counted:
             # The next bound that is counted: whoever took longer than that took longer than the limit.
             bounds = [bound for bound in cohort.slow if bound >= (guardrail.latency_over or 0.0)]
             return Counted(cohort.requests, cohort.slow[min(bounds)]) if bounds else Counted()
-
-
-def share_of_new(transition: Transition) -> int:
-    """Parts per million of the keys that new answers."""
-    ppm = 0
-    for stage, share in (
-        (transition.origin, EVERYBODY - transition.weight_ppm),
-        (transition.target, transition.weight_ppm),
-    ):
-        ppm += share if STAGES[stage].answers is Side.NEW else 0
-    return ppm
 
 
 def has_something_to_judge(signal: Signal, transition: Transition) -> bool:

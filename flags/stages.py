@@ -103,6 +103,17 @@ def described(now: Transition) -> str:
     return f"{now.origin}→{now.target} at {percent(now.weight_ppm)}"
 
 
+def share_of_new(transition: Transition) -> int:
+    """Parts per million of the keys that new answers."""
+    ppm = 0
+    for stage, share in (
+        (transition.origin, EVERYBODY - transition.weight_ppm),
+        (transition.target, transition.weight_ppm),
+    ):
+        ppm += share if STAGES[stage].answers is Side.NEW else 0
+    return ppm
+
+
 def percent(ppm: int) -> str:
     """`50000` as `5%`, without needless digits."""
     return f"{ppm / 10_000:.4f}".rstrip("0").rstrip(".") + "%"

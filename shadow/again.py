@@ -33,6 +33,8 @@ def request_again(asked: Asked, more: Fields) -> tuple[str, tuple[str, ...]]:
     for name, value in more:
         if not _is_field(name, value):
             raise CannotAskError(f"{name!r} is no field that can be sent")
+        if name.lower() in _OF_ITS_WAY:
+            raise CannotAskError(f"{name} belongs to the way, and is written by whoever sends the request")
     instead = {name.lower() for name, _ in more}
     kept: list[tuple[str, str]] = []
     left_out: list[str] = []

@@ -61,9 +61,9 @@ class Body(Why):
     expected_version: int | None = None
     dry_run: bool = False
     wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = 0.0
+    """Seconds to wait until every worker runs the change."""
     report: Annotated[str | None, Field(max_length=64)] = None
     """The digest of a kept report, for flags that ask for one."""
-    """Seconds to wait until every worker runs the change."""
 
 
 class MoveBody(Body):

@@ -20,16 +20,17 @@ def apply(options: argparse.Namespace) -> int:
     document = read_document(options.file, None)
     _flags_of(document, {})  # what is wrong with the file is said before anybody is asked
     asked = api(options)
-    flags = _flags_of(document, {flag["key"]: flag for flag in asked.get("/api/v1/flags")["flags"]})
+    seen = asked.get("/api/v1/flags")
+    flags = _flags_of(document, {flag["key"]: flag for flag in seen["flags"]})
     body = {**said(options), "flags": flags}
+    if body["expected_version"] is None:
+        # What was seen, and is shown, is what is changed, or nothing is.
+        body["expected_version"] = seen["version"]
     if options.dry_run or options.output == "json":
         return tell_change(options, asked.ask("POST", "/api/v1/apply", body))
     planned = asked.ask("POST", "/api/v1/apply", {**body, "dry_run": True})
     for line in planned["differences"]:
         data(line)
-    if body["expected_version"] is None:
-        # What was shown is what is done, or nothing.
-        body["expected_version"] = planned["version"] - (1 if planned["changed"] else 0)
     return tell_change(options, {**asked.ask("POST", "/api/v1/apply", body), "differences": []})
 
 

@@ -38,8 +38,10 @@ def kill(options: argparse.Namespace) -> int:
         answer = api(options).ask("POST", _path(options, "kill"), said(options))
     except ApiError as error:
         refused = error.word in ("denied", "unauthorized")
-        if not (error.unreachable or (refused and here)) or options.dry_run or at_an_address(options):
+        if not (error.unreachable or (refused and here)) or options.dry_run:
             raise
+        if at_an_address(options):
+            raise _elsewhere(error, "kill") from None
         talk(f"crossfade: {error}")
         if here is None:
             here = _order(options, order)
@@ -57,14 +59,24 @@ def unkill(options: argparse.Namespace) -> int:
     try:
         answer = api(options).ask("POST", _path(options, "unkill"), said(options))
     except ApiError as error:
-        if not error.unreachable or options.dry_run or at_an_address(options):
+        if not error.unreachable or options.dry_run:
+            if here is not None and options.output == "text":
+                _tell(here)
             raise
+        if at_an_address(options):
+            raise _elsewhere(error, "unkill") from None
         talk(f"crossfade: {error}")
         here = here or _order(options, order)
         if options.output == "text":
             _tell(here)
         return _end(options, here, None)
     return _end(options, None, answer)
+
+
+def _elsewhere(error: ApiError, command: str) -> ApiError:
+    """That host cannot be asked from here; on it, its supervisor can."""
+    there = f"on that host itself, without --api and CROSSFADE_API: crossfade {command} …"
+    return ApiError(error.code, str(error), word=error.word, next_steps=(there,), unreachable=True)
 
 
 def _at_once(options: argparse.Namespace) -> bool:

@@ -56,9 +56,9 @@ from flags.guardrail import (
     guardrail_from_json,
     guardrail_to_json,
     has_something_to_judge,
-    share_of_new,
 )
 from flags.model import FlagSet
+from flags.stages import share_of_new
 
 Json: TypeAlias = Mapping[str, Any]
 

@@ -249,6 +249,7 @@ async def test_a_kill_for_another_host_kills_nothing_here(cf: RunningCrossfade) 
     for order in ("kill", "unkill"):
         done = await cf.command(order, "items.read", *WHY, "--api", "http://127.0.0.1:1", "--token", "cf_x")
         assert (done.code, "does not answer" in done.err) == (1, True), done
+        assert "on that host itself, without --api" in done.err
     assert (await cf.status())["flags"]["kills"] == []
     assert (await found(cf, "flag", "get", "items.read"))["kill"] is None
 

@@ -41,11 +41,11 @@ from flags.guardrail import (
     guardrail_to_json,
     has_something_to_judge,
     observe,
-    share_of_new,
     verdict,
     way_back,
 )
 from flags.model import Stage, Transition
+from flags.stages import share_of_new
 from tests.ramps.traffic import Canary, bad_answers_before_the_trip, binomial, bursts, rises
 
 ERRORS = Guardrail("g", "items.read", Signal.ERRORS)

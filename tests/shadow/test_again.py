@@ -47,6 +47,8 @@ def test_what_was_secret_may_be_given() -> None:
     (ASKED, (("X A", "1"),), "no field"),
     (ASKED, (("", "1"),), "no field"),
     (ASKED, (("X-A", "5 \u20ac"),), "no field"),
+    (ASKED, (("X-Forwarded-For", "10.0.0.1"),), "belongs to the way"),
+    (ASKED, (("Content-Length", "5"),), "belongs to the way"),
     (ASKED, (("X-\u00e4", "1"),), "no field"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_says_why(asked: Asked, more: Fields, why: str) -> None:

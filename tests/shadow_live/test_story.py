@@ -361,10 +361,12 @@ async def test_a_process_that_compares_shows_its_metrics(cf: RunningCrossfade) -
     ("store: none\n", (), "a store and a bus"),
     ("", ("--metrics", "nowhere"), "expected an IP address and a port"),
     ("store: 7\n", (), "store"),
+    ("code: broken.py\n", (), "broken.py:1: SyntaxError"),
 ])  # fmt: skip
 async def test_a_process_that_cannot_compare_says_why(
     tmp_path: Path, config: str, more: tuple[str, ...], says: str
 ) -> None:
+    (tmp_path / "broken.py").write_text("project = (")
     file = tmp_path / "crossfade.yaml"
     targets = "targets: {legacy: {url: 'http://127.0.0.1:1'}, new: {url: 'http://127.0.0.1:2'}}\n"
     file.write_text(config + targets + "routes: []\n")

@@ -48,6 +48,17 @@ async def test_pairs_are_counted_by_operation_where_there_is_a_document() -> Non
     }  # fmt: skip
 
 
+async def test_what_clients_and_backends_make_up_has_no_names_of_its_own() -> None:
+    line = PairLine(SETTINGS)
+    legs = (Leg("legacy", 0.0, 0.01, 999, b"", b""), Leg("new", 0.0, 0.02, 999, b"", b""))
+    for number in range(100):
+        line.compare(replace(pair(), method=f"SECRET{number}", legs=legs))
+    (tally,) = line._tallies(list(line._minutes))
+    counts = json.loads(tally)["counts"]
+    assert (counts["method:other"], counts["status:other"]) == (100, 100)
+    assert "SECRET" not in tally.decode()
+
+
 async def test_no_more_are_looked_at_than_the_budget_allows() -> None:
     line = PairLine(replace(SETTINGS, inspect=3.0), now=lambda: 1000.0)
     assert sum(line.compare(pair(new=b"{}")) for _ in range(10)) == 3

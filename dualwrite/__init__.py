@@ -1,1 +1,1 @@
-"""The row's way: capture, mapping, apply, verify, cutover. Floor 2. Empty until it is built."""
+"""The row's way: capture, mapping, apply, backfill, verify. Floor 2."""

@@ -1,0 +1,178 @@
+"""What has to be done at the target, as few rows as can be: many changes of one key become one.
+
+Pure. Changes come in the source's order; a target transaction holds whole source transactions, so what a
+key was in between is seen by nobody and need not be written. Columns are put together one by one: an update
+that does not carry a column (ABSENT) leaves what an earlier change of the same key has said of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from dualwrite.change import ABSENT, Change, Identity, Kind, Row
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTable:
+    """A table that is written to. `columns` are those that are written; `key` are positions in them."""
+
+    schema: str
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[int, ...]
+
+    def key_of(self, row: Row) -> Row:
+        return tuple(row[at] for at in self.key)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+class Action(Enum):
+    PUT = "put"
+    """The row shall be as given, whether it was there or not."""
+    PATCH = "patch"
+    """Some columns of a row that is there; the others are ABSENT."""
+    REMOVE = "remove"
+    MOVE = "move"
+    """Another key for a row of which not all columns are known."""
+    EMPTY = "empty"
+    """No row at all (TRUNCATE)."""
+
+
+class Op(NamedTuple):
+    """`key` is the key that the row has had until now."""
+
+    action: Action
+    table: TargetTable
+    key: Row
+    row: Row
+
+
+@dataclass(slots=True)
+class Work:
+    """What becomes of one table in one step: first all that goes, then all that is written."""
+
+    table: TargetTable
+    removes: list[Row] = field(default_factory=list)
+    puts: list[Row] = field(default_factory=list)
+    patches: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tables in any order among each other, then `last`, before which all of it must be done."""
+
+    works: tuple[Work, ...]
+    last: Op | None = None
+
+
+class ContradictionError(Exception):
+    """Changes that cannot follow each other: something was lost on the way, or another one writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """How rows of one relation become rows of one table: the same values, perhaps under other names."""
+
+    table: TargetTable
+    inputs: tuple[str, ...]
+    """Names at the source, in the order of the table's columns."""
+
+    def ops(self, change: Change) -> Iterable[Op]:
+        return _copied(change, self.table, tuple(map(change.relation.names.index, self.inputs)))
+
+
+def _copied(change: Change, table: TargetTable, places: tuple[int, ...]) -> Iterable[Op]:
+    if change.kind is Kind.TRUNCATE:
+        return (Op(Action.EMPTY, table, (), ()),)
+    old = None if change.old is None else tuple(change.old[at] for at in places)
+    if change.new is None:
+        assert old is not None
+        return (Op(Action.REMOVE, table, table.key_of(old), ()),)
+    full = filled(change)
+    row = tuple(full[at] for at in places)
+    key = table.key_of(row)
+    if any(part is ABSENT for part in key):
+        raise ContradictionError(f"a row of {change.relation} came without its key")
+    was = key if old is None else table.key_of(old)
+    whole = ABSENT not in row
+    if was == key:
+        return (Op(Action.PUT if whole else Action.PATCH, table, key, row),)
+    if whole:
+        return (Op(Action.REMOVE, table, was, ()), Op(Action.PUT, table, key, row))
+    return (Op(Action.MOVE, table, was, row),)
+
+
+def filled(change: Change) -> Row:
+    """The new row; values that were not sent are taken from the old one, where that is whole."""
+    assert change.new is not None
+    if change.old is None or change.relation.identity is not Identity.FULL or ABSENT not in change.new:
+        return change.new
+    return tuple(
+        before if value is ABSENT else value for value, before in zip(change.new, change.old, strict=True)
+    )
+
+
+def steps(ops: Iterable[Op]) -> list[Step]:
+    """The least that has to be written to have the effect of `ops`. Raises ContradictionError."""
+    found: list[Step] = []
+    open_: dict[TargetTable, _Table] = {}
+    for op in ops:
+        if op.action in {Action.MOVE, Action.EMPTY}:
+            found.append(Step(_works(open_), op))
+            open_ = {}
+            continue
+        table = open_.get(op.table)
+        if table is None:
+            table = open_[op.table] = _Table({}, set())
+        _note(table, op)
+    if open_:
+        found.append(Step(_works(open_)))
+    return found
+
+
+class _Table(NamedTuple):
+    rows: dict[Row, Row | None]
+    """By key: the row as it shall be, with ABSENT where it stays as it is; None: it goes."""
+    removed: set[Row]
+    """Keys whose row went, whatever came after."""
+
+
+def _note(table: _Table, op: Op) -> None:
+    rows, key = table.rows, op.key
+    if op.action is Action.REMOVE:
+        rows[key] = None
+        table.removed.add(key)
+        return
+    if op.action is Action.PUT:
+        rows[key] = op.row
+        return
+    before = rows.get(key, op.row)
+    if before is None:
+        raise ContradictionError(f"a row of {op.table} changed after it was deleted: key {shown(key)}")
+    rows[key] = tuple(
+        earlier if value is ABSENT else value for value, earlier in zip(op.row, before, strict=True)
+    )
+
+
+def _works(tables: dict[TargetTable, _Table]) -> tuple[Work, ...]:
+    works = []
+    for table, noted in tables.items():
+        work = Work(table, removes=list(noted.removed))
+        for row in noted.rows.values():
+            if row is not None:
+                (work.patches if ABSENT in row else work.puts).append(row)
+        works.append(work)
+    return tuple(works)
+
+
+def shown(key: Row) -> str:
+    """A key, for people."""
+    return ", ".join(
+        "NULL" if part is None else part.decode("utf-8", "replace") if isinstance(part, bytes) else "?"
+        for part in key
+    )

@@ -17,12 +17,16 @@ from dualwrite.change import ABSENT, Change, Identity, Kind, Row
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """A table that is written to. `columns` are those that are written; `key` are positions in them."""
+    """A table that is written to. `columns` are those that are written; `key` are positions in them.
+
+    `others` tells that the table has columns besides, whose values are the target's own.
+    """
 
     schema: str
     name: str
     columns: tuple[str, ...]
     key: tuple[int, ...]
+    others: bool = False
 
     def key_of(self, row: Row) -> Row:
         return tuple(row[at] for at in self.key)

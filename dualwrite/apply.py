@@ -1,0 +1,299 @@
+"""Write what a source has said into the target: rows, position and epoch in one transaction.
+
+The order within a target transaction:
+
+1. the stream's row is locked and its epoch checked: a process that was replaced while it slept ends here;
+2. what the plan says, table by table, through temporary tables filled by COPY;
+3. the position moves on, never back; then COMMIT. Only then may the source be told.
+
+The session runs as `session_replication_role = replica`, as PostgreSQL's own apply does: triggers of the
+target must not do again what the source's application has done, and rows of one transaction may come in any
+order. It carries a replication origin, so that what is written here is never sent back, and so that no
+second session can write under the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors, sql
+
+from dualwrite.change import ABSENT, Position, Row
+from dualwrite.copy_text import copy_text
+from dualwrite.pg_stream import CONNECT_WITHIN, lsn_text
+from dualwrite.plan import Action, Op, Step, TargetTable, Work, shown, steps
+from dualwrite.target import FencedError, StreamState, qualified, take_over
+
+TRIES: Final = 5
+"""To get the origin from a session that has been fenced."""
+
+_POISON: Final = (errors.DataError, errors.IntegrityError)
+"""What one row can do wrong: a value that the target's type or constraint does not take."""
+
+
+class PoisonError(Exception):
+    """A row that the target does not take. Nothing of its transaction was written."""
+
+    def __init__(self, op: Op, error: psycopg.Error) -> None:
+        said = error.diag.message_primary or str(error)
+        super().__init__(f"{op.table} does not take the row with key {shown(op.key or op.row)}: {said}")
+        self.op = op
+        self.error = error
+
+
+class MissingRowError(Exception):
+    """An update of a row that is not there: something was lost, or somebody else has deleted it."""
+
+
+class Applier:
+    """The one session that writes a stream's changes to the target."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], taken: StreamState) -> None:
+        self._connection = connection
+        self._name = taken.name
+        self._epoch = taken.epoch
+        self.applied: Position = taken.applied
+        self.heartbeat = taken.heartbeat
+        """Number of the last heartbeat that was applied."""
+        self._stages: dict[tuple[TargetTable, tuple[int, ...]], str] = {}
+        self._filled: set[str] = set()
+
+    @classmethod
+    async def open(cls, url: str, name: str, epoch: int) -> Applier:
+        """Take the stream over. Raises FencedError, LookupError, and psycopg.Error."""
+        connection = await psycopg.AsyncConnection.connect(
+            url, autocommit=True, connect_timeout=CONNECT_WITHIN, application_name=_session(name)
+        )
+        try:
+            taken = await take_over(connection, name, epoch)
+            await _mark_as_ours(connection, name)
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection, taken)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def apply(
+        self, ops: Sequence[Op], end: Position, *, heartbeat: int | None = None, whole: bool = True
+    ) -> None:
+        """Write `ops`, all of source transactions up to `end`, and commit. Nothing happens if that was done.
+
+        `whole` says that every row of these tables has been copied, so that an update without its row is a
+        fault. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and psycopg.Error where
+        the target is at fault; after any of them nothing was written, unless the connection broke during the
+        commit itself, which the position tells when it is read again.
+        """
+        if end <= self.applied:
+            return
+        planned = steps(ops)
+        try:
+            await self._commit(planned, end, heartbeat, whole)
+        except _POISON:
+            try:
+                # Two rows may have swapped what is unique of each; then both have to go first.
+                await self._commit(planned, end, heartbeat, whole, clear=True)
+            except _POISON as error:
+                raise await self._poison(ops, whole) or error from None
+        self.applied = end
+        if heartbeat is not None:
+            self.heartbeat = heartbeat
+
+    async def _commit(
+        self, planned: Sequence[Step], end: Position, heartbeat: int | None, whole: bool, clear: bool = False
+    ) -> None:
+        async with self._one_transaction():
+            await self._lock()
+            await self._carry_out(planned, whole, clear)
+            await self._connection.execute(
+                "UPDATE crossfade_sync.streams SET applied = %s::pg_lsn, at = now(),"
+                " heartbeat = coalesce(%s, heartbeat) WHERE name = %s",
+                (lsn_text(end), heartbeat, self._name),
+            )
+
+    @asynccontextmanager
+    async def _one_transaction(self, force_rollback: bool = False) -> AsyncIterator[None]:
+        self._filled.clear()
+        known, stays = dict(self._stages), False
+        try:
+            async with self._connection.transaction(force_rollback=force_rollback):
+                yield
+            stays = not force_rollback
+        finally:
+            if not stays:
+                # A temporary table goes with the transaction that made it.
+                self._stages = known
+
+    async def _lock(self) -> None:
+        cursor = await self._connection.execute(
+            "SELECT epoch FROM crossfade_sync.streams WHERE name = %s FOR UPDATE", (self._name,)
+        )
+        row = await cursor.fetchone()
+        if row is None or row[0] != self._epoch:
+            held = "nobody" if row is None else f"epoch {row[0]}"
+            raise FencedError(f"stream {self._name} is held by {held}, and not by {self._epoch} any more")
+
+    async def _poison(self, ops: Sequence[Op], whole: bool) -> PoisonError | None:
+        """The first row that the target does not take, by one after the other. All is rolled back."""
+        async with self._one_transaction(force_rollback=True):
+            for op in ops:
+                try:
+                    await self._carry_out(steps((op,)), whole, clear=False)
+                except _POISON as error:
+                    return PoisonError(op, error)
+        return None
+
+    async def _carry_out(self, planned: Sequence[Step], whole: bool, clear: bool) -> None:
+        for step in planned:
+            for work in step.works:
+                await self._work(work, whole, clear and not work.table.others)
+            if step.last is not None:
+                await self._last(step.last, whole)
+
+    async def _work(self, work: Work, whole: bool, clear: bool) -> None:
+        table = work.table
+        gone = [*work.removes, *(table.key_of(row) for row in work.puts)] if clear else work.removes
+        if gone:
+            stage = await self._stage(table, table.key, gone)
+            await self._connection.execute(
+                sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(_place(table), stage, _same_key(table))
+            )
+        for columns, rows in _by_columns(table, work.patches).items():
+            await self._patch(table, columns, rows, whole)
+        if work.puts:
+            everything = tuple(range(len(table.columns)))
+            stage = await self._stage(table, everything, work.puts)
+            await self._connection.execute(_put(table, stage))
+
+    async def _patch(
+        self, table: TargetTable, columns: tuple[int, ...], rows: Sequence[Row], whole: bool
+    ) -> None:
+        stage = await self._stage(table, columns, [tuple(row[at] for at in columns) for row in rows])
+        cursor = await self._connection.execute(
+            sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
+                _place(table),
+                _list("{0} = s.{0}", table, [at for at in columns if at not in table.key] or columns),
+                stage,
+                _same_key(table),
+            )
+        )
+        if whole and cursor.rowcount != len(rows):
+            raise MissingRowError(
+                f"{len(rows) - cursor.rowcount} of {len(rows)} changed rows of {table} are not there"
+            )
+
+    async def _last(self, op: Op, whole: bool) -> None:
+        if op.action is Action.EMPTY:
+            # TRUNCATE is refused where another table points here, whatever the session's role.
+            await self._connection.execute(sql.SQL("DELETE FROM {}").format(_place(op.table)))
+            return
+        known = [at for at, value in enumerate(op.row) if value is not ABSENT]
+        names = op.table.columns
+        cursor = await self._connection.execute(
+            sql.SQL("UPDATE {} SET {} WHERE {}").format(
+                _place(op.table),
+                sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(names[at])) for at in known),
+                sql.SQL(" AND ").join(
+                    sql.SQL("{} = %s").format(sql.Identifier(names[at])) for at in op.table.key
+                ),
+            ),
+            [_literal(op.row[at]) for at in known] + [_literal(value) for value in op.key],
+        )
+        if whole and not cursor.rowcount:
+            raise MissingRowError(f"{op.table} has no row with key {shown(op.key)} to give another key to")
+
+    async def _stage(
+        self, table: TargetTable, columns: tuple[int, ...], rows: Sequence[Row]
+    ) -> sql.Identifier:
+        """A temporary table with these columns and rows; its types are the target's."""
+        name = self._stages.get((table, columns))
+        if name is None:
+            name = f"crossfade_stage_{len(self._stages)}"
+            await self._connection.execute(
+                sql.SQL(
+                    "CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA"
+                ).format(sql.Identifier(name), _list("{0}", table, columns), _place(table))
+            )
+            self._stages[table, columns] = name
+        elif name in self._filled:
+            await self._connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(name)))
+        self._filled.add(name)
+        stage = sql.Identifier(name)
+        async with (
+            self._connection.cursor() as cursor,
+            cursor.copy(sql.SQL("COPY {} FROM STDIN").format(stage)) as copy,
+        ):
+            await copy.write(copy_text(rows))
+        return stage
+
+
+async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> None:
+    """Let each transaction of this session carry our origin, and let no trigger of the application fire."""
+    origin = f"crossfade_{name}"
+    await connection.execute(
+        "SELECT pg_replication_origin_create(%s) WHERE pg_replication_origin_oid(%s) IS NULL",
+        (origin, origin),
+    )
+    for attempt in range(TRIES):
+        try:
+            await connection.execute("SELECT pg_replication_origin_session_setup(%s)", (origin,))
+            break
+        except errors.ObjectInUse:
+            # The one before, which is fenced by now, still holds the origin. It can commit nothing.
+            if attempt == TRIES - 1:
+                raise
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
+                " WHERE application_name = %s AND pid <> pg_backend_pid()",
+                (_session(name),),
+            )
+    await connection.execute("SET session_replication_role = replica")
+
+
+def _session(name: str) -> str:
+    return f"crossfade apply {name}"
+
+
+def _place(table: TargetTable) -> sql.Composed:
+    return qualified(table.schema, table.name)
+
+
+def _list(form: str, table: TargetTable, columns: Sequence[int]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL(form).format(sql.Identifier(table.columns[at])) for at in columns)
+
+
+def _same_key(table: TargetTable) -> sql.Composed:
+    names = (sql.Identifier(table.columns[at]) for at in table.key)
+    return sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(name) for name in names)
+
+
+def _put(table: TargetTable, stage: sql.Identifier) -> sql.Composed:
+    key = set(table.key)
+    rest = [at for at in range(len(table.columns)) if at not in key]
+    update = (
+        sql.SQL("UPDATE SET {}").format(_list("{0} = EXCLUDED.{0}", table, rest))
+        if rest
+        else sql.SQL("NOTHING")
+    )
+    names = _list("{0}", table, range(len(table.columns)))
+    return sql.SQL(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT ({}) DO {}"
+    ).format(_place(table), names, names, stage, _list("{0}", table, table.key), update)
+
+
+def _by_columns(table: TargetTable, rows: Sequence[Row]) -> dict[tuple[int, ...], list[Row]]:
+    """Rows by the columns that they have."""
+    found: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        known = tuple(at for at in range(len(table.columns)) if row[at] is not ABSENT)
+        found.setdefault(known, []).append(row)
+    return found
+
+
+def _literal(value: object) -> str | None:
+    """As a parameter without a type, which the server reads as the column's."""
+    return value.decode() if isinstance(value, bytes) else None

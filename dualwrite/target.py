@@ -1,0 +1,103 @@
+"""What Crossfade keeps in the database that it writes to: how far each stream was applied, and by whom.
+
+It stands beside the rows because it has to be committed together with them. The schema is not called
+`crossfade`: the schema that has the name of a user stands first in the search path of that user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from dualwrite.change import Position
+from dualwrite.pg_stream import lsn, lsn_text
+
+_CREATE: Final = """
+    CREATE SCHEMA IF NOT EXISTS crossfade_sync;
+    CREATE TABLE IF NOT EXISTS crossfade_sync.streams (
+        name      text PRIMARY KEY,
+        epoch     bigint NOT NULL,
+        system_id text NOT NULL,
+        timeline  integer NOT NULL,
+        slot      text NOT NULL,
+        applied   pg_lsn NOT NULL,
+        heartbeat bigint NOT NULL DEFAULT 0,
+        at        timestamptz NOT NULL DEFAULT now()
+    );
+"""
+
+
+class FencedError(Exception):
+    """Another process has taken the stream over, with a later epoch; this one must write no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which log a position belongs to: the same number means something else in any other."""
+
+    system_id: str
+    timeline: int
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    name: str
+    epoch: int
+    source: Source
+    applied: Position
+    heartbeat: int
+    """Number of the last heartbeat that was applied."""
+
+
+async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Create what is kept here, unless it is there. Two processes may do so at once."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('crossfade_sync'))")
+        await connection.execute(_CREATE)
+
+
+async def create(
+    connection: psycopg.AsyncConnection[Any], name: str, source: Source, start: Position
+) -> None:
+    """Note a new stream that begins at `start`. One that is known stays as it is."""
+    await connection.execute(
+        "INSERT INTO crossfade_sync.streams (name, epoch, system_id, timeline, slot, applied)"
+        " VALUES (%s, 0, %s, %s, %s, %s::pg_lsn) ON CONFLICT DO NOTHING",
+        (name, source.system_id, source.timeline, source.slot, lsn_text(start)),
+    )
+
+
+async def state(connection: psycopg.AsyncConnection[Any], name: str) -> StreamState | None:
+    cursor = await connection.execute(
+        "SELECT epoch, system_id, timeline, slot, applied::text, heartbeat"
+        " FROM crossfade_sync.streams WHERE name = %s",
+        (name,),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    return StreamState(name, row[0], Source(row[1], row[2], row[3]), lsn(row[4]), row[5])
+
+
+async def take_over(connection: psycopg.AsyncConnection[Any], name: str, epoch: int) -> StreamState:
+    """Become the one who writes, under `epoch`. Whoever wrote before can commit nothing any more.
+
+    Waits for a transaction of the one before. Raises FencedError where a later epoch, or the same one, holds.
+    """
+    cursor = await connection.execute(
+        "UPDATE crossfade_sync.streams SET epoch = %s WHERE name = %s AND epoch < %s", (epoch, name, epoch)
+    )
+    found = await state(connection, name)
+    if found is None:
+        raise LookupError(f"the target knows no stream {name!r}; it has to be created first")
+    if not cursor.rowcount:
+        raise FencedError(f"stream {name} is held under epoch {found.epoch}; {epoch} comes too late")
+    return found
+
+
+def qualified(schema: str, name: str) -> sql.Composed:
+    return sql.SQL("{}.{}").format(sql.Identifier(schema), sql.Identifier(name))

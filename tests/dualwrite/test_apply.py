@@ -1,0 +1,317 @@
+"""Writing to a real target: rows, position and epoch together, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dualwrite import target
+from dualwrite.apply import Applier, MissingRowError, PoisonError
+from dualwrite.change import ABSENT, Row
+from dualwrite.copy_text import copy_text
+from dualwrite.pg_stream import PgStream
+from dualwrite.plan import Action, Copying, Op, TargetTable
+from dualwrite.target import FencedError, Source
+from tests.dualwrite.conftest import PUBLICATION, SLOT
+
+Connection = psycopg.AsyncConnection[Any]
+NAME = "forward"
+NOTES = TargetTable("public", "notes", ("id", "title", "body"), (0,))
+SOURCE = Source("7", 1, SLOT)
+TABLES = """
+    CREATE TABLE notes (id int PRIMARY KEY, title text UNIQUE, body text CHECK (body <> 'bad'));
+    CREATE TABLE parts (note int REFERENCES notes, number int, PRIMARY KEY (note, number));
+    CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.body := upper(NEW.body); RETURN NEW; END $$;
+    CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION shout();
+"""
+
+
+@pytest.fixture
+def target_url(postgres: Any) -> Iterator[str]:
+    """A database with the new tables, among them what would change our rows if it could."""
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE applied_to")
+    with psycopg.connect(postgres.url("applied_to"), autocommit=True) as connection:
+        connection.execute(TABLES)
+    yield postgres.url("applied_to")
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute("DROP DATABASE applied_to WITH (FORCE)")
+        connection.execute(
+            "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = %s",
+            (f"crossfade_{NAME}",),
+        )
+
+
+@pytest.fixture
+async def looking(target_url: str) -> AsyncIterator[Connection]:
+    """Somebody who looks at the target, where a stream has been noted."""
+    connection = await psycopg.AsyncConnection.connect(target_url, autocommit=True)
+    await target.prepare(connection)
+    await target.create(connection, NAME, SOURCE, 100)
+    yield connection
+    await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def applying(url: str, epoch: int = 1) -> AsyncIterator[Applier]:
+    applier = await Applier.open(url, NAME, epoch)
+    try:
+        yield applier
+    finally:
+        await applier.close()
+
+
+async def rows(looking: Connection, table: str = "notes") -> list[Any]:
+    return await (await looking.execute(f"SELECT * FROM {table} ORDER BY 1")).fetchall()
+
+
+async def applied(looking: Connection) -> int:
+    found = await target.state(looking, NAME)
+    assert found is not None
+    return found.applied
+
+
+def put(key: int, title: str | None, body: str | None = None) -> Op:
+    row = (b"%d" % key, *(None if one is None else one.encode() for one in (title, body)))
+    return Op(Action.PUT, NOTES, row[:1], row)
+
+
+def patch(key: int, title: str) -> Op:
+    row: Row = (b"%d" % key, title.encode(), ABSENT)
+    return Op(Action.PATCH, NOTES, row[:1], row)
+
+
+def remove(key: int) -> Op:
+    return Op(Action.REMOVE, NOTES, (b"%d" % key,), ())
+
+
+async def test_rows_and_position_are_there_together(target_url: str, looking: Connection) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(1, "a", "x"), put(2, "b"), put(3, "c")], 200, heartbeat=5)
+        await applier.apply([remove(1), patch(2, "bb"), put(3, None)], 300)
+    assert await rows(looking) == [(2, "bb", None), (3, None, None)]
+    found = await target.state(looking, NAME)
+    assert found is not None
+    assert (found.applied, found.heartbeat, found.epoch) == (300, 5, 1)
+
+
+async def test_what_comes_again_is_not_done_again(target_url: str, looking: Connection) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(1, "a")], 200)
+    await looking.execute("UPDATE notes SET title = 'later'")
+    async with applying(target_url, 2) as applier:
+        assert applier.applied == 200
+        await applier.apply([put(1, "a")], 200)
+    assert [row[1] for row in await rows(looking)] == ["later"]
+
+
+async def test_an_update_without_a_column_leaves_it_alone(target_url: str, looking: Connection) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(1, "a", "long")], 200)
+        await applier.apply([patch(1, "b")], 300)
+        moved = Op(Action.MOVE, NOTES, (b"1",), (b"9", b"c", ABSENT))
+        await applier.apply([moved, patch(9, "d")], 400)
+    assert await rows(looking) == [(9, "d", "long")]
+
+
+async def test_an_update_of_a_row_that_is_not_there_is_a_fault_once_all_is_copied(
+    target_url: str, looking: Connection
+) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(2, "b"), patch(1, "a")], 200, whole=False)
+        with pytest.raises(MissingRowError, match=r"1 of 1 changed rows of public\.notes"):
+            await applier.apply([put(3, "c"), patch(1, "a")], 300)
+    assert [row[0] for row in await rows(looking)] == [2]
+    assert await applied(looking) == 200
+
+
+async def test_a_truncate_empties_and_what_follows_stays(target_url: str, looking: Connection) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(1, "a"), put(2, "b")], 200)
+        await applier.apply([put(3, "c"), Op(Action.EMPTY, NOTES, (), ()), put(4, "d")], 300)
+    assert [row[0] for row in await rows(looking)] == [4]
+
+
+async def test_unique_values_may_be_swapped(target_url: str, looking: Connection) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(1, "a", "one"), put(2, "b", "two")], 200)
+        await applier.apply([put(1, "b", "one"), put(2, "a", "two")], 300)
+    assert await rows(looking) == [(1, "b", "one"), (2, "a", "two")]
+
+
+async def test_a_swap_is_refused_where_it_would_forget_columns_of_the_target(
+    target_url: str, looking: Connection
+) -> None:
+    table = TargetTable("public", "notes", ("id", "title"), (0,), others=True)
+
+    def titled(key: int, title: bytes) -> Op:
+        return Op(Action.PUT, table, (b"%d" % key,), (b"%d" % key, title))
+
+    async with applying(target_url) as applier:
+        await applier.apply([put(1, "a", "one"), put(2, "b", "two")], 200)
+        with pytest.raises(PoisonError, match="key 1"):
+            await applier.apply([titled(1, b"b"), titled(2, b"a")], 300)
+    assert await rows(looking) == [(1, "a", "one"), (2, "b", "two")]
+
+
+@pytest.mark.parametrize(
+    ("bad", "key", "says"),
+    [
+        (put(2, "b", "bad"), "2", "check constraint"),
+        (put(1, "a"), "1", "unique constraint"),
+        (Op(Action.PUT, NOTES, (b"two",), (b"two", None, None)), "two", "invalid input syntax"),
+        (put(2, "a\x00"), "2", "invalid byte sequence"),
+    ],
+)
+async def test_a_row_that_the_target_does_not_take_is_named_and_nothing_is_written(
+    target_url: str, looking: Connection, bad: Op, key: str, says: str
+) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(5, "a")], 200)
+        with pytest.raises(PoisonError, match=f"key {key}: .*{says}") as poison:
+            await applier.apply([put(3, "c"), bad, put(4, "d")], 300)
+        assert poison.value.op is bad
+        assert [row[0] for row in await rows(looking)] == [5]
+        assert await applied(looking) == 200
+        # The session is as good as before.
+        await applier.apply([put(3, "c")], 300)
+    assert [row[0] for row in await rows(looking)] == [3, 5]
+
+
+async def test_triggers_stay_silent_and_children_may_come_before_their_parents(
+    target_url: str, looking: Connection
+) -> None:
+    parts = TargetTable("public", "parts", ("note", "number"), (0, 1))
+    key = (b"1", b"7")
+    async with applying(target_url) as applier:
+        await applier.apply([Op(Action.PUT, parts, key, key), put(1, "a", "quiet")], 200)
+    assert await rows(looking) == [(1, "a", "quiet")]
+    assert await rows(looking, "parts") == [(1, 7)]
+
+
+async def test_who_was_replaced_can_commit_nothing_more(target_url: str, looking: Connection) -> None:
+    async with applying(target_url, 1) as old:
+        await old.apply([put(1, "a")], 200)
+        async with applying(target_url, 2) as new:
+            assert new.applied == 200
+            with pytest.raises((FencedError, psycopg.OperationalError)):
+                await old.apply([put(2, "b")], 300)
+            await new.apply([put(3, "c")], 300)
+    assert [row[0] for row in await rows(looking)] == [1, 3]
+    with pytest.raises(FencedError, match="epoch 2; 2 comes too late"):
+        await Applier.open(target_url, NAME, 2)
+
+
+async def test_an_epoch_alone_fences(target_url: str, looking: Connection) -> None:
+    async with applying(target_url, 1) as old:
+        await target.take_over(looking, NAME, 2)
+        with pytest.raises(FencedError, match="held by epoch 2, and not by 1"):
+            await old.apply([put(1, "a")], 200)
+    assert await rows(looking) == []
+
+
+async def test_a_session_that_is_cut_leaves_all_or_nothing(target_url: str, looking: Connection) -> None:
+    async with applying(target_url) as applier:
+        await applier.apply([put(1, "a")], 200)
+        await looking.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE %s",
+            ("crossfade apply%",),
+        )
+        with pytest.raises(psycopg.OperationalError):
+            await applier.apply([put(2, "b")], 300)
+    async with applying(target_url, 2) as again:
+        assert again.applied == 200
+        await again.apply([put(2, "b")], 300)
+    assert [row[0] for row in await rows(looking)] == [1, 2]
+
+
+async def test_a_stream_that_was_never_noted_cannot_be_taken(target_url: str, looking: Connection) -> None:
+    with pytest.raises(LookupError, match="knows no stream 'other'"):
+        await Applier.open(target_url, "other", 1)
+
+
+texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=30)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(texts | st.sampled_from(["\\N", "\\.", "\\t", "\r\n"]), st.none() | texts)))
+def test_copy_carries_any_text(postgres: Any, values: list[tuple[str, str | None]]) -> None:
+    made = [
+        (b"%d" % number, first.encode(), None if second is None else second.encode())
+        for number, (first, second) in enumerate(values)
+    ]
+    with psycopg.connect(postgres.url()) as connection:
+        connection.execute("CREATE TEMP TABLE seen (n int, a text, b text)")
+        with connection.cursor().copy("COPY seen FROM STDIN") as copy:
+            copy.write(copy_text(made))
+        found = connection.execute("SELECT a, b FROM seen ORDER BY n").fetchall()
+    assert found == values
+
+
+def test_a_value_that_was_not_sent_is_never_copied_as_null() -> None:
+    with pytest.raises(TypeError):
+        copy_text([(b"1", ABSENT)])
+
+
+async def test_a_stream_ends_with_both_tables_alike(
+    source_url: str, writer: Connection, target_url: str, looking: Connection
+) -> None:
+    """What an application does to the source, in transactions of any size, with commits and rollbacks."""
+    await looking.execute(
+        "ALTER TABLE notes DROP CONSTRAINT notes_body_check, DROP CONSTRAINT notes_title_key"
+    )
+    chance = random.Random(20_261_124)
+    for _ in range(60):
+        with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.Rollback):
+            async with writer.transaction():
+                for _ in range(chance.randint(1, 8)):
+                    await writer.execute(*_something(chance))
+                if chance.random() < 0.1:
+                    raise psycopg.Rollback
+    await writer.execute("SELECT pg_logical_emit_message(true, 'crossfade.end', '')")
+    copying = Copying(NOTES, ("id", "title", "body"))
+    stream = await PgStream.open(source_url, SLOT, PUBLICATION, 0, most=5)
+    try:
+        async with applying(target_url) as applier, asyncio.timeout(60):
+            ops: list[Op] = []
+            done = False
+            while not done:
+                part = await stream.next()
+                if part is None:
+                    continue
+                ops.extend(op for change in part.changes for op in copying.ops(change))
+                if part.end is not None:
+                    await applier.apply(ops, part.end)
+                    await stream.confirm(applier.applied)
+                    ops = []
+                done = any(message.prefix == "crossfade.end" for message in part.messages)
+    finally:
+        await stream.close()
+    expected = await (await writer.execute("SELECT * FROM notes ORDER BY 1")).fetchall()
+    assert len(expected) > 3
+    assert await rows(looking) == expected
+
+
+def _something(chance: random.Random) -> tuple[str, tuple[Any, ...]]:
+    key, other = chance.randint(1, 12), chance.randint(1, 12)
+    text = chance.choice(["a", "tab\there", "back\\slash", "", None])
+    large = chance.choice(["x" * 9_000, "y" * 9_000, "short"])
+    return chance.choice(
+        [
+            ("INSERT INTO notes VALUES (%s, %s, %s)", (key, text, large)),
+            ("INSERT INTO notes VALUES (%s, %s, %s)", (key, text, large)),
+            ("UPDATE notes SET title = %s WHERE id = %s", (text, key)),
+            ("UPDATE notes SET body = %s WHERE id = %s", (large, key)),
+            ("UPDATE notes SET id = %s WHERE id = %s", (other, key)),
+            ("DELETE FROM notes WHERE id = %s", (key,)),
+        ]
+    )

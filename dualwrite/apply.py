@@ -65,7 +65,11 @@ class Applier:
     async def open(cls, url: str, name: str, epoch: int) -> Applier:
         """Take the stream over. Raises FencedError, LookupError, and psycopg.Error."""
         connection = await psycopg.AsyncConnection.connect(
-            url, autocommit=True, connect_timeout=CONNECT_WITHIN, application_name=_session(name)
+            url,
+            autocommit=True,
+            connect_timeout=CONNECT_WITHIN,
+            application_name=_session(name),
+            client_encoding="UTF8",
         )
         try:
             taken = await take_over(connection, name, epoch)
@@ -252,6 +256,10 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
                 (_session(name),),
             )
     await connection.execute("SET session_replication_role = replica")
+    # As the stream is written; see `pg_stream.READABLE`.
+    await connection.execute("SET datestyle = ISO")
+    await connection.execute("SET intervalstyle = postgres")
+    await connection.execute("SET timezone = UTC")
 
 
 def _session(name: str) -> str:

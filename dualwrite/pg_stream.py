@@ -34,6 +34,10 @@ WAIT_AT_MOST: Final = 0.05
 MESSAGES_A_TURN: Final = 2_000
 """Read in one turn of the event loop, so that the apply gets its turns, too."""
 ORIGIN_SINCE: Final = 160_000
+READABLE: Final = (
+    "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
+)
+"""Whatever the source's database or user prefers: its text has to mean the same at the target."""
 
 _KEEPALIVE = struct.Struct("!QqB")
 _STATUS = struct.Struct("!cQQQqB")
@@ -257,6 +261,8 @@ async def connect_for_replication(url: str) -> psycopg.AsyncConnection:
             autocommit=True,
             replication="database",
             connect_timeout=CONNECT_WITHIN,
+            client_encoding="UTF8",
+            options=READABLE,
             application_name="crossfade",
         )
     except psycopg.Error as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from dualwrite.change import ABSENT, Change, Identity, Kind, Row
+from dualwrite.change import ABSENT, Change, Identity, Kind, Relation, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,17 @@ class Copying:
     table: TargetTable
     inputs: tuple[str, ...]
     """Names at the source, in the order of the table's columns."""
+    left_out: frozenset[str] = frozenset()
+    """Columns of the source that nobody wants. Any other that is not an input stops the stream."""
+
+    def trouble(self, relation: Relation) -> tuple[str, str] | None:
+        """Why rows of this table, as it is now, cannot be copied: a reason in one word, and in more."""
+        if gone := [name for name in self.inputs if name not in relation.names]:
+            return "column_gone", f"{relation} has no column {', '.join(gone)} any more"
+        new = [name for name in relation.names if name not in self.inputs and name not in self.left_out]
+        if new:
+            return "column_unknown", f"{relation} has a column {', '.join(new)} that no mapping names"
+        return None
 
     def ops(self, change: Change) -> Iterable[Op]:
         return _copied(change, self.table, tuple(map(change.relation.names.index, self.inputs)))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -17,48 +15,11 @@ from dualwrite import target
 from dualwrite.apply import Applier, MissingRowError, PoisonError
 from dualwrite.change import ABSENT, Row
 from dualwrite.copy_text import copy_text
-from dualwrite.pg_stream import PgStream
-from dualwrite.plan import Action, Copying, Op, TargetTable
-from dualwrite.target import FencedError, Source
-from tests.dualwrite.conftest import PUBLICATION, SLOT
+from dualwrite.plan import Action, Op, TargetTable
+from dualwrite.target import FencedError
+from tests.dualwrite.conftest import NAME, NOTES
 
 Connection = psycopg.AsyncConnection[Any]
-NAME = "forward"
-NOTES = TargetTable("public", "notes", ("id", "title", "body"), (0,))
-SOURCE = Source("7", 1, SLOT)
-TABLES = """
-    CREATE TABLE notes (id int PRIMARY KEY, title text UNIQUE, body text CHECK (body <> 'bad'));
-    CREATE TABLE parts (note int REFERENCES notes, number int, PRIMARY KEY (note, number));
-    CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN NEW.body := upper(NEW.body); RETURN NEW; END $$;
-    CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION shout();
-"""
-
-
-@pytest.fixture
-def target_url(postgres: Any) -> Iterator[str]:
-    """A database with the new tables, among them what would change our rows if it could."""
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE applied_to")
-    with psycopg.connect(postgres.url("applied_to"), autocommit=True) as connection:
-        connection.execute(TABLES)
-    yield postgres.url("applied_to")
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute("DROP DATABASE applied_to WITH (FORCE)")
-        connection.execute(
-            "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = %s",
-            (f"crossfade_{NAME}",),
-        )
-
-
-@pytest.fixture
-async def looking(target_url: str) -> AsyncIterator[Connection]:
-    """Somebody who looks at the target, where a stream has been noted."""
-    connection = await psycopg.AsyncConnection.connect(target_url, autocommit=True)
-    await target.prepare(connection)
-    await target.create(connection, NAME, SOURCE, 100)
-    yield connection
-    await connection.close()
 
 
 @contextlib.asynccontextmanager
@@ -260,58 +221,3 @@ def test_copy_carries_any_text(postgres: Any, values: list[tuple[str, str | None
 def test_a_value_that_was_not_sent_is_never_copied_as_null() -> None:
     with pytest.raises(TypeError):
         copy_text([(b"1", ABSENT)])
-
-
-async def test_a_stream_ends_with_both_tables_alike(
-    source_url: str, writer: Connection, target_url: str, looking: Connection
-) -> None:
-    """What an application does to the source, in transactions of any size, with commits and rollbacks."""
-    await looking.execute(
-        "ALTER TABLE notes DROP CONSTRAINT notes_body_check, DROP CONSTRAINT notes_title_key"
-    )
-    chance = random.Random(20_261_124)
-    for _ in range(60):
-        with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.Rollback):
-            async with writer.transaction():
-                for _ in range(chance.randint(1, 8)):
-                    await writer.execute(*_something(chance))
-                if chance.random() < 0.1:
-                    raise psycopg.Rollback
-    await writer.execute("SELECT pg_logical_emit_message(true, 'crossfade.end', '')")
-    copying = Copying(NOTES, ("id", "title", "body"))
-    stream = await PgStream.open(source_url, SLOT, PUBLICATION, 0, most=5)
-    try:
-        async with applying(target_url) as applier, asyncio.timeout(60):
-            ops: list[Op] = []
-            done = False
-            while not done:
-                part = await stream.next()
-                if part is None:
-                    continue
-                ops.extend(op for change in part.changes for op in copying.ops(change))
-                if part.end is not None:
-                    await applier.apply(ops, part.end)
-                    await stream.confirm(applier.applied)
-                    ops = []
-                done = any(message.prefix == "crossfade.end" for message in part.messages)
-    finally:
-        await stream.close()
-    expected = await (await writer.execute("SELECT * FROM notes ORDER BY 1")).fetchall()
-    assert len(expected) > 3
-    assert await rows(looking) == expected
-
-
-def _something(chance: random.Random) -> tuple[str, tuple[Any, ...]]:
-    key, other = chance.randint(1, 12), chance.randint(1, 12)
-    text = chance.choice(["a", "tab\there", "back\\slash", "", None])
-    large = chance.choice(["x" * 9_000, "y" * 9_000, "short"])
-    return chance.choice(
-        [
-            ("INSERT INTO notes VALUES (%s, %s, %s)", (key, text, large)),
-            ("INSERT INTO notes VALUES (%s, %s, %s)", (key, text, large)),
-            ("UPDATE notes SET title = %s WHERE id = %s", (text, key)),
-            ("UPDATE notes SET body = %s WHERE id = %s", (large, key)),
-            ("UPDATE notes SET id = %s WHERE id = %s", (other, key)),
-            ("DELETE FROM notes WHERE id = %s", (key,)),
-        ]
-    )

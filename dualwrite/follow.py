@@ -1,0 +1,87 @@
+"""Follow a source: read, plan, apply, and only then confirm. One pass of the loop is one target transaction.
+
+What may happen between any two lines is that this process ends. Then the source sends again what was not
+confirmed, the target knows what it has, and what comes twice is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from dualwrite import heartbeat
+from dualwrite.apply import Applier
+from dualwrite.capture import Capture, CaptureStopped
+from dualwrite.change import Change, Part, Relation
+from dualwrite.plan import Copying, Op
+
+GATHER: Final = 5_000
+"""Changes that go into one target transaction, if so many are here already. A larger source transaction is
+still one target transaction."""
+
+
+class Follower:
+    """Brings one stream to one target. `copying` says for each table, as schema.table, where its rows go."""
+
+    def __init__(
+        self, stream: str, capture: Capture, applier: Applier, copying: Mapping[str, Copying]
+    ) -> None:
+        self._stream = stream
+        self._capture = capture
+        self._applier = applier
+        self._copying = copying
+        self._looked_at: dict[int, Copying] = {}
+        """By the identity of a relation, which a decoder describes anew when the table changes."""
+        self._described: list[Relation] = []
+        """Keeps what `_looked_at` names alive, so that no identity is given twice."""
+
+    async def step(self, *, whole: bool = True) -> bool:
+        """Apply what has come, at most some thousand changes; False if nothing has.
+
+        `whole` as in `Applier.apply`. Raises CaptureStopped and what the applier raises; nothing that was
+        not applied is confirmed then.
+        """
+        first = await self._capture.next()
+        if first is None:
+            return False
+        ops: list[Op] = []
+        end, beat = self._applier.applied, self._applier.heartbeat
+        part: Part | None = first
+        open_ = False
+        while part is not None or open_:
+            if part is None:
+                # In the middle of a transaction there is nothing to apply yet.
+                part = await self._capture.next()
+                continue
+            if part.at >= self._applier.applied:
+                for change in part.changes:
+                    ops.extend(self._ops(change))
+                for message in part.messages:
+                    number = heartbeat.number_of(message, self._stream)
+                    if number is not None:
+                        beat = heartbeat.next_after(beat, number)
+            # A message that belongs to no transaction ends none, and begins none; beats are never such.
+            open_ = part.end is None and bool(part.xid)
+            end = max(end, part.end or 0)
+            part = None if len(ops) >= GATHER and not open_ else self._capture.ready()
+        await self._applier.apply(ops, end, heartbeat=beat, whole=whole)
+        await self._capture.confirm(self._applier.applied)
+        return True
+
+    def _ops(self, change: Change) -> list[Op]:
+        relation = change.relation
+        copying = self._looked_at.get(id(relation))
+        if copying is None:
+            copying = self._copying_of(relation)
+            self._looked_at[id(relation)] = copying
+            self._described.append(relation)
+        return list(copying.ops(change))
+
+    def _copying_of(self, relation: Relation) -> Copying:
+        found = self._copying.get(str(relation))
+        if found is None:
+            raise CaptureStopped("unmapped_table", f"{relation} is published, and no mapping names it")
+        if (trouble := found.trouble(relation)) is not None:
+            reason, message = trouble
+            raise CaptureStopped(reason, f"{message}; nothing of it was applied: mend the mapping and go on")
+        return found

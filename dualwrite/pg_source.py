@@ -1,0 +1,141 @@
+"""What a PostgreSQL source is like, asked of the source itself; and the publication and slot that are made
+on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors, sql
+
+from dualwrite.capture import CaptureStopped
+from dualwrite.change import Position
+from dualwrite.pg_stream import connect_for_replication, lsn
+from dualwrite.preflight import SlotFacts, SourceFacts, TableFacts, missing_tables
+from dualwrite.target import Source, qualified
+
+Connection = psycopg.AsyncConnection[Any]
+
+SLOT_WITHIN: Final = 30
+"""Seconds for making a slot, which waits for every transaction that is running."""
+
+_SERVER: Final = """
+    SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),
+           (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
+           current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)::int,
+           current_setting('max_wal_senders')::int
+               - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender')::int,
+           (SELECT CASE WHEN setting::bigint < 0 THEN NULL ELSE setting::bigint * 1024 * 1024 END
+              FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
+"""
+_TABLE: Final = """
+    SELECT c.relkind::text, c.relpersistence::text, c.relreplident::text,
+           EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
+           has_table_privilege(c.oid, 'SELECT')
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = %s AND c.relname = %s
+"""
+_SLOT: Final = """
+    SELECT confirmed_flush_lsn::text, wal_status,
+           coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, database, plugin
+      FROM pg_replication_slots WHERE slot_name = %s
+"""
+_OLDEST: Final = """
+    SELECT pid, coalesce(usename, '?'), coalesce(application_name, ''), extract(epoch FROM now() - xact_start)
+      FROM pg_stat_activity
+     WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL
+     ORDER BY xact_start LIMIT 3
+"""
+
+
+async def identify(url: str, slot: str) -> tuple[Source, Position]:
+    """Which cluster this is, and how far its log is written. Raises CaptureStopped."""
+    connection = await connect_for_replication(url)
+    try:
+        row = await (await connection.execute("IDENTIFY_SYSTEM")).fetchone()
+    finally:
+        await connection.close()
+    assert row is not None
+    return Source(str(row[0]), int(row[1]), slot), lsn(str(row[2]))
+
+
+async def facts(source: Connection, tables: Sequence[tuple[str, str]]) -> SourceFacts:
+    """What `preflight.findings` judges. `tables` are schema and name."""
+    server = await (await source.execute(_SERVER)).fetchone()
+    assert server is not None
+    found = []
+    for schema, name in tables:
+        row = await (await source.execute(_TABLE, (schema, name))).fetchone()
+        shown = f"{schema}.{name}"
+        found.append(TableFacts(shown, kind="") if row is None else TableFacts(shown, *row))
+    version, wal_level, in_recovery, may_replicate, slots, senders, keeps = server
+    return SourceFacts(version, wal_level, in_recovery, may_replicate, slots, senders, keeps, tuple(found))
+
+
+async def slot_facts(source: Connection, slot: str) -> SlotFacts | None:
+    row = await (await source.execute(_SLOT, (slot,))).fetchone()
+    if row is None:
+        return None
+    return SlotFacts(lsn(row[0]) if row[0] else 0, row[1] or "lost", row[2], row[3], row[4])
+
+
+async def publish(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:
+    """Let these tables be read, and no others. Never FOR ALL TABLES: that would break updates of some."""
+    places = sql.SQL(", ").join(qualified(schema, name) for schema, name in tables)
+    cursor = await source.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (publication,))
+    form = "CREATE PUBLICATION {} FOR TABLE {}" if await cursor.fetchone() is None else _SET
+    await source.execute(sql.SQL(form).format(sql.Identifier(publication), places))
+
+
+_SET: Final = "ALTER PUBLICATION {} SET TABLE {}"
+
+
+async def must_publish(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:
+    """Raises CaptureStopped where the publication lacks a table: its changes would never come."""
+    cursor = await source.execute(
+        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s", (publication,)
+    )
+    published = [row[0] for row in await cursor.fetchall()]
+    if missing := missing_tables(published, [f"{schema}.{name}" for schema, name in tables]):
+        raise CaptureStopped(
+            "not_published",
+            f"the publication {publication} lacks {', '.join(missing)}; changes of it are lost",
+        )
+
+
+async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) -> Position:
+    """Make the slot from which the stream is read; the position that it begins at.
+
+    It waits for transactions that are running. Raises CaptureStopped (`long_transaction`, with who it is, and
+    nothing is left behind; `slot_exists`).
+    """
+    try:
+        async with source.transaction():
+            await source.execute(
+                "SELECT set_config('statement_timeout', %s, true)", (f"{within * 1000:.0f}ms",)
+            )
+            cursor = await source.execute(
+                "SELECT lsn::text FROM pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,)
+            )
+            row = await cursor.fetchone()
+    except errors.QueryCanceled:
+        oldest = await (await source.execute(_OLDEST)).fetchall()
+        who = "; ".join(f"pid {pid} ({user} {name}, {age:.0f} s)" for pid, user, name, age in oldest)
+        raise CaptureStopped(
+            "long_transaction",
+            f"making a slot waits for transactions that are open: {who or 'they have ended by now'};"
+            " try again when they have ended",
+            passing=True,
+        ) from None
+    except errors.DuplicateObject:
+        raise CaptureStopped("slot_exists", f"the slot {slot} exists already") from None
+    assert row is not None
+    return lsn(row[0])
+
+
+async def drop_slot(source: Connection, slot: str) -> None:
+    """Let the source forget the slot and the log that it keeps for it. One that is gone is well."""
+    await source.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (slot,)
+    )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -46,6 +47,15 @@ class PoisonError(Exception):
 
 class MissingRowError(Exception):
     """An update of a row that is not there: something was lost, or somebody else has deleted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """How far a table has been copied: all keys up to `upto`, of those up to `bound`."""
+
+    upto: list[str] | None
+    bound: list[str]
+    done: bool
 
 
 class Applier:
@@ -107,6 +117,48 @@ class Applier:
         if heartbeat is not None:
             self.heartbeat = heartbeat
 
+    async def chunk(self, table: TargetTable) -> Chunk | None:
+        """How far the copy of a table has come; None where it has not begun."""
+        cursor = await self._connection.execute(
+            "SELECT upto, bound, done FROM crossfade_sync.copies WHERE stream = %s AND target = %s",
+            (self._name, str(table)),
+        )
+        row = await cursor.fetchone()
+        return None if row is None else Chunk(row[0], row[1] or [], row[2])
+
+    async def begin_copy(self, table: TargetTable, bound: list[str] | None) -> Chunk:
+        """Note that a copy begins, and where it will end. Without a bound there is nothing to copy."""
+        async with self._one_transaction():
+            await self._lock()
+            await self._connection.execute(
+                "INSERT INTO crossfade_sync.copies (stream, target, bound, done) VALUES (%s, %s, %s, %s)",
+                (self._name, str(table), bound, bound is None),
+            )
+        return Chunk(None, bound or [], bound is None)
+
+    async def copy_chunk(self, table: TargetTable, upto: list[str] | None, lines: Sequence[bytes]) -> int:
+        """Write a chunk and how far it goes (None: to the end). Rows that the stream has brought stay.
+
+        How many rows were written. Raises FencedError and psycopg.Error; then nothing was.
+        """
+        everything = tuple(range(len(table.columns)))
+        async with self._one_transaction():
+            await self._lock()
+            stage = await self._stage(table, everything, lines)
+            names = _list("{0}", table, everything)
+            cursor = await self._connection.execute(
+                sql.SQL(
+                    "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE"
+                    " SELECT {} FROM {} ON CONFLICT ({}) DO NOTHING"
+                ).format(_place(table), names, names, stage, _list("{0}", table, table.key))
+            )
+            await self._connection.execute(
+                "UPDATE crossfade_sync.copies SET upto = coalesce(%s, bound), done = %s, rows = rows + %s"
+                " WHERE stream = %s AND target = %s",
+                (upto, upto is None, cursor.rowcount, self._name, str(table)),
+            )
+        return cursor.rowcount
+
     async def _commit(
         self, planned: Sequence[Step], end: Position, heartbeat: int | None, whole: bool, clear: bool = False
     ) -> None:
@@ -156,13 +208,13 @@ class Applier:
             for work in step.works:
                 await self._work(work, whole, clear and not work.table.others)
             if step.last is not None:
-                await self._last(step.last, whole)
+                await self._last(step.last)
 
     async def _work(self, work: Work, whole: bool, clear: bool) -> None:
         table = work.table
         gone = [*work.removes, *(table.key_of(row) for row in work.puts)] if clear else work.removes
         if gone:
-            stage = await self._stage(table, table.key, gone)
+            stage = await self._stage(table, table.key, [copy_text(gone)])
             await self._connection.execute(
                 sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(_place(table), stage, _same_key(table))
             )
@@ -170,13 +222,14 @@ class Applier:
             await self._patch(table, columns, rows, whole)
         if work.puts:
             everything = tuple(range(len(table.columns)))
-            stage = await self._stage(table, everything, work.puts)
+            stage = await self._stage(table, everything, [copy_text(work.puts)])
             await self._connection.execute(_put(table, stage))
 
     async def _patch(
         self, table: TargetTable, columns: tuple[int, ...], rows: Sequence[Row], whole: bool
     ) -> None:
-        stage = await self._stage(table, columns, [tuple(row[at] for at in columns) for row in rows])
+        known = copy_text(tuple(row[at] for at in columns) for row in rows)
+        stage = await self._stage(table, columns, [known])
         cursor = await self._connection.execute(
             sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
                 _place(table),
@@ -190,7 +243,7 @@ class Applier:
                 f"{len(rows) - cursor.rowcount} of {len(rows)} changed rows of {table} are not there"
             )
 
-    async def _last(self, op: Op, whole: bool) -> None:
+    async def _last(self, op: Op) -> None:
         if op.action is Action.EMPTY:
             # TRUNCATE is refused where another table points here, whatever the session's role.
             await self._connection.execute(sql.SQL("DELETE FROM {}").format(_place(op.table)))
@@ -207,13 +260,17 @@ class Applier:
             ),
             [_literal(op.row[at]) for at in known] + [_literal(value) for value in op.key],
         )
-        if whole and not cursor.rowcount:
-            raise MissingRowError(f"{op.table} has no row with key {shown(op.key)} to give another key to")
+        if not cursor.rowcount:
+            # While the table is still being copied, too: the copy may have passed the new key already.
+            raise MissingRowError(
+                f"{op.table} has no row with key {shown(op.key)} to give another key to; with"
+                " REPLICA IDENTITY FULL the source would have sent the whole row"
+            )
 
     async def _stage(
-        self, table: TargetTable, columns: tuple[int, ...], rows: Sequence[Row]
+        self, table: TargetTable, columns: tuple[int, ...], lines: Sequence[bytes]
     ) -> sql.Identifier:
-        """A temporary table with these columns and rows; its types are the target's."""
+        """A temporary table with these columns, filled from lines of COPY; its types are the target's."""
         name = self._stages.get((table, columns))
         if name is None:
             name = f"crossfade_stage_{len(self._stages)}"
@@ -231,7 +288,8 @@ class Applier:
             self._connection.cursor() as cursor,
             cursor.copy(sql.SQL("COPY {} FROM STDIN").format(stage)) as copy,
         ):
-            await copy.write(copy_text(rows))
+            for line in lines:
+                await copy.write(line)
         return stage
 
 

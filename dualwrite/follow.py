@@ -30,6 +30,9 @@ class Follower:
         self._capture = capture
         self._applier = applier
         self._copying = copying
+        self.recent: list[int] = []
+        """Transactions that were applied while `remember` was set: a copy has to see them (`backfill.py`)."""
+        self.remember = False
         self._looked_at: dict[int, Copying] = {}
         """By the identity of a relation, which a decoder describes anew when the table changes."""
         self._described: list[Relation] = []
@@ -48,6 +51,7 @@ class Follower:
         end, beat = self._applier.applied, self._applier.heartbeat
         part: Part | None = first
         open_ = False
+        xids: list[int] = []
         while part is not None or open_:
             if part is None:
                 # In the middle of a transaction there is nothing to apply yet.
@@ -62,9 +66,12 @@ class Follower:
                         beat = heartbeat.next_after(beat, number)
             # A message that belongs to no transaction ends none, and begins none; beats are never such.
             open_ = part.end is None and bool(part.xid)
+            if self.remember and part.end is not None:
+                xids.append(part.xid)
             end = max(end, part.end or 0)
             part = None if len(ops) >= GATHER and not open_ else self._capture.ready()
         await self._applier.apply(ops, end, heartbeat=beat, whole=whole)
+        self.recent += xids
         await self._capture.confirm(self._applier.applied)
         return True
 

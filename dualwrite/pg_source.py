@@ -11,7 +11,7 @@ from psycopg import errors, sql
 
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import Position
-from dualwrite.pg_stream import connect_for_replication, lsn
+from dualwrite.pg_stream import CONNECT_WITHIN, READABLE, connect_for_replication, lsn
 from dualwrite.preflight import SlotFacts, SourceFacts, TableFacts, missing_tables
 from dualwrite.target import Source, qualified
 
@@ -47,6 +47,18 @@ _OLDEST: Final = """
      WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL
      ORDER BY xact_start LIMIT 3
 """
+
+
+async def connect(url: str) -> Connection:
+    """A connection that writes values as the stream does. Raises psycopg.Error."""
+    return await psycopg.AsyncConnection.connect(
+        url,
+        autocommit=True,
+        connect_timeout=CONNECT_WITHIN,
+        application_name="crossfade",
+        client_encoding="UTF8",
+        options=READABLE,
+    )
 
 
 async def identify(url: str, slot: str) -> tuple[Source, Position]:

@@ -27,6 +27,15 @@ _CREATE: Final = """
         heartbeat bigint NOT NULL DEFAULT 0,
         at        timestamptz NOT NULL DEFAULT now()
     );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.copies (
+        stream text NOT NULL,
+        target text NOT NULL,
+        upto   text[],
+        bound  text[],
+        rows   bigint NOT NULL DEFAULT 0,
+        done   boolean NOT NULL,
+        PRIMARY KEY (stream, target)
+    );
 """
 
 

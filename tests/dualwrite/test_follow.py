@@ -55,12 +55,12 @@ async def following(
     applier = await Applier.open(target_url, NAME, epoch)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(applier.close)
-        stream = await _opened(kind, source_url, applier.applied)
+        stream = await opened(kind, source_url, applier.applied)
         stack.push_async_callback(stream.close)
         yield Follower(NAME, stream, applier, COPYING), applier
 
 
-async def _opened(kind: type[PgStream], url: str, start: int) -> PgStream:
+async def opened(kind: type[PgStream], url: str, start: int) -> PgStream:
     """The server notices after a moment that the one before has gone."""
     async with asyncio.timeout(20):
         while True:
@@ -91,7 +91,7 @@ async def test_both_tables_end_alike_however_often_the_process_ends(
             with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.Rollback):
                 async with writer.transaction():
                     for _ in range(chance.randint(1, 8)):
-                        await writer.execute(*_something(chance))
+                        await writer.execute(*something(chance))
                     if chance.random() < 0.1:
                         raise psycopg.Rollback
         number = heartbeat.first(round_)
@@ -240,7 +240,7 @@ async def test_values_mean_the_same_whatever_each_database_prefers(
                     break
 
 
-def _something(chance: random.Random) -> tuple[str, tuple[Any, ...]]:
+def something(chance: random.Random) -> tuple[str, tuple[Any, ...]]:
     key, other = chance.randint(1, 12), chance.randint(1, 12)
     text = chance.choice(["a", "tab\there", "back\\slash", "", None])
     large = chance.choice(["x" * 9_000, "y" * 9_000, "short"])

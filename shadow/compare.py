@@ -156,7 +156,7 @@ class _Search:
             self._note(("body",), "type", legacy.kind.value, new.kind.value)
         elif kind is None:
             self._note(("body",), "body", legacy.text or legacy.kind.value, new.text or new.kind.value)
-        elif kind is Kind.JSON:
+        elif kind in (Kind.JSON, Kind.MULTIPART):
             return self._json(legacy.text, new.text)
         elif kind is Kind.FORM:
             self.values(_form(legacy.text), _form(new.text), ("$",))
@@ -410,7 +410,9 @@ def _normal(name: str, values: list[str]) -> object:
         return sorted(word.lower() for word in words)
     if name == "content-type":
         media, *parameters = values[0].split(";")
-        return media.strip().lower(), sorted(part.strip().lower().replace('"', "") for part in parameters)
+        said = sorted(part.strip().lower().replace('"', "") for part in parameters)
+        # The boundary between the parts of a body is another in each of them.
+        return media.strip().lower(), [part for part in said if not part.startswith("boundary=")]
     return words
 
 

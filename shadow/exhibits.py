@@ -10,9 +10,12 @@ from core.mirrored import Leg, Mirrored
 from shadow.decode import kind_of, text_of, unpacked
 from shadow.exhibit import Answer, Asked, Body, Exhibit, Fields, Kind
 from shadow.json_text import Json, UnreadableJsonError, read, write
+from shadow.multipart import UnreadableMultipartError, parts_of
 from shadow.redact import Known, Redactor
 
-_BY_DIGEST = frozenset({Kind.NONE, Kind.BINARY, Kind.MULTIPART, Kind.UNREADABLE})
+_BY_DIGEST = frozenset({Kind.NONE, Kind.BINARY, Kind.UNREADABLE})
+_VALUES = frozenset({Kind.JSON, Kind.MULTIPART})
+"""What is read into values, with places of their own."""
 
 
 @dataclass(slots=True)
@@ -29,9 +32,9 @@ class _Message:
 
 def exhibit(pair: Mirrored, name: str, redactor: Redactor, longest: int) -> Exhibit:
     """`name` becomes its id; `longest` is the most bytes that a decoded body may have."""
-    asked = _decoded(pair.fields, pair.body, longest)
+    asked = _decoded(pair.fields, pair.body, longest, redactor)
     legs = (*pair.legs, *pair.again)
-    answers = [_decoded(leg.fields, leg.body, longest, cut=leg.cut) for leg in legs]
+    answers = [_decoded(leg.fields, leg.body, longest, redactor, cut=leg.cut) for leg in legs]
     target = pair.target.decode("latin-1")
     known = Known(redactor, _secrets(redactor, target, asked, answers))
     shown = [_answer(leg, message, redactor, known) for leg, message in zip(legs, answers, strict=True)]
@@ -51,13 +54,13 @@ def _secrets(redactor: Redactor, target: str, asked: _Message, answers: list[_Me
     yield from redactor.of_form(target.partition("?")[2])
     for message in (asked, *answers):
         yield from redactor.of_fields(message.fields)
-        if message.kind is Kind.JSON:
+        if message.kind in _VALUES:
             yield from redactor.of_json(message.json)
         elif message.kind is Kind.FORM:
             yield from redactor.of_form(message.text)
 
 
-def _decoded(raw: bytes, body: bytes, longest: int, *, cut: bool = False) -> _Message:
+def _decoded(raw: bytes, body: bytes, longest: int, redactor: Redactor, *, cut: bool = False) -> _Message:
     fields = tuple(
         (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in field_lines(raw)
     )
@@ -71,6 +74,11 @@ def _decoded(raw: bytes, body: bytes, longest: int, *, cut: bool = False) -> _Me
     kind = kind_of(content_type, decoded)
     if kind in _BY_DIGEST:
         return _Message(fields, decoded, kind)
+    if kind is Kind.MULTIPART:
+        try:
+            return _Message(fields, decoded, kind, json=parts_of(decoded, content_type, redactor.digest))
+        except UnreadableMultipartError as error:
+            return _Message(fields, decoded, Kind.BINARY, trouble=str(error))
     text = text_of(decoded, content_type)
     if kind is not Kind.JSON:
         return _Message(fields, decoded, kind, text)
@@ -89,7 +97,7 @@ def _answer(leg: Leg, message: _Message, redactor: Redactor, known: Known) -> An
 
 def _body(message: _Message, redactor: Redactor, known: Known) -> Body:
     text = ""
-    if message.kind is Kind.JSON:
+    if message.kind in _VALUES:
         text = write(redactor.in_json(message.json, known))
     elif message.kind is Kind.FORM:
         text = redactor.in_form(message.text, known)

@@ -16,7 +16,9 @@ LONGEST_EXPLANATION: Final = 4000
 
 def explained(legacy: Body, new: Body) -> str:
     """Empty where there is nothing that DeepDiff could say."""
-    if not legacy.kind is new.kind is Kind.JSON or max(len(legacy.text), len(new.text)) > LONGEST:
+    if legacy.kind is not new.kind or legacy.kind not in (Kind.JSON, Kind.MULTIPART):
+        return ""
+    if max(len(legacy.text), len(new.text)) > LONGEST:
         return ""
     try:
         found = DeepDiff(

@@ -67,6 +67,23 @@ def judge(exhibit: Exhibit, rules: RouteRules) -> Judged:
     )  # fmt: skip
 
 
+def expected_by(exhibit: Exhibit, rules: RouteRules, path: str) -> frozenset[str] | None:
+    """The rules that expect a difference of a sample that was kept, by their ids; None where none does.
+
+    `path` is a template. The set is empty where a rule has only said which elements belong together.
+    """
+    found = judge(exhibit, rules)
+    if found.verdict in (Verdict.NOT_COMPARABLE, Verdict.SHADOW_ERROR):
+        return None
+    if any(template(one.place) == path for one in found.differences):
+        return None
+    return frozenset(rule for one, rule in found.ignored if _holds(template(one.place), path))
+
+
+def _holds(above: str, path: str) -> bool:
+    return path == above or path.startswith((f"{above}.", f"{above}["))
+
+
 def drawn(exhibit: Exhibit, rules: RouteRules) -> Drawn | None:
     """What a pair that was drawn by lot says of paths; None where it cannot."""
     if not exhibit.sampled or exhibit.legacy_again is None:

@@ -207,7 +207,7 @@ def _categories(categories: Sequence[Json]) -> str:
     rows = "".join(
         f"<tr><td><code>{escape(one['path'])}</code></td><td>{escape(one['kind'])}</td>"
         f"<td class=n>{one['count']:,}</td><td>{escape(one['mark'])}"
-        f"{': ' + escape(one['mark_reason']) if one['mark_reason'] else ''}</td>"
+        f"{''.join(': ' + escape(why) for why in (one['mark_reason'], one['ruled']) if why)}</td>"
         f"<td><code>{escape(one['id'])}</code></td></tr>"
         for one in categories
     )
@@ -239,7 +239,7 @@ def _example(example: Json) -> Iterator[str]:
 
 def _pretty(body: Json) -> str:
     text: str = body["text"]
-    if body["kind"] == "json":
+    if body["kind"] in ("json", "multipart"):
         with contextlib.suppress(ValueError):
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     trouble = f", {body['trouble']}" if body["trouble"] else ""

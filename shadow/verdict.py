@@ -64,6 +64,17 @@ class Category:
     count: int
     mark: Mark = Mark.OPEN
     mark_reason: str = ""
+    ruled: str = ""
+    """By which rules every sample that is kept is expected today, in words."""
+
+    @property
+    def is_decided(self) -> bool:
+        """A person has said what it is: accepted, or a fault that no rule takes away."""
+        return self.mark in (Mark.ACCEPTED, Mark.BUG)
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.mark is Mark.ACCEPTED or bool(self.ruled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,7 @@ class Judgement:
 
 
 def judgement(facts: RouteFacts, gate: Gate) -> Judgement:
-    accepted = tuple(one for one in facts.categories if one.mark is Mark.ACCEPTED)
+    accepted = tuple(one for one in facts.categories if one.is_accepted)
     found, noise = _open_and_noise(facts, gate)
     errors = sum(count for name, count in facts.verdicts.items() if name.startswith("shadow_error"))
     # Where every difference is noise, a pair in which only noise differs is no bad one.
@@ -160,7 +171,7 @@ def _open_and_noise(facts: RouteFacts, gate: Gate) -> tuple[list[Category], list
     found: list[Category] = []
     noise: list[Category] = []
     for one in facts.categories:
-        if one.mark is not Mark.ACCEPTED:
+        if not one.is_accepted:
             quiet = one.kind != SHAPE and one.path in volatile and not exceeds(one.path)
             (noise if quiet else found).append(one)
     known = {one.path for one in facts.categories}

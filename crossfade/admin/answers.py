@@ -111,6 +111,8 @@ class CategoryShown(Shown):
     count: int
     mark: str
     mark_reason: str
+    ruled: str
+    """By which rules every kept sample is expected today, in words; else empty."""
     mark_by: str | None
     mark_expires: str | None
     first_seen: float

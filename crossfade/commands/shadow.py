@@ -141,6 +141,8 @@ def show(options: argparse.Namespace) -> int:
     data(f"{place}: {answer['count']:,} times")
     if answer["mark"] != "open":
         data(f"marked {answer['mark']} by {answer['mark_by']}: {answer['mark_reason']}")
+    if answer["ruled"]:
+        data(answer["ruled"])
     for sample in answer["samples"]:
         asked = sample["exhibit"]["asked"]
         data("")

@@ -282,6 +282,17 @@ async def category(store: Store, name: str) -> tuple[CategoryRow, list[dict[str,
         return row, list(samples)
 
 
+async def samples(store: Store, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The samples of these categories as they are kept, the newest first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    wanted = select(shadow_samples.c.category, shadow_samples.c.exhibit)
+    wanted = wanted.where(shadow_samples.c.category.in_(names)).order_by(shadow_samples.c.at.desc())
+    async with store.transaction() as connection:
+        for row in await connection.execute(wanted):
+            found.setdefault(row.category, []).append(row.exhibit)
+    return found
+
+
 async def _needed(connection: AsyncConnection, name: str) -> CategoryRow:
     wanted = select(shadow_categories).where(shadow_categories.c.id == name)
     row = (await connection.execute(wanted)).first()

@@ -190,7 +190,9 @@ def test_card_numbers_have_a_check_digit() -> None:
 SECRETS = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Z")), min_size=8, max_size=20
 ).map(lambda text: f"Zq{text}7x")
-PLACES = st.sampled_from(["header", "cookie", "query", "json", "deep", "form", "echo", "set-cookie", "list"])
+PLACES = st.sampled_from(
+    ["header", "cookie", "query", "json", "deep", "form", "echo", "set-cookie", "list", "part"]
+)
 
 
 @given(SECRETS, st.lists(PLACES, min_size=1, max_size=4, unique=True), st.booleans())
@@ -215,9 +217,17 @@ def test_no_seeded_secret_is_in_any_byte_of_the_wire(secret: str, places: list[s
     body = json.dumps(answer).encode()
     if packed:
         body, answer_fields = gzip.compress(body), answer_fields + b"Content-Encoding: gzip\r\n"
-    found = shown(
-        leg(body, answer_fields), target=target, fields=JSON + fields, body=json.dumps(asked).encode()
-    )
+    asked_fields, asked_body = JSON, json.dumps(asked).encode()
+    if "part" in places:
+        asked_fields = b"Content-Type: multipart/form-data; boundary=b\r\n"
+        asked_body = b"".join(
+            b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name, value)
+            for name, value in ((b"password", secret.encode()), (b"user", b"ada"))
+        ) + b"--b--\r\n"  # fmt: skip
+        answer["said"] = f"no user has {secret}"
+        body = json.dumps(answer).encode()
+        body = gzip.compress(body) if packed else body
+    found = shown(leg(body, answer_fields), target=target, fields=asked_fields + fields, body=asked_body)
 
     written = wire.to_bytes(found)
 

@@ -12,6 +12,7 @@ from shadow.report import as_html, as_markdown
 
 CATEGORY = {
     "id": "abc", "path": "$.price", "kind": "value", "count": 7, "mark": "open", "mark_reason": "",
+    "ruled": "",
 }  # fmt: skip
 ANSWER = {
     "status": 200,

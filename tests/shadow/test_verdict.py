@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import date
 from math import comb
 from typing import Any
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from shadow.compare import Verdict
 from shadow.exhibit import Answer, Asked, Body, Exhibit, Kind
-from shadow.judge import drawn, judge
-from shadow.rules import NO_RULES
+from shadow.judge import drawn, expected_by, judge
+from shadow.rules import NO_RULES, Rule, RuleBook, RuleKind
 from shadow.statistics import excess_p_value, two_stage_upper_bound, upper_bound
 from shadow.verdict import Category, Gate, Mark, PathCounts, Readiness, RouteFacts, judgement
 
@@ -79,6 +80,28 @@ def exhibit(
 def test_a_pair_is_judged_by_its_own_second_answers(texts: list[str], verdict: Verdict, reason: str) -> None:
     found = judge(exhibit(*texts), NO_RULES)
     assert (found.verdict, found.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [
+    (Rule("near", RuleKind.TOLERANCE, "$.a[*].b", "a test", absolute=1), {"near"}),
+    (Rule("all", RuleKind.IGNORE, "$.a", "a test"), {"all"}),
+    (Rule("set", RuleKind.UNORDERED, "$.a", "a test"), {"set"}),
+    (Rule("id", RuleKind.KEYED_BY, "$.a", "a test", key="b"), frozenset()),
+    (Rule("other", RuleKind.IGNORE, "$.c", "a test"), None),
+    (Rule("far", RuleKind.TOLERANCE, "$.a[*].b", "a test", absolute=0.5), None),
+])  # fmt: skip
+def test_a_rule_that_came_later_expects_what_was_kept(rule: Rule, expected: frozenset[str] | None) -> None:
+    other = rule.kind in (RuleKind.UNORDERED, RuleKind.KEYED_BY)
+    order = exhibit('{"a": [{"b": 1}, {"b": 2}]}', '{"a": [{"b": 2}, {"b": 1}]}')
+    value = exhibit('{"a": [{"b": 1}]}', '{"a": [{"b": 2}]}')
+    book = RuleBook([rule], date(2026, 11, 24)).of("/items")
+    assert expected_by(order if other else value, book, "$.a" if other else "$.a[*].b") == expected
+
+
+def test_a_sample_without_its_bodies_says_nothing_of_a_rule() -> None:
+    kept = exhibit("1", "2")
+    kept = replace(kept, new=replace(kept.new, body=Body(Kind.UNREADABLE, trouble="too_long")))
+    assert expected_by(kept, NO_RULES, "$") is None
 
 
 def test_what_is_drawn_by_lot_says_who_differs() -> None:

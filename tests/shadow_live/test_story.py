@@ -169,13 +169,22 @@ async def test_from_the_mirror_to_the_gate(
         assert "1 of the 4 operations" in page.read_text()
         assert "1 of 2" in page.read_text() or "0 of 2" in page.read_text()
 
-    # A reviewer looks, and accepts.
+    # A rule that comes after the pairs holds for what is kept of them, and no longer than it stands.
     (category,) = (await asked(cf, "diffs"))["categories"]
+    limits = ("--flag", "items.read", "--pairs", "10", "--rate", "50%")
+    price = json.dumps({"id": "prices", "kind": "same_shape", "path": "$.price"})
+    assert (await cf.command("shadow", "rule", "set", price, "--reason", "a new list")).code == 0
+    ruled = await reported(cf, lambda one: one["readiness"] == "ready", *limits)
+    assert [one["ruled"] for one in ruled["accepted"]] == ["prices expects all 5 samples that are kept"]
+    assert "prices expects all 5" in (await cf.command("shadow", "show", category["id"])).out
+    assert (await cf.command("shadow", "rule", "delete", "prices", "--reason", "no rule")).code == 0
+    await reported(cf, lambda one: one["readiness"] == "not_ready", *limits)
+
+    # A reviewer looks, and accepts.
     shown = await cf.command("shadow", "show", category["id"])
     assert "$.price" in shown.out
     marked = await asked(cf, "mark", category["id"], "accepted", "--reason", "a new price list")
     assert marked["mark"] == "accepted"
-    limits = ("--flag", "items.read", "--pairs", "10", "--rate", "50%")
     ready = await reported(cf, lambda one: one["readiness"] == "ready", *limits)
     assert [one["mark_reason"] for one in ready["accepted"]] == ["a new price list"]
     assert (await cf.command("shadow", "report", "--gate", *limits)).code == 0

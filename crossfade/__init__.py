@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from crossfade.project import Project
+from dualwrite.mapping import Convert, FollowUp, Marked, Table, Values
+from flags.model import Side
 from legacy_adapter.adapter import Adapter
 from legacy_adapter.messages import Answer, Request
 from shadow.rules import Rule, RuleKind
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
     from crossfade.adapter_contract import AdapterContractError, Example, check_adapter
 
 __all__ = [
-    "Adapter", "AdapterContractError", "Answer", "Example", "Project", "Request", "Rule", "RuleKind",
-    "check_adapter",
+    "Adapter", "AdapterContractError", "Answer", "Convert", "Example", "FollowUp", "Marked", "Project",
+    "Request", "Rule", "RuleKind", "Side", "Table", "Values", "check_adapter",
 ]  # fmt: skip
 
 

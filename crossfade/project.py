@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from dualwrite.mapping import FollowUp, Table
 from legacy_adapter.adapter import Adapter, AttributesOf
 from shadow.rules import Rule
 
@@ -23,3 +24,7 @@ class Project:
     attributes: AttributesOf | None = None
     rules: Sequence[Rule] = ()
     """Differences between both sides' answers that are expected (`docs/shadow.md`)."""
+    tables: Sequence[Table] = ()
+    """How rows of one side become rows of the other (`docs/data.md`)."""
+    follow_ups: Sequence[FollowUp] = ()
+    """SQL that follows rows which were written, in this order."""

@@ -14,20 +14,23 @@ second session can write under the same name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
 from psycopg import errors, sql
 
 from dualwrite.change import ABSENT, Position, Row
-from dualwrite.copy_text import copy_text
+from dualwrite.copy_text import copy_text, read_copy_text
+from dualwrite.mapped import RowMapping, Touching, touched_rows
 from dualwrite.pg_stream import CONNECT_WITHIN, lsn_text
 from dualwrite.plan import Action, Op, Step, TargetTable, Work, shown, steps
 from dualwrite.target import FencedError, StreamState, qualified, take_over
 
+NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
 TRIES: Final = 5
 """To get the origin from a session that has been fenced."""
 
@@ -43,6 +46,10 @@ class PoisonError(Exception):
         super().__init__(f"{op.table} does not take the row with key {shown(op.key or op.row)}: {said}")
         self.op = op
         self.error = error
+
+
+class FollowUpError(Exception):
+    """Users' SQL that follows the rows has failed. Nothing of its transaction was written."""
 
 
 class MissingRowError(Exception):
@@ -68,7 +75,8 @@ class Applier:
         self.applied: Position = taken.applied
         self.heartbeat = taken.heartbeat
         """Number of the last heartbeat that was applied."""
-        self._stages: dict[tuple[TargetTable, tuple[int, ...]], str] = {}
+        self._stages: dict[object, str] = {}
+        """Temporary tables of this session, by what they are for."""
         self._filled: set[str] = set()
 
     @classmethod
@@ -93,9 +101,17 @@ class Applier:
         await self._connection.close()
 
     async def apply(
-        self, ops: Sequence[Op], end: Position, *, heartbeat: int | None = None, whole: bool = True
+        self,
+        ops: Sequence[Op],
+        end: Position,
+        touched: Mapping[Touching, Sequence[Row]] = NOTHING,
+        *,
+        heartbeat: int | None = None,
+        whole: bool = True,
     ) -> None:
         """Write `ops`, all of source transactions up to `end`, and commit. Nothing happens if that was done.
+
+        `touched` are the rows that follow-ups look at, once all is written.
 
         `whole` says that every row of these tables has been copied, so that an update without its row is a
         fault. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and psycopg.Error where
@@ -104,72 +120,134 @@ class Applier:
         """
         if end <= self.applied:
             return
-        planned = steps(ops)
+        task = _Task(steps(ops), touched, end, heartbeat, whole)
         try:
-            await self._commit(planned, end, heartbeat, whole)
+            await self._commit(task)
         except _POISON:
             try:
                 # Two rows may have swapped what is unique of each; then both have to go first.
-                await self._commit(planned, end, heartbeat, whole, clear=True)
+                await self._commit(task, clear=True)
             except _POISON as error:
                 raise await self._poison(ops, whole) or error from None
         self.applied = end
         if heartbeat is not None:
             self.heartbeat = heartbeat
 
-    async def chunk(self, table: TargetTable) -> Chunk | None:
-        """How far the copy of a table has come; None where it has not begun."""
+    async def chunk(self, copy: str) -> Chunk | None:
+        """How far a copy has come; None where it has not begun."""
         cursor = await self._connection.execute(
-            "SELECT upto, bound, done FROM crossfade_sync.copies WHERE stream = %s AND target = %s",
-            (self._name, str(table)),
+            "SELECT upto, bound, done FROM crossfade_sync.copies WHERE stream = %s AND copy = %s",
+            (self._name, copy),
         )
         row = await cursor.fetchone()
         return None if row is None else Chunk(row[0], row[1] or [], row[2])
 
-    async def begin_copy(self, table: TargetTable, bound: list[str] | None) -> Chunk:
+    async def begin_copy(self, copy: str, bound: list[str] | None) -> Chunk:
         """Note that a copy begins, and where it will end. Without a bound there is nothing to copy."""
         async with self._one_transaction():
             await self._lock()
             await self._connection.execute(
-                "INSERT INTO crossfade_sync.copies (stream, target, bound, done) VALUES (%s, %s, %s, %s)",
-                (self._name, str(table), bound, bound is None),
+                "INSERT INTO crossfade_sync.copies (stream, copy, bound, done) VALUES (%s, %s, %s, %s)",
+                (self._name, copy, bound, bound is None),
             )
         return Chunk(None, bound or [], bound is None)
 
-    async def copy_chunk(self, table: TargetTable, upto: list[str] | None, lines: Sequence[bytes]) -> int:
+    async def copy_chunk(
+        self, copy: str, what: RowMapping | Touching, upto: list[str] | None, lines: Sequence[bytes]
+    ) -> int:
         """Write a chunk and how far it goes (None: to the end). Rows that the stream has brought stay.
 
-        How many rows were written. Raises FencedError and psycopg.Error; then nothing was.
+        `lines` are what COPY says of the source's rows. How many rows were written. Raises FencedError,
+        MappingFailedError, FollowUpError and psycopg.Error; then nothing was.
         """
-        everything = tuple(range(len(table.columns)))
+        written = 0
+        made = what.lines(lines)
         async with self._one_transaction():
             await self._lock()
-            stage = await self._stage(table, everything, lines)
-            names = _list("{0}", table, everything)
-            cursor = await self._connection.execute(
-                sql.SQL(
-                    "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE"
-                    " SELECT {} FROM {} ON CONFLICT ({}) DO NOTHING"
-                ).format(_place(table), names, names, stage, _list("{0}", table, table.key))
-            )
+            if isinstance(what, Touching):
+                await self._follow_up(what, made)
+            elif not what.table.partial:
+                stage = await self._stage(what.table, made)
+                cursor = await self._connection.execute(_put(what.table, stage, instead=sql.SQL("NOTHING")))
+                written = cursor.rowcount
             await self._connection.execute(
                 "UPDATE crossfade_sync.copies SET upto = coalesce(%s, bound), done = %s, rows = rows + %s"
-                " WHERE stream = %s AND target = %s",
-                (upto, upto is None, cursor.rowcount, self._name, str(table)),
+                " WHERE stream = %s AND copy = %s",
+                (upto, upto is None, written, self._name, copy),
             )
-        return cursor.rowcount
+        return written
 
-    async def _commit(
-        self, planned: Sequence[Step], end: Position, heartbeat: int | None, whole: bool, clear: bool = False
+    async def repairs(self, most: int) -> tuple[str, list[list[str]]] | None:
+        """Rows of one copy that wait to be written anew, by their keys at the source."""
+        cursor = await self._connection.execute(
+            "SELECT copy, key FROM crossfade_sync.repairs WHERE stream = %s ORDER BY copy, key LIMIT %s",
+            (self._name, most),
+        )
+        rows = await cursor.fetchall()
+        return (rows[0][0], [key for copy, key in rows if copy == rows[0][0]]) if rows else None
+
+    async def repair(
+        self,
+        copy: str,
+        what: RowMapping | Touching | None,
+        keys: Sequence[Sequence[str]],
+        lines: Sequence[bytes],
     ) -> None:
+        """Write these rows over what is there; those of which there is no line go. Raises as copy_chunk."""
+        made = [] if what is None else what.lines(lines)
         async with self._one_transaction():
             await self._lock()
-            await self._carry_out(planned, whole, clear)
+            if isinstance(what, Touching):
+                await self._follow_up(what, made)
+            elif what is not None:
+                await self._write_over(what, keys, made)
+            async with self._connection.cursor() as cursor:
+                await cursor.executemany(
+                    "DELETE FROM crossfade_sync.repairs WHERE stream = %s AND copy = %s AND key = %s",
+                    [(self._name, copy, list(key)) for key in keys],
+                )
+
+    async def _write_over(
+        self, what: RowMapping, keys: Sequence[Sequence[str]], made: Sequence[bytes]
+    ) -> None:
+        table = what.table
+        there = [read_copy_text(line) for block in made for line in block.splitlines(keepends=True)]
+        if table.partial:
+            for row in there:
+                await self._patch(table, tuple(range(len(table.columns))), [row], whole=False)
+            return
+        present = {table.key_of(row) for row in there}
+        wanted = (what.key_of_source(tuple(part.encode() for part in key)) for key in keys)
+        gone = [op for key in wanted if key not in present for op in what.gone(key)]
+        await self._carry_out(steps(gone), whole=False, clear=False)
+        if there:
+            stage = await self._stage(table, made)
+            await self._connection.execute(_put(table, stage))
+
+    async def _commit(self, task: _Task, clear: bool = False) -> None:
+        async with self._one_transaction():
+            await self._lock()
+            await self._carry_out(task.planned, task.whole, clear)
+            for touching, rows in sorted(task.touched.items(), key=lambda pair: pair[0].place):
+                await self._follow_up(touching, [copy_text(touched_rows(touching, rows))])
             await self._connection.execute(
                 "UPDATE crossfade_sync.streams SET applied = %s::pg_lsn, at = now(),"
                 " heartbeat = coalesce(%s, heartbeat) WHERE name = %s",
-                (lsn_text(end), heartbeat, self._name),
+                (lsn_text(task.end), task.heartbeat, self._name),
             )
+
+    async def _follow_up(self, touching: Touching, lines: Sequence[bytes]) -> None:
+        """What users have said of rows that were touched. Raises FollowUpError."""
+        columns = ", ".join(f"{_quoted(name)} text" for name in touching.inputs)
+        form = sql.SQL(f"({columns}, gone boolean) ON COMMIT DELETE ROWS")
+        stage = await self._filled_stage(("touched", touching.place), form, lines)
+        name = stage.as_string(self._connection)
+        for statement in touching.follow_up.statements:
+            try:
+                await self._connection.execute(statement.replace("{touched}", name).encode())
+            except (errors.ProgrammingError, *_POISON) as error:
+                table, said = touching.follow_up.table, error.diag.message_primary or str(error)
+                raise FollowUpError(f"the follow-up of {table} failed: {said}; in: {statement}") from error
 
     @asynccontextmanager
     async def _one_transaction(self, force_rollback: bool = False) -> AsyncIterator[None]:
@@ -206,30 +284,32 @@ class Applier:
     async def _carry_out(self, planned: Sequence[Step], whole: bool, clear: bool) -> None:
         for step in planned:
             for work in step.works:
-                await self._work(work, whole, clear and not work.table.others)
+                await self._remove(work, clear and not work.table.others)
+            for work in step.works:
+                if work.puts and not work.table.partial:
+                    stage = await self._stage(work.table, [copy_text(work.puts)])
+                    await self._connection.execute(_put(work.table, stage))
+            # A row may be made by one mapping, and have columns filled by another.
+            for work in step.works:
+                for columns, rows in _by_columns(work.table, work.patches).items():
+                    await self._patch(work.table, columns, rows, whole and not work.table.partial)
             if step.last is not None:
                 await self._last(step.last)
 
-    async def _work(self, work: Work, whole: bool, clear: bool) -> None:
+    async def _remove(self, work: Work, clear: bool) -> None:
         table = work.table
         gone = [*work.removes, *(table.key_of(row) for row in work.puts)] if clear else work.removes
         if gone:
-            stage = await self._stage(table, table.key, [copy_text(gone)])
+            stage = await self._stage(table, [copy_text(gone)], table.key)
             await self._connection.execute(
                 sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(_place(table), stage, _same_key(table))
             )
-        for columns, rows in _by_columns(table, work.patches).items():
-            await self._patch(table, columns, rows, whole)
-        if work.puts:
-            everything = tuple(range(len(table.columns)))
-            stage = await self._stage(table, everything, [copy_text(work.puts)])
-            await self._connection.execute(_put(table, stage))
 
     async def _patch(
         self, table: TargetTable, columns: tuple[int, ...], rows: Sequence[Row], whole: bool
     ) -> None:
         known = copy_text(tuple(row[at] for at in columns) for row in rows)
-        stage = await self._stage(table, columns, [known])
+        stage = await self._stage(table, [known], columns)
         cursor = await self._connection.execute(
             sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
                 _place(table),
@@ -268,18 +348,23 @@ class Applier:
             )
 
     async def _stage(
-        self, table: TargetTable, columns: tuple[int, ...], lines: Sequence[bytes]
+        self, table: TargetTable, lines: Sequence[bytes], columns: tuple[int, ...] | None = None
     ) -> sql.Identifier:
         """A temporary table with these columns, filled from lines of COPY; its types are the target's."""
-        name = self._stages.get((table, columns))
+        places = tuple(range(len(table.columns))) if columns is None else columns
+        form = sql.SQL("ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA").format(
+            _list("{0}", table, places), _place(table)
+        )
+        return await self._filled_stage((table, places), form, lines)
+
+    async def _filled_stage(self, of: object, form: sql.Composable, lines: Sequence[bytes]) -> sql.Identifier:
+        name = self._stages.get(of)
         if name is None:
             name = f"crossfade_stage_{len(self._stages)}"
             await self._connection.execute(
-                sql.SQL(
-                    "CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA"
-                ).format(sql.Identifier(name), _list("{0}", table, columns), _place(table))
+                sql.SQL("CREATE TEMP TABLE {} ").format(sql.Identifier(name)) + form
             )
-            self._stages[table, columns] = name
+            self._stages[of] = name
         elif name in self._filled:
             await self._connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(name)))
         self._filled.add(name)
@@ -291,6 +376,17 @@ class Applier:
             for line in lines:
                 await copy.write(line)
         return stage
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What one target transaction has to do."""
+
+    planned: Sequence[Step]
+    touched: Mapping[Touching, Sequence[Row]]
+    end: Position
+    heartbeat: int | None
+    whole: bool
 
 
 async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> None:
@@ -337,18 +433,31 @@ def _same_key(table: TargetTable) -> sql.Composed:
     return sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(name) for name in names)
 
 
-def _put(table: TargetTable, stage: sql.Identifier) -> sql.Composed:
-    key = set(table.key)
-    rest = [at for at in range(len(table.columns)) if at not in key]
-    update = (
-        sql.SQL("UPDATE SET {}").format(_list("{0} = EXCLUDED.{0}", table, rest))
-        if rest
-        else sql.SQL("NOTHING")
-    )
-    names = _list("{0}", table, range(len(table.columns)))
+def _put(table: TargetTable, stage: sql.Identifier, instead: sql.Composable | None = None) -> sql.Composed:
+    """Rows of the stage into the table; of a row that is there, all columns, unless it says what else."""
+    key = {table.columns[at] for at in table.key}
+    computed = [name for name, _ in table.computed]
+    names = [*table.columns, *computed]
+    values = [sql.SQL("given.{}").format(sql.Identifier(name)) for name in table.columns]
+    expressions = [sql.SQL("(") + sql.SQL(said) + sql.SQL(")") for _, said in table.computed]
+    if instead is None:
+        rest = [sql.Identifier(name) for name in names if name not in key]
+        sets = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(name) for name in rest)
+        instead = sql.SQL("UPDATE SET {}").format(sets) if rest else sql.SQL("NOTHING")
     return sql.SQL(
-        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT ({}) DO {}"
-    ).format(_place(table), names, names, stage, _list("{0}", table, table.key), update)
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} given ON CONFLICT ({}) DO {}"
+    ).format(
+        _place(table),
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.SQL(", ").join((*values, *expressions)),
+        stage,
+        _list("{0}", table, table.key),
+        instead,
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _by_columns(table: TargetTable, rows: Sequence[Row]) -> dict[tuple[int, ...], list[Row]]:

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 
 from dualwrite.apply import Applier, Chunk
-from dualwrite.plan import Copying
+from dualwrite.mapped import RowMapping, Touching
 from dualwrite.snapshot import Snapshot
 from dualwrite.target import qualified
 
@@ -47,39 +47,41 @@ class Progress:
     """Chunks that were read again because their snapshot hid what was applied."""
 
 
+def copy_name(table: str, what: RowMapping | Touching) -> str:
+    """Under which name the target knows how far this copy has come."""
+    return f"after {table}, {what.place}" if isinstance(what, Touching) else f"{table} to {what.table}"
+
+
 class Backfill:
-    """Copies one table. `source` is a connection in autocommit mode that nobody else uses."""
+    """Copies one table for one mapping or follow-up. `source` is in autocommit mode and nobody else's."""
 
     def __init__(
-        self,
-        source: Connection,
-        applier: Applier,
-        schema: str,
-        name: str,
-        copying: Copying,
-        rows: int = 2_000,
+        self, source: Connection, applier: Applier, table: str, what: RowMapping | Touching, rows: int = 2_000
     ) -> None:
+        """`table` is schema.table at the source."""
+        schema, _, name = table.partition(".")
+        self.name = copy_name(table, what)
         self._source = source
         self._applier = applier
         self._place = qualified(schema, name)
-        self._copying = copying
-        self._key = [sql.Identifier(copying.inputs[at]) for at in copying.table.key]
+        self._what = what
+        self._key = [sql.Identifier(name) for name in key_of(what)]
         self._rows = rows
         self._began = time.monotonic()
         self._copied = 0
         self._again = 0
         self._settled: int | None = None
 
-    async def step(self, applied: Sequence[int]) -> Progress:
-        """Copy one chunk. `applied` are the transactions (32 bits) that the stream has brought since the
-        start.
+    async def step(self, applied: list[int]) -> Progress:
+        """Copy one chunk. `applied` are transactions (32 bits) that the stream has brought; the list is
+        emptied once a snapshot has shown them all, for then every later one does.
 
         Raises psycopg.Error, and FencedError as the applier does; what was not committed is copied again.
         """
-        chunk = await self._applier.chunk(self._copying.table)
+        chunk = await self._applier.chunk(self.name)
         if chunk is None:
             bound = await self._bound()
-            chunk = await self._applier.begin_copy(self._copying.table, bound)
+            chunk = await self._applier.begin_copy(self.name, bound)
         if chunk.done:
             return self._progress(done=True)
         began = time.monotonic()
@@ -88,8 +90,9 @@ class Backfill:
             self._again += 1
             await asyncio.sleep(LOOK_AGAIN)
             read = await self._read(chunk, applied)
+        applied.clear()
         upto, lines = read
-        written = await self._applier.copy_chunk(self._copying.table, upto, lines)
+        written = await self._applier.copy_chunk(self.name, self._what, upto, lines)
         self._copied += written
         self._rows = _next_size(self._rows, time.monotonic() - began)
         return self._progress(done=upto is None)
@@ -129,7 +132,7 @@ class Backfill:
             )
             last = await cursor.fetchone()
             upto = None if last is None else list(last)
-            inputs = sql.SQL(", ").join(map(sql.Identifier, self._copying.inputs))
+            inputs = sql.SQL(", ").join(map(sql.Identifier, self._what.read))
             async with self._source.cursor().copy(
                 sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT").format(
                     inputs, self._place, self._between(chunk.upto, upto or chunk.bound)
@@ -156,6 +159,13 @@ class Backfill:
 
         found = sql.SQL("({}) <= ({})").format(key, values(upto))
         return found if above is None else sql.SQL("{} AND ({}) > ({})").format(found, key, values(above))
+
+
+def key_of(what: RowMapping | Touching) -> Sequence[str]:
+    """Names at the source."""
+    if isinstance(what, Touching):
+        return what.follow_up.key
+    return [what.inputs[at] for at in what.table.key]
 
 
 def _down(part: sql.Identifier) -> sql.Composed:

@@ -1,4 +1,4 @@
-"""Rows as `COPY … FROM STDIN` wants them in text. Pure."""
+"""Rows as `COPY` reads and writes them in text. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dualwrite.change import Row
 
 _SPECIAL = re.compile(rb"[\\\t\n\r]")
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9A-Fa-f]{1,2}|.)", re.DOTALL)
+_MEANT = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _ESCAPED = {b"\\": b"\\\\", b"\t": b"\\t", b"\n": b"\\n", b"\r": b"\\r"}
 
 
@@ -28,3 +30,20 @@ def copy_text(rows: Iterable[Row]) -> bytes:
 def _escaped(value: object) -> bytes:
     assert isinstance(value, bytes)
     return _SPECIAL.sub(lambda found: _ESCAPED[found.group()], value)
+
+
+def read_copy_text(line: bytes) -> tuple[bytes | None, ...]:
+    """One line, with or without its end."""
+    fields = line.removesuffix(b"\n").split(b"\t")
+    if b"\\" not in line:
+        return tuple(fields)
+    return tuple(None if field == b"\\N" else _ESCAPE.sub(_meant, field) for field in fields)
+
+
+def _meant(found: re.Match[bytes]) -> bytes:
+    sign = found[1]
+    if sign[:1] in b"01234567":
+        return bytes([int(sign, 8) & 0xFF])
+    if sign[:1] == b"x" and len(sign) > 1:
+        return bytes([int(sign[1:], 16)])
+    return _MEANT.get(sign, sign)

@@ -6,14 +6,15 @@ confirmed, the target knows what it has, and what comes twice is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from dualwrite import heartbeat
 from dualwrite.apply import Applier
 from dualwrite.capture import Capture, CaptureStopped
-from dualwrite.change import Change, Part, Relation
-from dualwrite.plan import Copying, Op
+from dualwrite.change import Change, Part, Relation, Row
+from dualwrite.mapped import SourceTable, Touching
+from dualwrite.plan import Op
 
 GATHER: Final = 5_000
 """Changes that go into one target transaction, if so many are here already. A larger source transaction is
@@ -21,33 +22,34 @@ still one target transaction."""
 
 
 class Follower:
-    """Brings one stream to one target. `copying` says for each table, as schema.table, where its rows go."""
+    """Brings one stream to one target. `sources` says of each table, as schema.table, what becomes of it."""
 
     def __init__(
-        self, stream: str, capture: Capture, applier: Applier, copying: Mapping[str, Copying]
+        self, stream: str, capture: Capture, applier: Applier, sources: Mapping[str, SourceTable]
     ) -> None:
         self._stream = stream
         self._capture = capture
         self._applier = applier
-        self._copying = copying
+        self._sources = sources
         self.recent: list[int] = []
         """Transactions that were applied while `remember` was set: a copy has to see them (`backfill.py`)."""
         self.remember = False
-        self._looked_at: dict[int, Copying] = {}
+        self._known: dict[int, _Bound] = {}
         """By the identity of a relation, which a decoder describes anew when the table changes."""
         self._described: list[Relation] = []
-        """Keeps what `_looked_at` names alive, so that no identity is given twice."""
+        """Keeps what `_known` names alive, so that no identity is given twice."""
 
     async def step(self, *, whole: bool = True) -> bool:
         """Apply what has come, at most some thousand changes; False if nothing has.
 
-        `whole` as in `Applier.apply`. Raises CaptureStopped and what the applier raises; nothing that was
-        not applied is confirmed then.
+        `whole` as in `Applier.apply`. Raises CaptureStopped, MappingFailedError and what the applier raises;
+        nothing that was not applied is confirmed then.
         """
         first = await self._capture.next()
         if first is None:
             return False
         ops: list[Op] = []
+        touched: dict[Touching, list[Row]] = {}
         end, beat = self._applier.applied, self._applier.heartbeat
         part: Part | None = first
         open_ = False
@@ -58,8 +60,7 @@ class Follower:
                 part = await self._capture.next()
                 continue
             if part.at >= self._applier.applied:
-                for change in part.changes:
-                    ops.extend(self._ops(change))
+                self._take(part, ops, touched)
                 for message in part.messages:
                     number = heartbeat.number_of(message, self._stream)
                     if number is not None:
@@ -70,25 +71,40 @@ class Follower:
                 xids.append(part.xid)
             end = max(end, part.end or 0)
             part = None if len(ops) >= GATHER and not open_ else self._capture.ready()
-        await self._applier.apply(ops, end, heartbeat=beat, whole=whole)
+        await self._applier.apply(ops, end, touched, heartbeat=beat, whole=whole)
         self.recent += xids
         await self._capture.confirm(self._applier.applied)
         return True
 
-    def _ops(self, change: Change) -> list[Op]:
-        relation = change.relation
-        copying = self._looked_at.get(id(relation))
-        if copying is None:
-            copying = self._copying_of(relation)
-            self._looked_at[id(relation)] = copying
-            self._described.append(relation)
-        return list(copying.ops(change))
+    def _take(self, part: Part, ops: list[Op], touched: dict[Touching, list[Row]]) -> None:
+        for change in part.changes:
+            bound = self._known.get(id(change.relation)) or self._bound(change.relation)
+            for rows_of in bound.mappings:
+                ops.extend(rows_of(change))
+            for touching, touched_by in bound.touching:
+                touched.setdefault(touching, []).extend(touched_by(change))
 
-    def _copying_of(self, relation: Relation) -> Copying:
-        found = self._copying.get(str(relation))
-        if found is None:
+    def _bound(self, relation: Relation) -> _Bound:
+        source = self._sources.get(str(relation))
+        if source is None:
             raise CaptureStopped("unmapped_table", f"{relation} is published, and no mapping names it")
-        if (trouble := found.trouble(relation)) is not None:
-            reason, message = trouble
-            raise CaptureStopped(reason, f"{message}; nothing of it was applied: mend the mapping and go on")
-        return found
+        for mapping in source.mappings:
+            if (trouble := mapping.trouble(relation)) is not None:
+                reason, message = trouble
+                raise CaptureStopped(
+                    reason, f"{message}; nothing of it was applied: mend the mapping and go on"
+                )
+        bound = _Bound(
+            tuple(mapping.bind(relation) for mapping in source.mappings),
+            tuple((touching, touching.bind(relation)) for touching in source.touching),
+        )
+        self._known[id(relation)] = bound
+        self._described.append(relation)
+        return bound
+
+
+class _Bound(NamedTuple):
+    """What becomes of the changes of one relation as it is now."""
+
+    mappings: tuple[Callable[[Change], Sequence[Op]], ...]
+    touching: tuple[tuple[Touching, Callable[[Change], Sequence[Row]]], ...]

@@ -7,9 +7,10 @@ that does not carry a column (ABSENT) leaves what an earlier change of the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import NamedTuple
 
 from dualwrite.change import ABSENT, Change, Identity, Kind, Relation, Row
@@ -27,6 +28,10 @@ class TargetTable:
     columns: tuple[str, ...]
     key: tuple[int, ...]
     others: bool = False
+    partial: bool = False
+    """Rows are made and deleted by somebody else: these columns of theirs are only changed."""
+    computed: tuple[tuple[str, str], ...] = ()
+    """Columns besides, and the SQL expressions over the row (`given`) that they get where a row is put."""
 
     def key_of(self, row: Row) -> Row:
         return tuple(row[at] for at in self.key)
@@ -88,20 +93,47 @@ class Copying:
     left_out: frozenset[str] = frozenset()
     """Columns of the source that nobody wants. Any other that is not an input stops the stream."""
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What has to be read of a row at the source."""
+        return self.inputs
+
     def trouble(self, relation: Relation) -> tuple[str, str] | None:
-        """Why rows of this table, as it is now, cannot be copied: a reason in one word, and in more."""
-        if gone := [name for name in self.inputs if name not in relation.names]:
-            return "column_gone", f"{relation} has no column {', '.join(gone)} any more"
-        new = [name for name in relation.names if name not in self.inputs and name not in self.left_out]
-        if new:
-            return "column_unknown", f"{relation} has a column {', '.join(new)} that no mapping names"
-        return None
+        return unexpected_columns(relation, self.inputs, self.left_out)
 
-    def ops(self, change: Change) -> Iterable[Op]:
-        return _copied(change, self.table, tuple(map(change.relation.names.index, self.inputs)))
+    def bind(self, relation: Relation) -> Callable[[Change], Sequence[Op]]:
+        """What becomes of the changes of the table, as it is now."""
+        return partial(_copied, self.table, tuple(map(relation.names.index, self.inputs)))
+
+    def key_of_source(self, key: Row) -> Row:
+        """The key in the table of a row with this one at the source."""
+        return key
+
+    def source_key_of(self, key: Row) -> Row | None:
+        """The key at the source of a row with this one in the table."""
+        return key
+
+    def gone(self, key: Row) -> Sequence[Op]:
+        """What has to be done where the source has no such row any more."""
+        return (Op(Action.REMOVE, self.table, key, ()),)
+
+    def lines(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """Lines of COPY with `read`, as lines of COPY with the table's columns."""
+        return lines
 
 
-def _copied(change: Change, table: TargetTable, places: tuple[int, ...]) -> Iterable[Op]:
+def unexpected_columns(
+    relation: Relation, read: Sequence[str], left_out: Collection[str]
+) -> tuple[str, str] | None:
+    """Why rows of a table, as it is now, cannot be copied: a reason in one word, and in more."""
+    if gone := [name for name in read if name not in relation.names]:
+        return "column_gone", f"{relation} has no column {', '.join(gone)} any more"
+    if new := [name for name in relation.names if name not in read and name not in left_out]:
+        return "column_unknown", f"{relation} has a column {', '.join(new)} that no mapping names"
+    return None
+
+
+def _copied(table: TargetTable, places: tuple[int, ...], change: Change) -> Sequence[Op]:
     if change.kind is Kind.TRUNCATE:
         return (Op(Action.EMPTY, table, (), ()),)
     old = None if change.old is None else tuple(change.old[at] for at in places)

@@ -6,7 +6,10 @@ It stands beside the rows because it has to be committed together with them. The
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
@@ -25,18 +28,47 @@ _CREATE: Final = """
         slot      text NOT NULL,
         applied   pg_lsn NOT NULL,
         heartbeat bigint NOT NULL DEFAULT 0,
-        at        timestamptz NOT NULL DEFAULT now()
+        at        timestamptz NOT NULL DEFAULT now(),
+        state     text NOT NULL DEFAULT 'copying',
+        reason    text,
+        message   text
     );
     CREATE TABLE IF NOT EXISTS crossfade_sync.copies (
         stream text NOT NULL,
-        target text NOT NULL,
+        copy   text NOT NULL,
         upto   text[],
         bound  text[],
         rows   bigint NOT NULL DEFAULT 0,
         done   boolean NOT NULL,
-        PRIMARY KEY (stream, target)
+        PRIMARY KEY (stream, copy)
+    );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.repairs (
+        stream text NOT NULL,
+        copy   text NOT NULL,
+        key    text[] NOT NULL,
+        PRIMARY KEY (stream, copy, key)
     );
 """
+
+
+class State(StrEnum):
+    """Where a stream stands."""
+
+    COPYING = "copying"
+    """What was there before it began is not whole yet."""
+    FOLLOWING = "following"
+    STOPPED = "stopped"
+    """It waits for a person; `reason` says why."""
+
+
+NEXT: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        State.COPYING: frozenset({State.FOLLOWING, State.STOPPED}),
+        # A repair is a copy of some rows.
+        State.FOLLOWING: frozenset({State.COPYING, State.STOPPED}),
+        State.STOPPED: frozenset({State.COPYING}),
+    }
+)
 
 
 class FencedError(Exception):
@@ -60,6 +92,12 @@ class StreamState:
     applied: Position
     heartbeat: int
     """Number of the last heartbeat that was applied."""
+    state: State = State.COPYING
+    reason: str | None = None
+    message: str | None = None
+    """Why it has stopped, in one word and in more."""
+    age: float = 0.0
+    """Seconds since something was applied, by the target's clock."""
 
 
 async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -82,14 +120,33 @@ async def create(
 
 async def state(connection: psycopg.AsyncConnection[Any], name: str) -> StreamState | None:
     cursor = await connection.execute(
-        "SELECT epoch, system_id, timeline, slot, applied::text, heartbeat"
+        "SELECT epoch, system_id, timeline, slot, applied::text, heartbeat, state, reason, message,"
+        " extract(epoch FROM clock_timestamp() - at)::float8"
         " FROM crossfade_sync.streams WHERE name = %s",
         (name,),
     )
     row = await cursor.fetchone()
     if row is None:
         return None
-    return StreamState(name, row[0], Source(row[1], row[2], row[3]), lsn(row[4]), row[5])
+    return StreamState(
+        name, row[0], Source(row[1], row[2], row[3]), lsn(row[4]), row[5], State(row[6]), *row[7:]
+    )
+
+
+async def move(
+    connection: psycopg.AsyncConnection[Any],
+    name: str,
+    to: State,
+    reason: str | None = None,
+    message: str | None = None,
+) -> None:
+    """Note where a stream stands now. A step that `NEXT` does not know changes nothing."""
+    before = [state.value for state, after in NEXT.items() if to in after]
+    await connection.execute(
+        "UPDATE crossfade_sync.streams SET state = %s, reason = %s, message = %s"
+        " WHERE name = %s AND state = ANY(%s)",
+        (to.value, reason, message, name, before),
+    )
 
 
 async def take_over(connection: psycopg.AsyncConnection[Any], name: str, epoch: int) -> StreamState:

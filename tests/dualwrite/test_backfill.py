@@ -17,6 +17,7 @@ from dualwrite import heartbeat, pg_source
 from dualwrite.apply import Applier
 from dualwrite.backfill import Backfill
 from dualwrite.follow import Follower
+from dualwrite.mapped import SourceTable
 from dualwrite.pg_stream import PgStream
 from dualwrite.plan import Copying
 from dualwrite.snapshot import Snapshot
@@ -44,9 +45,10 @@ async def working(
         stack.push_async_callback(stream.close)
         reader = await pg_source.connect(source_url)
         stack.push_async_callback(reader.close)
-        follower = Follower(NAME, stream, applier, {"public.notes": COPYING})
+        sources = {"public.notes": SourceTable("public.notes", (COPYING,), ())}
+        follower = Follower(NAME, stream, applier, sources)
         follower.remember = True
-        yield follower, Backfill(reader, applier, "public", "notes", COPYING, rows=7), applier
+        yield follower, Backfill(reader, applier, "public.notes", COPYING, rows=7), applier
 
 
 async def test_a_copy_under_writes_and_crashes_ends_alike(

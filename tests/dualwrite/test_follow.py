@@ -17,15 +17,16 @@ from dualwrite import heartbeat, pg_source, target
 from dualwrite.apply import Applier, MissingRowError
 from dualwrite.capture import CaptureStopped
 from dualwrite.follow import Follower
+from dualwrite.mapped import SourceTable
 from dualwrite.pg_stream import PgStream
 from dualwrite.plan import Copying, TargetTable
 from tests.dualwrite.conftest import NAME, NOTES, PUBLICATION, SLOT
 
 Connection = psycopg.AsyncConnection[Any]
 PECULIAR = TargetTable("public", "peculiar", ("id", "day", "span", "at", "ratio", "raw", "word"), (0,))
-COPYING = {
-    "public.peculiar": Copying(PECULIAR, PECULIAR.columns),
-    "public.notes": Copying(NOTES, ("id", "title", "body")),
+SOURCES = {
+    "public.peculiar": SourceTable("public.peculiar", (Copying(PECULIAR, PECULIAR.columns),), ()),
+    "public.notes": SourceTable("public.notes", (Copying(NOTES, ("id", "title", "body")),), ()),
 }
 
 
@@ -57,7 +58,7 @@ async def following(
         stack.push_async_callback(applier.close)
         stream = await opened(kind, source_url, applier.applied)
         stack.push_async_callback(stream.close)
-        yield Follower(NAME, stream, applier, COPYING), applier
+        yield Follower(NAME, stream, applier, SOURCES), applier
 
 
 async def opened(kind: type[PgStream], url: str, start: int) -> PgStream:

@@ -1,0 +1,361 @@
+"""Compare both sides' rows while both are written to, and say only what is sure.
+
+First everything is compared as it stands: where both sides write values alike, by sums of hashes in buckets,
+of which only those that differ are looked into; else the source's rows are mapped and compared in the target.
+Both sides are read at different moments, so what differs then is only suspected. Each suspect is read once
+more: the row at the source, then, when the stream has brought all that was written until then, the row at the
+target, and then the source's again. One that has not changed meanwhile and still differs is a difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from dualwrite import pg_source, target
+from dualwrite.backfill import copy_name, key_of
+from dualwrite.change import Row
+from dualwrite.copy_text import read_copy_text
+from dualwrite.mapped import Mapped, RowMapping, SourceTable
+from dualwrite.pg_stream import lsn
+from dualwrite.plan import Copying, TargetTable
+from dualwrite.repair import read_rows
+from dualwrite.target import qualified
+
+BUCKETS: Final = 4096
+"""A power of two."""
+ROUNDS: Final = 6
+"""How often a suspect that keeps changing is read."""
+AT_ONCE: Final = 1_000
+"""Suspects that are read in one go."""
+MOST: Final = 100_000
+"""Suspects of one table beyond which comparing it ends: it was never copied, or mapped otherwise."""
+PATIENCE: Final = 30.0
+"""Seconds that the stream has to bring what was written."""
+
+Connection = psycopg.AsyncConnection[Any]
+Key = tuple[str, ...]
+_WRITTEN_ALIKE: Final = (
+    frozenset({"smallint", "integer", "bigint"}),
+    frozenset({"text", "character varying"}),
+)
+
+
+class NotFollowingError(Exception):
+    """The stream does not bring what was written, so nothing can be said of rows that differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that is not as the source has it. `columns` are those of the target; values are not told."""
+
+    kind: str
+    """missing (in the target), extra, or different."""
+    key: Key
+    """At the target."""
+    source_key: Key | None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Compared:
+    """What is known of one table and mapping."""
+
+    name: str
+    """As `backfill.copy_name`."""
+    rows: int = 0
+    """At the source."""
+    suspected: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    unsettled: int = 0
+    """Rows that changed each time that they were read."""
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences and not self.unsettled
+
+
+async def compare(
+    stream: str, source_url: str, target_url: str, table: SourceTable, mapping: RowMapping
+) -> Compared:
+    """Compare the rows of one mapping. Raises NotFollowingError, MappingFailedError and psycopg.Error."""
+    source = await pg_source.connect(source_url)
+    try:
+        looking = await pg_source.connect(target_url)
+        try:
+            return await _Comparison(stream, source, looking, table.name, mapping).run()
+        finally:
+            await looking.close()
+    finally:
+        await source.close()
+
+
+class _Comparison:
+    def __init__(
+        self, stream: str, source: Connection, looking: Connection, table: str, mapping: RowMapping
+    ) -> None:
+        self._stream = stream
+        self._source = source
+        self._looking = looking
+        self._table = table
+        self._mapping = mapping
+        self._found = Compared(copy_name(table, mapping))
+
+    async def run(self) -> Compared:
+        mapping = self._mapping
+        suspects = (
+            await self._by_buckets(mapping)
+            if isinstance(mapping, Copying) and await self._written_alike(mapping)
+            else await self._by_rows()
+        )
+        self._found.suspected = len(suspects)
+        keys: list[Key] = []
+        for key in suspects:
+            back = mapping.source_key_of(tuple(part.encode() for part in key))
+            if back is None:
+                self._found.differences.append(Difference("extra", key, None))
+            else:
+                keys.append(_text(back))
+        for _ in range(ROUNDS):
+            left: list[Key] = []
+            for start in range(0, len(keys), AT_ONCE):
+                left += await self._settle(keys[start : start + AT_ONCE])
+            keys = left
+            if not keys:
+                break
+        self._found.unsettled = len(keys)
+        return self._found
+
+    # Suspects, by their keys at the target.
+
+    async def _by_buckets(self, mapping: Copying) -> list[Key]:
+        ours, theirs = await asyncio.gather(
+            self._sums(self._source, self._table, mapping.inputs, key_of(mapping)),
+            self._sums(self._looking, str(mapping.table), mapping.table.columns, _key(mapping.table)),
+        )
+        self._found.rows = sum(count for count, _ in ours.values())
+        bad = [bucket for bucket in ours.keys() | theirs.keys() if ours.get(bucket) != theirs.get(bucket)]
+        if not bad:
+            return []
+        one, other = await asyncio.gather(
+            self._rows(self._source, self._table, mapping.inputs, key_of(mapping), bad),
+            self._rows(self._looking, str(mapping.table), mapping.table.columns, _key(mapping.table), bad),
+        )
+        return sorted({key for key, _ in one ^ other})
+
+    async def _sums(
+        self, where: Connection, table: str, columns: Sequence[str], key: Sequence[str]
+    ) -> dict[int, tuple[int, int]]:
+        """Of each bucket, how many rows and the sum of their hashes."""
+        query = sql.SQL("SELECT {}, count(*), sum({}::numeric) FROM {} t GROUP BY 1").format(
+            _bucket(key), _hash(columns), _place(table)
+        )
+        return {row[0]: (row[1], int(row[2])) for row in await (await where.execute(query)).fetchall()}
+
+    async def _rows(
+        self,
+        where: Connection,
+        table: str,
+        columns: Sequence[str],
+        key: Sequence[str],
+        buckets: Sequence[int],
+    ) -> set[tuple[Key, int]]:
+        query = sql.SQL("SELECT ARRAY[{}], {} FROM {} t WHERE {} = ANY(%s)").format(
+            sql.SQL(", ").join(_as_text("t", name) for name in key),
+            _hash(columns),
+            _place(table),
+            _bucket(key),
+        )
+        rows = await (await where.execute(query, (list(buckets),))).fetchall()
+        return {(tuple(row[0]), row[1]) for row in rows}
+
+    async def _written_alike(self, mapping: Copying) -> bool:
+        """Whether equal values of these columns have equal texts on both sides."""
+        ours = await _types(self._source, self._table)
+        theirs = await _types(self._looking, str(mapping.table))
+        pairs = zip(mapping.inputs, mapping.table.columns, strict=True)
+        return all(_alike(ours.get(one), theirs.get(other)) for one, other in pairs)
+
+    async def _by_rows(self) -> list[Key]:
+        """All rows, mapped and compared in the target."""
+        query = sql.SQL("COPY {} ({}) TO STDOUT").format(
+            _place(self._table), sql.SQL(", ").join(map(sql.Identifier, self._mapping.read))
+        )
+        async with self._looking.transaction(force_rollback=True):
+            await self._stage()
+            async with (
+                self._source.cursor().copy(query) as reading,
+                self._looking.cursor().copy("COPY crossfade_expected FROM STDIN") as writing,
+            ):
+                batch: list[bytes] = []
+                async for line in reading:
+                    batch.append(bytes(line))
+                    if len(batch) >= AT_ONCE:
+                        await self._pass_on(writing, batch)
+                        batch = []
+                await self._pass_on(writing, batch)
+            found = await self._differences(None)
+        return sorted(one.key for one in found)
+
+    async def _pass_on(self, writing: psycopg.AsyncCopy, batch: Sequence[bytes]) -> None:
+        self._found.rows += len(batch)
+        for line in self._mapping.lines(batch):
+            await writing.write(line)
+
+    # What is expected, compared with what is there.
+
+    async def _stage(self) -> None:
+        table = self._mapping.table
+        await self._looking.execute(
+            sql.SQL(
+                "CREATE TEMP TABLE crossfade_expected ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
+            ).format(sql.SQL(", ").join(map(sql.Identifier, table.columns)), _place(str(table)))
+        )
+
+    async def _differences(self, keys: Sequence[Key] | None) -> list[Difference]:
+        """Where the table is not as crossfade_expected says; of these keys, or of all."""
+        table = self._mapping.table
+        key = _key(table)
+        there: list[sql.Composable] = [sql.SQL("true")]
+        if keys is not None:
+            there.append(
+                sql.SQL("ARRAY[{}] IN ({})").format(
+                    sql.SQL(", ").join(_as_text("t", name) for name in key),
+                    sql.SQL(", ").join(sql.Literal(list(one)) for one in keys),
+                )
+            )
+        if isinstance(self._mapping, Mapped) and self._mapping.mark is not None:
+            alive = self._mapping.mark[0].decode()
+            there.append(sql.SQL("{} = {}").format(_as_text("t", table.columns[-1]), sql.Literal(alive)))
+        query = sql.SQL(
+            "SELECT ARRAY[{keys}], e.{first} IS NULL, t.{first} IS NULL, ARRAY[{differ}]"
+            " FROM crossfade_expected e FULL JOIN (SELECT * FROM {place} t WHERE {there}) t ON {same}"
+            " WHERE e.{first} IS NULL OR t.{first} IS NULL OR true = ANY(ARRAY[{differ}]) LIMIT {most}"
+        ).format(
+            keys=sql.SQL(", ").join(
+                sql.SQL("coalesce({}, {})").format(_as_text("e", name), _as_text("t", name)) for name in key
+            ),
+            first=sql.Identifier(key[0]),
+            differ=sql.SQL(", ").join(
+                sql.SQL("{} IS DISTINCT FROM {}").format(_as_text("e", name), _as_text("t", name))
+                for name in table.columns
+            ),
+            place=_place(str(table)),
+            there=sql.SQL(" AND ").join(there),
+            same=sql.SQL(" AND ").join(sql.SQL("e.{0} = t.{0}").format(sql.Identifier(name)) for name in key),
+            most=sql.Literal(MOST),
+        )
+        found = []
+        for keys_, extra, missing, differ in await (await self._looking.execute(query)).fetchall():
+            if extra and table.partial:
+                continue
+            columns = tuple(name for name, is_so in zip(table.columns, differ, strict=True) if is_so)
+            kind = "extra" if extra else "missing" if missing else "different"
+            found.append(Difference(kind, tuple(keys_), None, () if kind != "different" else columns))
+        return found
+
+    # Suspects settled.
+
+    async def _settle(self, keys: Sequence[Key]) -> list[Key]:
+        """Note those that differ for sure; those that have changed meanwhile come back."""
+        before = await self._at_source(keys)
+        row = await (await self._source.execute("SELECT pg_current_wal_insert_lsn()::text")).fetchone()
+        assert row is not None
+        await self._applied(lsn(row[0]))
+        by_key = {_text(self._mapping.key_of_source(_row(key))): key for key in keys}
+        async with self._looking.transaction(force_rollback=True):
+            await self._stage()
+            async with self._looking.cursor().copy("COPY crossfade_expected FROM STDIN") as writing:
+                for line in self._mapping.lines([line for line in before.values() if line is not None]):
+                    await writing.write(line)
+            found = await self._differences(list(by_key))
+        if not found:
+            return []
+        suspects = {by_key[one.key]: one for one in found if one.key in by_key}
+        after = await self._at_source(list(suspects))
+        left = []
+        for key, one in suspects.items():
+            if before.get(key) == after.get(key):
+                self._found.differences.append(Difference(one.kind, one.key, key, one.columns))
+            else:
+                left.append(key)
+        return left
+
+    async def _at_source(self, keys: Sequence[Key]) -> dict[Key, bytes | None]:
+        lines = await read_rows(self._source, self._table, self._mapping, keys)
+        places = [self._mapping.read.index(name) for name in key_of(self._mapping)]
+        found: dict[Key, bytes | None] = dict.fromkeys(keys)
+        for line in lines:
+            row = read_copy_text(line)
+            found[_text(tuple(row[at] for at in places))] = line
+        return found
+
+    async def _applied(self, position: int) -> None:
+        """Until the target has all that the source's log holds up to there."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    state = await target.state(self._looking, self._stream)
+                    if state is not None and state.applied >= position:
+                        return
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise NotFollowingError(
+                f"the stream {self._stream} has not brought within {PATIENCE:g} s what was written; is"
+                " crossfade sync running? See: crossfade data status"
+            ) from None
+
+
+def _key(table: TargetTable) -> list[str]:
+    return [table.columns[at] for at in table.key]
+
+
+def _text(row: Row) -> Key:
+    return tuple(part.decode() if isinstance(part, bytes) else "" for part in row)
+
+
+def _row(key: Key) -> Row:
+    return tuple(part.encode() for part in key)
+
+
+def _place(table: str) -> sql.Composed:
+    schema, _, name = table.partition(".")
+    return qualified(schema, name)
+
+
+def _as_text(alias: str, name: str) -> sql.Composed:
+    return sql.SQL("{}.{}::text").format(sql.Identifier(alias), sql.Identifier(name))
+
+
+def _hash(columns: Sequence[str]) -> sql.Composed:
+    """Of a row: NULL is not the empty text, and no two columns run together."""
+    parts = sql.SQL(", ").join(_as_text("t", name) for name in columns)
+    return sql.SQL("hashtextextended(ROW({})::text, 0)").format(parts)
+
+
+def _bucket(key: Sequence[str]) -> sql.Composed:
+    return sql.SQL("({} & {})::int").format(_hash(key), sql.Literal(BUCKETS - 1))
+
+
+def _alike(one: str | None, other: str | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one == other or any(
+        one.partition("(")[0] in family and other.partition("(")[0] in family for family in _WRITTEN_ALIKE
+    )
+
+
+async def _types(where: Connection, table: str) -> dict[str, str]:
+    schema, _, name = table.partition(".")
+    cursor = await where.execute(
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+        " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        (schema, name),
+    )
+    return {str(name): str(kind) for name, kind in await cursor.fetchall()}

@@ -1,0 +1,250 @@
+"""The sample product's rows, from the legacy schema to the new one, while people go on writing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import new_backend.schema
+from crossfade.embedded.postgres import EmbeddedPostgres
+from dualwrite import repair, sync
+from dualwrite.mapped import towards
+from dualwrite.mapping import FollowUp, Table, Values
+from dualwrite.sync import Direction, StoppedError, Told
+from dualwrite.target import State
+from examples.legacy import database, seed
+from examples.migration import follow_ups, tables
+from flags.model import Side
+from tests.sample.conftest import fresh_database
+
+Connection = psycopg.AsyncConnection[Any]
+NAME = "to_new"
+
+
+@pytest.fixture
+def legacy_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    with fresh_database(postgres) as url:
+        with contextlib.closing(database.connect(url)) as connection:
+            database.create_schema(connection)
+            seed.plant(connection, Path("examples/seed.json"))
+        yield url
+        _forget(url, postgres)
+
+
+@pytest.fixture
+def new_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    with fresh_database(postgres) as url:
+        new_backend.schema.upgrade(url)
+        yield url
+
+
+def _forget(url: str, postgres: EmbeddedPostgres) -> None:
+    """A slot and an origin outlive their databases' tests."""
+    slot = f"crossfade_{NAME}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
+            " WHERE slot_name = %s AND active",
+            (slot,),
+        )
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+            (slot,),
+        )
+        connection.execute(
+            "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = %s", (slot,)
+        )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    legacy_url: str,
+    new_url: str,
+    mapped: Sequence[Table] = tables,
+    after: Sequence[FollowUp] = follow_ups,
+) -> AsyncIterator[Told]:
+    direction = Direction(NAME, legacy_url, new_url, towards(Side.NEW, mapped, after))
+    told = Told()
+    task = asyncio.create_task(sync.run(direction, told))
+    try:
+        yield told
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StoppedError):
+            await task
+
+
+async def until(fact: Callable[[], Awaitable[bool]], what: str) -> None:
+    try:
+        async with asyncio.timeout(60):
+            while not await fact():  # noqa: ASYNC110  (a database says it)
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"never: {what}") from None
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("SET timezone = UTC")
+        yield connection
+
+
+async def rows(connection: Connection, query: str) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(query)).fetchall()
+
+
+ALIKE = (
+    (
+        "SELECT user_id, login, passwd, fullname, nullif(email, ''), coalesce(about, ''),"
+        " CASE level WHEN 0 THEN 'member' WHEN 5 THEN 'moderator' ELSE 'admin' END,"
+        " created AT TIME ZONE 'Europe/Berlin' FROM users WHERE deleted = 'N' ORDER BY 1",
+        "SELECT id, username, password_hash, display_name, email, bio, role, created_at FROM accounts"
+        " ORDER BY 1",
+    ),
+    (
+        "SELECT user_id, balance::bigint FROM users WHERE deleted = 'N' ORDER BY 1",
+        "SELECT account_id, balance_cents FROM wallets ORDER BY 1",
+    ),
+    (
+        "SELECT sid_hash, user_id, expires AT TIME ZONE 'Europe/Berlin' FROM sessions ORDER BY 1",
+        "SELECT encode(token_hash, 'hex'), account_id, expires_at FROM sessions ORDER BY 1",
+    ),
+    (
+        "SELECT post_id, user_id, title, body, coalesce(changed, created) AT TIME ZONE 'Europe/Berlin',"
+        " ARRAY(SELECT name FROM unnest(string_to_array(trim(BOTH ',' FROM tags), ',')) name"
+        " WHERE name <> '' ORDER BY name COLLATE \"C\") FROM posts WHERE deleted = 'N' ORDER BY 1",
+        "SELECT id, author_id, title, body, updated_at, ARRAY(SELECT name FROM post_tags, tags"
+        ' WHERE post_id = posts.id AND tag_id = tags.id ORDER BY name COLLATE "C") FROM posts ORDER BY 1',
+    ),
+    (
+        "SELECT comment_id, post_id, user_id, body FROM comments WHERE deleted = 'N' ORDER BY 1",
+        "SELECT id, post_id, author_id, body FROM comments ORDER BY 1",
+    ),
+    (
+        "SELECT transfer_id, from_user, to_user, amount::bigint, coalesce(note, ''), idem_key FROM transfers"
+        " ORDER BY 1",
+        "SELECT id, sender_id, receiver_id, amount_cents, note, idempotency_key FROM transfers ORDER BY 1",
+    ),
+)
+
+
+async def alike(legacy: Connection, new: Connection) -> bool:
+    return all([await rows(legacy, one) == await rows(new, other) for one, other in ALIKE])
+
+
+async def write(legacy: Connection, chance: random.Random) -> None:
+    """What the legacy product does to its tables."""
+    post = (await rows(legacy, "SELECT post_id FROM posts ORDER BY random() LIMIT 1"))[0][0]
+    tags = ",".join(chance.sample(["linux", "web", "python", "äöü"], chance.randint(0, 3)))
+    await chance.choice([
+        lambda: legacy.execute(
+            "UPDATE posts SET tags = %s, changed = wall_clock() WHERE post_id = %s",
+            (f",{tags}," if tags else "", post),
+        ),
+        lambda: legacy.execute(
+            "WITH gone AS (UPDATE posts SET deleted = 'Y' WHERE post_id = %s AND post_id > 3"
+            " RETURNING post_id) UPDATE comments SET deleted = 'Y' FROM gone"
+            " WHERE comments.post_id = gone.post_id", (post,),
+        ),
+        lambda: legacy.execute(
+            "INSERT INTO posts (user_id, author_login, author_name, title, body, tags)"
+            " SELECT user_id, login, fullname, 'new', repeat('x', 9000), %s FROM users"
+            " WHERE deleted = 'N' LIMIT 1", (f",{tags},",),
+        ),
+        lambda: legacy.execute("UPDATE users SET balance = (balance::bigint + 5)::text, email = ''"
+                               " WHERE user_id = 1"),
+        lambda: legacy.execute("UPDATE users SET level = 5, about = 'x\ty\\z' WHERE user_id = 2"),
+        lambda: legacy.execute("UPDATE comments SET deleted = 'Y' WHERE comment_id ="
+                               " (SELECT min(comment_id) FROM comments WHERE deleted = 'N')"),
+        lambda: legacy.execute(
+            "INSERT INTO sessions (sid_hash, user_id, expires) VALUES (%s, 1, wall_clock())",
+            (f"{chance.getrandbits(256):064x}",),
+        ),
+        lambda: legacy.execute("DELETE FROM sessions WHERE sid_hash = (SELECT min(sid_hash) FROM sessions)"),
+    ])()  # fmt: skip
+
+
+async def test_all_tables_come_over_while_people_write_and_processes_end(
+    legacy_url: str, new_url: str
+) -> None:
+    chance = random.Random(5)
+    async with connected(legacy_url) as legacy, connected(new_url) as new:
+        for _ in range(4):
+            async with running(legacy_url, new_url) as told:
+                for _ in range(chance.randint(1, 30)):
+                    await write(legacy, chance)
+                await until(_became(told, told.epoch), "it has begun")
+        async with running(legacy_url, new_url) as told:
+            for _ in range(40):
+                await write(legacy, chance)
+            await until(lambda: _is(told, State.FOLLOWING), "it follows")
+            for _ in range(40):
+                await write(legacy, chance)
+            await until(lambda: alike(legacy, new), "both are alike")
+            assert told.lag is not None
+        assert await rows(new, "SELECT count(*) > 8 FROM accounts") == [(True,)]
+        orphans = "SELECT count(*) FROM comments WHERE post_id NOT IN (SELECT id FROM posts)"
+        assert await rows(new, orphans) == [(0,)]
+
+
+def _became(told: Told, before: int) -> Any:
+    async def fact() -> bool:
+        return told.epoch > before
+
+    return fact
+
+
+async def _is(told: Told, state: State) -> bool:
+    return told.state is state
+
+
+async def test_rows_that_somebody_spoiled_are_written_anew(legacy_url: str, new_url: str) -> None:
+    async with (
+        connected(legacy_url) as legacy,
+        connected(new_url) as new,
+        running(legacy_url, new_url) as told,
+    ):
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await new.execute("UPDATE accounts SET bio = 'spoiled' WHERE id = 1")
+        await new.execute("DELETE FROM transfers WHERE id = 1")
+        await new.execute("INSERT INTO accounts (id, username, password_hash, display_name)"
+                          " VALUES (999, 'nobody', 'x', 'x')")  # fmt: skip
+        await repair.ask_for(new, NAME, "public.users to public.accounts", [["1"], ["999"]])
+        await repair.ask_for(new, NAME, "public.transfers to public.transfers", [["1"]])
+        await until(lambda: alike(legacy, new), "both are alike")
+        await until(lambda: _is(told, State.FOLLOWING), "it follows again")
+        assert await repair.waiting(new, NAME) == 0
+
+
+async def test_a_value_that_no_mapping_knows_stops_with_the_row_named(legacy_url: str, new_url: str) -> None:
+    direction = Direction(NAME, legacy_url, new_url, towards(Side.NEW, tables, follow_ups))
+    told = Told()
+    async with connected(legacy_url) as legacy, connected(new_url) as new, asyncio.timeout(60):
+        task = asyncio.create_task(sync.run(direction, told))
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await legacy.execute("UPDATE users SET level = 7 WHERE user_id = 3")
+        with pytest.raises(StoppedError, match=r"level to public\.accounts\.role: '7'"):
+            await task
+        assert await rows(new, "SELECT state, reason FROM crossfade_sync.streams") == [
+            ("stopped", "mapping_failed")
+        ]
+        # Once the mapping knows the value, it goes on where it was, and nothing was lost meanwhile.
+        await legacy.execute("UPDATE users SET fullname = 'later' WHERE user_id = 4")
+        accounts = tables[0]
+        roles = Values("role", {"0": "member", "5": "moderator", "9": "admin", "7": "moderator"})
+        mended = replace(accounts, columns={**accounts.pairs, "level": roles})
+        async with running(legacy_url, new_url, [mended, *tables[1:]]) as again:
+            await until(lambda: _is(again, State.FOLLOWING), "it follows")
+        told_of = await rows(new, "SELECT role, display_name FROM accounts WHERE id IN (3, 4) ORDER BY id")
+        assert [told_of[0][0], told_of[1][1]] == ["moderator", "later"]

@@ -1,0 +1,135 @@
+"""A comparison says what differs, and nothing else, while people go on writing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import psycopg
+import pytest
+
+from dualwrite import repair, verify
+from dualwrite.mapped import SourceTable, by_table, towards
+from dualwrite.mapping import Convert, Table
+from dualwrite.target import State
+from dualwrite.verify import NotFollowingError
+from examples.migration import follow_ups, tables
+from flags.model import Side
+from tests.dualwrite.test_sample import NAME, _is, connected, legacy_url, new_url, rows, running, until, write
+
+__all__ = ["legacy_url", "new_url"]
+
+WIDE = Table("wide", "wide", key=["id"], columns=["id", "a", "b", "n"])
+CREATE = """
+    CREATE TABLE wide (id int PRIMARY KEY, a text, b text, n int);
+"""
+
+
+def the_only(side: Side, *mapped: Table) -> SourceTable:
+    (source,) = towards(side, mapped, []).values()
+    return source
+
+
+@pytest.fixture
+def pair(legacy_url: str, new_url: str) -> tuple[str, str]:
+    for url in (legacy_url, new_url):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(CREATE)
+    with psycopg.connect(legacy_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO wide SELECT i, 'a' || i, NULL, i FROM generate_series(1, 5000) i")
+    return legacy_url, new_url
+
+
+async def compared(pair: tuple[str, str], table: Table = WIDE) -> verify.Compared:
+    source = the_only(Side.NEW, table)
+    return await verify.compare(NAME, *pair, source, source.mappings[0])
+
+
+async def test_each_planted_difference_is_found_and_none_is_invented(pair: tuple[str, str]) -> None:
+    chance = random.Random(3)
+    async with connected(pair[0]) as legacy, connected(pair[1]) as new, running(*pair, [WIDE], []) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        clean = await compared(pair)
+        assert (clean.rows, clean.equal) == (5000, True)
+
+        await new.execute("UPDATE wide SET b = '' WHERE id = 7")  # NULL is not the empty text
+        await new.execute("UPDATE wide SET a = b, b = a WHERE id = 8")
+        await new.execute("UPDATE wide SET a = 'A9' WHERE id = 9")
+        await new.execute("DELETE FROM wide WHERE id = 10")
+        await new.execute("INSERT INTO wide VALUES (6001, 'x', 'y', 1)")
+        stop = asyncio.Event()
+
+        async def go_on() -> None:
+            while not stop.is_set():
+                key = chance.randint(100, 5000)
+                await legacy.execute("UPDATE wide SET n = n + 1, b = 'w' WHERE id = %s", (key,))
+
+        writing = asyncio.create_task(go_on())
+        found = await compared(pair)
+        stop.set()
+        await writing
+
+        assert sorted((int(one.key[0]), one.kind, one.columns) for one in found.differences) == [
+            (7, "different", ("b",)), (8, "different", ("a", "b")), (9, "different", ("a",)),
+            (10, "missing", ()), (6001, "extra", ()),
+        ]  # fmt: skip
+        assert found.unsettled == 0
+
+        keys = [one.source_key for one in found.differences if one.source_key is not None]
+        await repair.ask_for(new, NAME, found.name, keys)
+        await until(lambda: _nothing_waits(new), "all is repaired")
+        assert (await compared(pair)).equal
+
+
+async def _nothing_waits(new: psycopg.AsyncConnection) -> bool:
+    return await repair.waiting(new, NAME) == 0
+
+
+async def test_mapped_rows_are_compared_as_they_should_be(pair: tuple[str, str]) -> None:
+    chance = random.Random(9)
+    async with connected(pair[0]) as legacy, connected(pair[1]) as new, running(*pair) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        sources = towards(Side.NEW, tables, follow_ups)
+        for _ in range(30):
+            await write(legacy, chance)
+        for source, mapping in by_table(sources):
+            assert (await verify.compare(NAME, *pair, source, mapping)).equal
+        await new.execute("UPDATE accounts SET role = 'admin' WHERE role = 'member' AND id = 4")
+        await new.execute("DELETE FROM sessions")
+        await new.execute("UPDATE wallets SET balance_cents = balance_cents + 1 WHERE account_id = 1")
+        found = {}
+        for source, mapping in by_table(sources):
+            one = await verify.compare(NAME, *pair, source, mapping)
+            found[one.name] = [(each.kind, each.columns) for each in one.differences]
+        sessions = (await rows(legacy, "SELECT count(*) FROM sessions"))[0][0]
+        assert found == {
+            "public.users to public.accounts": [("different", ("role",))],
+            "public.users to public.wallets": [("different", ("balance_cents",))],
+            "public.sessions to public.sessions": [("missing", ())] * sessions,
+            "public.posts to public.posts": [],
+            "public.comments to public.comments": [],
+            "public.transfers to public.transfers": [],
+        }
+
+
+async def test_values_written_otherwise_are_compared_by_what_they_mean(pair: tuple[str, str]) -> None:
+    shout = Table("wide", "wide", ["id"], {"id": "id", "a": Convert("a", lambda a: a and a.upper()),
+                                           "b": "b", "n": "n"}, towards=Side.NEW)  # fmt: skip
+    async with connected(pair[1]) as new, running(*pair, [shout], []) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        assert (await compared(pair, shout)).equal
+        await new.execute("UPDATE wide SET a = lower(a) WHERE id = 5")
+        (one,) = (await compared(pair, shout)).differences
+        assert (one.kind, one.key, one.columns) == ("different", ("5",), ("a",))
+
+
+async def test_without_a_stream_nothing_is_said_of_what_differs(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "PATIENCE", 0.3)
+    async with running(*pair, [WIDE], []) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+    async with connected(pair[0]) as legacy:
+        await legacy.execute("DELETE FROM wide WHERE id = 1")
+    with pytest.raises(NotFollowingError, match="crossfade sync running"):
+        await compared(pair)

@@ -263,6 +263,32 @@ FLAG_PROPAGATION_SECONDS = Metric(
     "Time from a change of flags in the store until all workers of this instance decide by it.",
     ("source",),
 )
+SYNC_LAG = Metric(
+    "crossfade_sync_lag_seconds",
+    Kind.GAUGE,
+    "Time that the last beat took from the source's log to its commit at the target.",
+    ("stream",),
+)
+SYNC_STATE = Metric(
+    "crossfade_sync_state",
+    Kind.GAUGE,
+    "1 for the state that a stream is in (copying, following, stopped), 0 for the others.",
+    ("stream", "state"),
+)
+SYNC_COPIED = Metric(
+    "crossfade_sync_rows_copied",
+    Kind.GAUGE,
+    "Rows that this process has copied.",
+    ("stream", "copy"),
+)
+SYNC_AGAIN = Metric(
+    "crossfade_sync_again_total",
+    Kind.COUNTER,
+    "Times that a stream began again after something that passed by itself.",
+    ("stream",),
+)
+SYNC_METRICS = (SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN)
+"""Known to `crossfade sync` only."""
 CONTROL_METRICS = (
     FLAG_PROPAGATION_SECONDS,
     GUARDRAIL_STATE, GUARDRAIL_EVIDENCE, RAMP_STEP, RAMP_STATE, ROLLBACKS, RECONCILER_LOOKS,

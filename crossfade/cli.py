@@ -11,11 +11,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crossfade.commands import parser as flag_commands
+
+if TYPE_CHECKING:
+    from crossfade.settings_form import Address
 
 OK, ERROR, USAGE, NOT_FOUND, NOT_CONVERGED = 0, 1, 2, 3, 7
 
@@ -93,6 +96,17 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics there, such as 127.0.0.1:9182")
     compare.set_defaults(run=_compare)
 
+    sync = commands.add_parser(
+        "sync",
+        help="keep the other side's database alike, in a process of its own",
+        description="Copies the tables that migration.py names and follows every change, in the foreground, "
+        "until SIGTERM or Ctrl-C. One that starts takes over from the one before.",
+    )
+    _add_config(sync)
+    sync.add_argument("--towards", choices=("new", "legacy"), default="new", help="default new")
+    sync.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics there, such as 127.0.0.1:9183")
+    sync.set_defaults(run=_sync)
+
     check = commands.add_parser(
         "check",
         help="check the configuration and what it points to",
@@ -160,14 +174,28 @@ def _run(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from crossfade import compare_role  # noqa: PLC0415
+
+    return _with_metrics(options, "compare", lambda metrics: compare_role.run(options.config, metrics))
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from crossfade import sync_role  # noqa: PLC0415
+    from flags.model import Side  # noqa: PLC0415
+
+    return _with_metrics(
+        options, "sync", lambda metrics: sync_role.run(options.config, Side(options.towards), metrics)
+    )
+
+
+def _with_metrics(options: argparse.Namespace, command: str, run: Callable[[Address | None], int]) -> int:
     from crossfade.settings_form import address_of  # noqa: PLC0415
 
     try:
         metrics = None if options.metrics is None else address_of(options.metrics)
     except ValueError as error:
-        _talk(f"crossfade compare: --metrics: found {options.metrics}; {error}")
+        _talk(f"crossfade {command}: --metrics: found {options.metrics}; {error}")
         return USAGE
-    return compare_role.run(options.config, metrics)
+    return run(metrics)
 
 
 def _check(options: argparse.Namespace) -> int:

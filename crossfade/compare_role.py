@@ -11,14 +11,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
 from core.metrics import Sample
-from crossfade import exposition, logs, settings, users_code
+from crossfade import logs, metrics_page, settings, users_code
 from crossfade.comparing import TRY_AGAIN, Comparing
 from crossfade.embedded.postgres import EmbeddedPostgresError
 from crossfade.settings import Settings, SettingsError
@@ -63,7 +62,7 @@ async def _live(found: Settings, rules: Sequence[Rule], metrics: Address | None)
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     work = _Work(found, rules)
-    runner = None if metrics is None else await _served(metrics, work.samples)
+    runner = None if metrics is None else await metrics_page.serve(metrics, work.samples)
     working = asyncio.create_task(work.run())
     stopping = asyncio.create_task(stop.wait())
     served = None if runner is None else "{}:{}".format(*runner.addresses[0][:2])
@@ -115,16 +114,3 @@ class _Work:
 
     def samples(self) -> list[Sample]:
         return [] if self._comparing is None else self._comparing.samples()
-
-
-async def _served(where: Address, samples: Callable[[], list[Sample]]) -> web.AppRunner:
-    async def metrics(request: web.Request) -> web.Response:
-        body, kind = exposition.exposition(samples(), request.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": kind})
-
-    application = web.Application()
-    application.add_routes([web.get("/metrics", metrics)])
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, where.host, where.port).start()
-    return runner

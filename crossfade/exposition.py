@@ -14,6 +14,7 @@ from core.metrics import (
     CONTROL_METRICS,
     LATENCY_BUCKETS,
     SUPERVISOR_METRICS,
+    SYNC_METRICS,
     WORKER_METRICS,
     Histogram,
     Kind,
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric as Family
 
-METRICS = {metric.name: metric for metric in (*WORKER_METRICS, *SUPERVISOR_METRICS, *CONTROL_METRICS)}
+METRICS = {
+    metric.name: metric for metric in (*WORKER_METRICS, *SUPERVISOR_METRICS, *CONTROL_METRICS, *SYNC_METRICS)
+}
 
 
 def summed(*groups: Iterable[Sample]) -> list[Sample]:

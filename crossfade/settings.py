@@ -66,7 +66,7 @@ MOST_WORKERS_BY_DEFAULT = 4
 
 @dataclass(frozen=True, slots=True)
 class Databases:
-    """The two databases of the data half. Read by a later release; no effect yet."""
+    """The two databases of the data half, for `crossfade sync` and `crossfade data`."""
 
     legacy: SecretUrl
     new: SecretUrl

@@ -26,7 +26,7 @@ from dualwrite.pg_stream import PgStream
 from dualwrite.plan import ContradictionError
 from dualwrite.preflight import Weight, findings, must_be_resumable
 from dualwrite.repair import Repairs
-from dualwrite.target import State
+from dualwrite.target import FencedError, State
 
 TRY_AGAIN: Final = 1.0
 """Seconds between two tries."""
@@ -125,16 +125,19 @@ async def _once(direction: Direction, told: Told) -> None:
         stack.push_async_callback(source.close)
         looking = await psycopg.AsyncConnection.connect(direction.target_url, autocommit=True)
         stack.push_async_callback(looking.close)
-        epoch = await _begun(direction, source, looking) + 1
-        applier = await Applier.open(direction.target_url, direction.name, epoch)
+        before = await _begun(direction, source, looking)
+        if told.epoch and before != told.epoch:
+            # Trying again is no reason to take over from somebody who has taken over from us.
+            raise FencedError(f"stream {direction.name} is held under epoch {before}, not {told.epoch}")
+        applier = await Applier.open(direction.target_url, direction.name, before + 1)
         stack.push_async_callback(applier.close)
+        told.epoch = before + 1
         stream = await PgStream.open(direction.source_url, direction.slot, direction.slot, applier.applied)
         stack.push_async_callback(stream.close)
         # Somebody may have mended what it stopped for; until all is whole again it may lack rows.
         await target.move(looking, direction.name, State.COPYING)
-        told.epoch = epoch
         work = _Work(direction, told, source, looking, applier, stream)
-        async with _beating(direction, epoch, work):
+        async with _beating(direction, told.epoch, work):
             await work.run()
 
 

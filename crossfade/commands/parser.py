@@ -23,6 +23,7 @@ def add(commands: Commands) -> None:
     _guardrail(commands)
     _audit(commands)
     _person(commands)
+    _data(commands)
     apply = _command(commands, "apply", "apply:apply", "make flags as a file has them, all or none")
     apply.add_argument("-f", "--file", type=Path, required=True, metavar="FILE", help="flags in YAML")
     _change(apply)
@@ -250,6 +251,26 @@ def _person(commands: Commands) -> None:
     _why(revoke)
 
 
+def _data(commands: Commands) -> None:
+    data = _group(commands, "data", "both databases: what is copied, how it stands, whether they are alike")
+    for name, run, text in (
+        ("plan", "data:plan", "look at both databases and the mapping, and touch nothing"),
+        ("status", "data:status", "how a stream stands; exit code 6 if it has stopped"),
+        (
+            "verify",
+            "data:verify_",
+            "compare both sides' rows, under writes too; exit code 6 if any differs",
+        ),
+        ("repair", "data:repair_", "compare, and have what differs written anew by the running stream"),
+    ):
+        one = _plain_command(data, name, run, text)
+        one.add_argument("--towards", choices=("new", "legacy"), default="new", help="default new")
+        if name in ("verify", "repair"):
+            one.add_argument("--table", action="append", metavar="TABLE", help="only this one; repeatable")
+        if name == "repair":
+            one.add_argument("--dry-run", action="store_true", help="say how many rows it would write")
+
+
 # What they share.
 
 
@@ -265,6 +286,13 @@ def _group(commands: Commands, name: str, text: str) -> Commands:
 
 
 def _command(commands: Commands, name: str, run: str, text: str) -> argparse.ArgumentParser:
+    """One that asks the admin API."""
+    parser = _plain_command(commands, name, run, text)
+    add_address(parser)
+    return parser
+
+
+def _plain_command(commands: Commands, name: str, run: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:].replace("%", "%%") + "."
     )
@@ -279,7 +307,6 @@ def _command(commands: Commands, name: str, run: str, text: str) -> argparse.Arg
     parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="how data is printed"
     )
-    add_address(parser)
     parser.set_defaults(run=lazily(run))
     return parser
 

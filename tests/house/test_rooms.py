@@ -91,7 +91,12 @@ def test_no_file_names_a_registry_or_a_place_of_one_machine() -> None:
 def test_every_metric_is_declared_once_and_handed_out_by_one_process() -> None:
     names = [metric.name for metric in DECLARED]
     assert len(names) == len(set(names))
-    processes = (metrics.WORKER_METRICS, metrics.SUPERVISOR_METRICS, metrics.CONTROL_METRICS)
+    processes = (
+        metrics.WORKER_METRICS,
+        metrics.SUPERVISOR_METRICS,
+        metrics.CONTROL_METRICS,
+        metrics.SYNC_METRICS,
+    )
     assert sorted(metric.name for of_one in processes for metric in of_one) == sorted(names)
 
 

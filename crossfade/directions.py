@@ -1,0 +1,48 @@
+"""From what the configuration and `migration.py` say to a stream of one direction."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from crossfade import settings, users_code
+from crossfade.settings import SettingsError
+from crossfade.users_code import UsersCodeError
+from dualwrite.mapped import towards
+from dualwrite.mapping import InvalidMappingError
+from dualwrite.sync import Direction
+from flags.model import Side
+
+_POSTGRESQL = ("postgresql://", "postgres://")
+
+
+class NoDirectionError(Exception):
+    """There is nothing to sync, or it is said in a way that cannot be meant; the text says what to do."""
+
+
+def direction(config: Path, side: Side) -> Direction:
+    """The stream towards `side`. Raises NoDirectionError."""
+    try:
+        found = settings.load_to_run(config, os.environ)
+        if found.data is None:
+            raise NoDirectionError(f"{config}: data: is missing; name data.legacy.url and data.new.url")
+        if found.code is None:
+            raise NoDirectionError(
+                f"{config}: code: is missing; a migration.py says how rows of one side become the other's"
+            )
+        project = users_code.load(found.code, found.code_text)
+        sources = towards(side, project.tables, project.follow_ups)
+    except SettingsError as error:
+        raise NoDirectionError(str(error)) from error
+    except (UsersCodeError, InvalidMappingError) as error:
+        raise NoDirectionError(f"{error}") from error
+    if not sources:
+        raise NoDirectionError(f"{found.code}: project has no tables towards {side.value}")
+    urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
+    for one, url in urls.items():
+        if not url.startswith(_POSTGRESQL):
+            raise NoDirectionError(
+                f"{config}: data.{one.value}.url is no PostgreSQL; other databases come with a later release"
+            )
+    source = Side.LEGACY if side is Side.NEW else Side.NEW
+    return Direction(f"to_{side.value}", urls[source], urls[side], sources)

@@ -1,0 +1,183 @@
+"""The commands of the data half, as somebody types them, with the process that syncs killed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.dualwrite.test_sample import alike, connected, legacy_url, new_url, until, write
+from tests.support.crossfade_process import crossfade_command
+
+__all__ = ["legacy_url", "new_url"]
+
+MIGRATION = Path(__file__).parents[2] / "examples" / "migration.py"
+
+
+@pytest.fixture
+def config(tmp_path: Path, legacy_url: str, new_url: str) -> Path:
+    (tmp_path / "migration.py").write_text(MIGRATION.read_text())
+    file = tmp_path / "crossfade.yaml"
+    said = {
+        "targets": {"legacy": {"url": "http://127.0.0.1:1"}, "new": {"url": "http://127.0.0.1:2"}},
+        "code": "migration.py",
+        "data": {"legacy": {"url": legacy_url}, "new": {"url": new_url}},
+    }
+    file.write_text(json.dumps(said))
+    return file
+
+
+async def data(config: Path, *arguments: str, code: int = 0) -> Any:
+    done = await crossfade_command("data", *arguments, "-o", "json", "-c", str(config))
+    assert done.code == code, done
+    return json.loads(done.out or done.err)
+
+
+@contextlib.asynccontextmanager
+async def syncing(config: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "crossfade", "sync", "-c", str(config),
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={**os.environ},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def stands(config: Path, state: str) -> bool:
+    done = await crossfade_command("data", "status", "-o", "json", "-c", str(config))
+    return bool(done.out) and json.loads(done.out)["state"] == state
+
+
+async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_url: str) -> None:
+    plan = await data(config, "plan")
+    assert plan["possible"]
+    assert [one["name"] for one in plan["planned"]][-1] == "after public.posts, 0"
+    nothing = await data(config, "status", code=3)
+    assert nothing["error"] == "not_found"
+    assert "crossfade sync" in nothing["next"][1]
+
+    chance = random.Random(2)
+    async with connected(legacy_url) as legacy, connected(new_url) as new:
+        for _ in range(3):
+            before = await _epoch(new)
+            async with syncing(config) as process:
+                await until(_begun(new, before), "it has begun")
+                for _ in range(20):
+                    await write(legacy, chance)
+                process.kill()
+        async with syncing(config) as process:
+            await until(lambda: stands(config, "following"), "it follows")
+            for _ in range(20):
+                await write(legacy, chance)
+            await until(lambda: alike(legacy, new), "both are alike")
+
+            status = await data(config, "status")
+            assert status["epoch"] >= 4
+            assert status["slot"]["wal_status"] == "reserved"
+            assert all(one["done"] for one in status["copies"])
+
+            assert (await data(config, "verify"))["equal"]
+            await new.execute("UPDATE accounts SET bio = 'spoiled' WHERE id = 2")
+            await new.execute("DELETE FROM comments")
+            found = await data(config, "verify", code=6)
+            accounts = next(one for one in found["compared"] if one["name"].endswith("public.accounts"))
+            assert accounts["differences"] == [
+                {"kind": "different", "key": ["2"], "source_key": ["2"], "columns": ["bio"]}
+            ]
+            dry = await crossfade_command("data", "repair", "--dry-run", "-c", str(config))
+            assert dry.code == 6
+            assert "key 2  different: bio" in dry.out
+            assert (await data(config, "repair"))["equal"]
+            assert await alike(legacy, new)
+
+            # The one that comes later takes over; the one before can write nothing more, and ends.
+            async with syncing(config):
+                async with asyncio.timeout(30):
+                    assert await process.wait() == 1
+                assert process.stderr is not None
+                assert "is held" in (await process.stderr.read()).decode()
+
+        async with syncing(config) as process:
+            await until(lambda: stands(config, "following"), "it follows")
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(30):
+                assert await process.wait() == 0
+
+
+async def _epoch(new: psycopg.AsyncConnection) -> int:
+    try:
+        cursor = await new.execute("SELECT max(epoch) FROM crossfade_sync.streams")
+    except psycopg.errors.UndefinedTable:
+        return 0
+    return (await cursor.fetchone() or (0,))[0] or 0
+
+
+def _begun(new: psycopg.AsyncConnection, before: int) -> Callable[[], Awaitable[bool]]:
+    async def fact() -> bool:
+        return await _epoch(new) > before
+
+    return fact
+
+
+async def test_what_stops_it_is_told_everywhere(config: Path, legacy_url: str) -> None:
+    async with connected(legacy_url) as legacy, syncing(config) as process:
+        await until(lambda: stands(config, "following"), "it follows")
+        await legacy.execute("ALTER TABLE users ADD COLUMN more text")
+        await legacy.execute("UPDATE users SET more = 'x' WHERE user_id = 1")
+        async with asyncio.timeout(30):
+            assert await process.wait() == 1
+        assert process.stderr is not None
+        said = (await process.stderr.read()).decode()
+        assert "stopped (column_unknown)" in said
+        status = await data(config, "status", code=6)
+        assert (status["state"], status["reason"]) == ("stopped", "column_unknown")
+        plan = await data(config, "plan", code=1)
+        assert "column_unknown" in {one["reason"] for one in plan["findings"]}
+
+
+async def test_the_plan_names_all_that_is_wrong_and_touches_nothing(
+    config: Path, legacy_url: str, new_url: str
+) -> None:
+    async with connected(legacy_url) as legacy, connected(new_url) as new:
+        await legacy.execute("ALTER TABLE sessions DROP CONSTRAINT sessions_pkey")
+        await new.execute("ALTER TABLE accounts ADD COLUMN needed text NOT NULL")
+        await new.execute("ALTER TABLE transfers ALTER amount_cents TYPE int")
+        await new.execute("DROP TABLE comments")
+        plan = await data(config, "plan", code=1)
+        found = {(one["weight"], one["reason"]) for one in plan["findings"]}
+        assert {("stops", "no_identity"), ("stops", "column_unfilled"), ("stops", "no_table")} <= found
+        slots = await legacy.execute("SELECT count(*) FROM pg_publication")
+        assert await slots.fetchall() == [(0,)]
+        schemas = await new.execute("SELECT to_regclass('crossfade_sync.streams')")
+        assert await schemas.fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("data: {legacy: {url: 'mysql://h/a'}, new: {url: 'postgresql:///b'}}", "is no PostgreSQL"),
+    ("bus: none", "data: is missing"),
+])  # fmt: skip
+async def test_what_cannot_be_synced_is_said(tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "migration.py").write_text(MIGRATION.read_text())
+    file = tmp_path / "crossfade.yaml"
+    file.write_text(
+        "targets: {legacy: {url: 'http://127.0.0.1:1'}, new: {url: 'http://127.0.0.1:2'}}\n"
+        f"code: migration.py\n{line}\n"
+    )
+    done = await crossfade_command("data", "plan", "-c", str(file))
+    assert (done.code, says in done.err) == (2, True)
+    done = await crossfade_command("sync", "-c", str(file))
+    assert (done.code, says in done.err) == (2, True)

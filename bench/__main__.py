@@ -1,7 +1,7 @@
 """`make bench`: Crossfade, nginx, HAProxy and Envoy side by side.
 
 `python -m bench [SECTION …] [--rounds N] [--quick] [--json FILE]`; the sections are
-cpu, flags, latency, bulk, idle, startup, scale, rollback and changes.
+cpu, flags, latency, bulk, idle, startup, scale, rollback, changes, mirror and sync.
 
 Everything runs on 127.0.0.1, is bounded in count and time (the whole run stays under ten minutes on two
 cores), and ends what it started. How to read it: docs/performance.md.
@@ -36,6 +36,7 @@ from bench import (
     rollback,
     scale,
     startup,
+    sync,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +44,19 @@ if TYPE_CHECKING:
 
     from bench.table import Verdict
 
-SECTIONS = ("cpu", "flags", "latency", "bulk", "idle", "startup", "scale", "rollback", "changes", "mirror")
+SECTIONS = (
+    "cpu",
+    "flags",
+    "latency",
+    "bulk",
+    "idle",
+    "startup",
+    "scale",
+    "rollback",
+    "changes",
+    "mirror",
+    "sync",
+)
 NEEDED_DESCRIPTORS = 12_000
 QUIET = 0.05
 """Share of the machine that others may take before it is said aloud."""
@@ -102,6 +115,7 @@ def main() -> int:
             mirror.bad_mirrors(cores, size.rounds),
         ],
         "rollback": lambda: [rollback.measure(1 if options.quick else size.rounds)],
+        "sync": lambda: [sync.measure(*((100_000, 20_000) if options.quick else (2_000_000, 200_000)))],
     }
     report: dict[str, Any] = {"machine": facts, "left_out": absent}
     verdicts: list[Verdict] = []
@@ -109,7 +123,10 @@ def main() -> int:
     for section in options.sections or SECTIONS:
         # This process runs beside the load generator; only the scaling runs place everybody themselves.
         os.sched_setaffinity(
-            0, everywhere if section in ("scale", "rollback", "changes") or cores.rest is None else cores.rest
+            0,
+            everywhere
+            if section in ("scale", "rollback", "changes", "sync") or cores.rest is None
+            else cores.rest,
         )
         taken = processes.foreign_load()
         if taken > QUIET:

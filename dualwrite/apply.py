@@ -28,7 +28,7 @@ from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import RowMapping, Touching, touched_rows
 from dualwrite.pg_stream import CONNECT_WITHIN, lsn_text
 from dualwrite.plan import Action, Op, Step, TargetTable, Work, shown, steps
-from dualwrite.target import FencedError, StreamState, qualified, take_over
+from dualwrite.target import FencedError, StreamState, qualified, session_name, take_over
 
 NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
 TRIES: Final = 5
@@ -86,7 +86,7 @@ class Applier:
             url,
             autocommit=True,
             connect_timeout=CONNECT_WITHIN,
-            application_name=_session(name),
+            application_name=session_name(name),
             client_encoding="UTF8",
         )
         try:
@@ -407,17 +407,13 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
             await connection.execute(
                 "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
                 " WHERE application_name = %s AND pid <> pg_backend_pid()",
-                (_session(name),),
+                (session_name(name),),
             )
     await connection.execute("SET session_replication_role = replica")
     # As the stream is written; see `pg_stream.READABLE`.
     await connection.execute("SET datestyle = ISO")
     await connection.execute("SET intervalstyle = postgres")
     await connection.execute("SET timezone = UTC")
-
-
-def _session(name: str) -> str:
-    return f"crossfade apply {name}"
 
 
 def _place(table: TargetTable) -> sql.Composed:

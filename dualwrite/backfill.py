@@ -16,15 +16,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
-import psycopg
-from psycopg import sql
-
-from dualwrite.apply import Applier, Chunk
+from dualwrite.apply import Applier
 from dualwrite.mapped import RowMapping, Touching
 from dualwrite.snapshot import Snapshot
-from dualwrite.target import qualified
 
 AIM: Final = 0.25
 """Seconds for which a chunk may hold the stream up."""
@@ -33,9 +29,23 @@ FEWEST, MOST = 100, 50_000
 LOOK_AGAIN: Final = 0.02
 """Seconds, where a snapshot hides what was applied."""
 
-Connection = psycopg.AsyncConnection[Any]
-Read: TypeAlias = tuple[list[str] | None, list[bytes]]
-"""A chunk's last key (None: the table's end) and its lines."""
+
+class Rows(NamedTuple):
+    """A chunk as a snapshot has shown it. `upto` is its last key; None: it reaches the bound."""
+
+    snapshot: Snapshot
+    upto: list[str] | None
+    lines: list[bytes]
+
+
+class Chunks(Protocol):
+    """A table at the source, read by its key. Keys are as the source writes them in text."""
+
+    async def bound(self) -> list[str] | None:
+        """The greatest key that there is."""
+
+    async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
+        """At most so many rows behind `above` and not behind `bound`, in one snapshot of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +63,15 @@ def copy_name(table: str, what: RowMapping | Touching) -> str:
 
 
 class Backfill:
-    """Copies one table for one mapping or follow-up. `source` is in autocommit mode and nobody else's."""
+    """Copies one table for one mapping or follow-up; `name` is that of `copy_name`."""
 
     def __init__(
-        self, source: Connection, applier: Applier, table: str, what: RowMapping | Touching, rows: int = 2_000
+        self, chunks: Chunks, applier: Applier, name: str, what: RowMapping | Touching, rows: int = 2_000
     ) -> None:
-        """`table` is schema.table at the source."""
-        schema, _, name = table.partition(".")
-        self.name = copy_name(table, what)
-        self._source = source
+        self._chunks = chunks
         self._applier = applier
-        self._place = qualified(schema, name)
+        self._name = name
         self._what = what
-        self._key = [sql.Identifier(name) for name in key_of(what)]
         self._rows = rows
         self._began = time.monotonic()
         self._copied = 0
@@ -76,89 +82,33 @@ class Backfill:
         """Copy one chunk. `applied` are transactions (32 bits) that the stream has brought; the list is
         emptied once a snapshot has shown them all, for then every later one does.
 
-        Raises psycopg.Error, and FencedError as the applier does; what was not committed is copied again.
+        Raises psycopg.Error, and what the applier raises; what was not committed is copied again.
         """
-        chunk = await self._applier.chunk(self.name)
+        chunk = await self._applier.chunk(self._name)
         if chunk is None:
-            bound = await self._bound()
-            chunk = await self._applier.begin_copy(self.name, bound)
+            chunk = await self._applier.begin_copy(self._name, await self._chunks.bound())
         if chunk.done:
             return self._progress(done=True)
         began = time.monotonic()
-        read = await self._read(chunk, applied)
-        while read is None:
+        found = await self._chunks.read(chunk.upto, chunk.bound, self._rows)
+        while self._is_too_old(found.snapshot, applied):
             self._again += 1
             await asyncio.sleep(LOOK_AGAIN)
-            read = await self._read(chunk, applied)
+            found = await self._chunks.read(chunk.upto, chunk.bound, self._rows)
         applied.clear()
-        upto, lines = read
-        written = await self._applier.copy_chunk(self.name, self._what, upto, lines)
-        self._copied += written
+        self._copied += await self._applier.copy_chunk(self._name, self._what, found.upto, found.lines)
         self._rows = _next_size(self._rows, time.monotonic() - began)
-        return self._progress(done=upto is None)
+        return self._progress(done=found.upto is None)
+
+    def _is_too_old(self, snapshot: Snapshot, applied: Sequence[int]) -> bool:
+        if self._settled is None:
+            # What an earlier process has applied is not known here. All of it had begun by now.
+            self._settled = snapshot.xmax
+        return snapshot.xmin < self._settled or bool(snapshot.hides(applied))
 
     def _progress(self, done: bool) -> Progress:
         took = max(time.monotonic() - self._began, 1e-9)
         return Progress(self._copied, done, self._copied / took, self._again)
-
-    async def _bound(self) -> list[str] | None:
-        """The greatest key that there is."""
-        async with self._source.transaction():
-            cursor = await self._source.execute(
-                sql.SQL("SELECT {} FROM {} ORDER BY {} LIMIT 1").format(
-                    self._key_as_text(), self._place, sql.SQL(", ").join(_down(part) for part in self._key)
-                )
-            )
-            row = await cursor.fetchone()
-        return None if row is None else list(row)
-
-    async def _read(self, chunk: Chunk, applied: Sequence[int]) -> Read | None:
-        """None where the snapshot is too old."""
-        async with self._source.transaction():
-            await self._source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            row = await (await self._source.execute("SELECT pg_current_snapshot()::text")).fetchone()
-            assert row is not None
-            snapshot = Snapshot.of(row[0])
-            if self._settled is None:
-                # What an earlier process has applied is not known here. All of it had begun by now.
-                self._settled = snapshot.xmax
-            if snapshot.xmin < self._settled or snapshot.hides(applied):
-                return None
-            where = self._between(chunk.upto, chunk.bound)
-            cursor = await self._source.execute(
-                sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1").format(
-                    self._key_as_text(), self._place, where, self._ordered(), sql.Literal(self._rows - 1)
-                )
-            )
-            last = await cursor.fetchone()
-            upto = None if last is None else list(last)
-            inputs = sql.SQL(", ").join(map(sql.Identifier, self._what.read))
-            async with self._source.cursor().copy(
-                sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT").format(
-                    inputs, self._place, self._between(chunk.upto, upto or chunk.bound)
-                )
-            ) as copy:
-                lines = [bytes(line) async for line in copy]
-        return upto, lines
-
-    def _ordered(self) -> sql.Composed:
-        return sql.SQL(", ").join(self._key)
-
-    def _key_as_text(self) -> sql.Composed:
-        # Named otherwise than the columns: ORDER BY would take the text for the column.
-        return sql.SQL(", ").join(
-            sql.SQL("{}::text AS {}").format(part, sql.Identifier(f"{at} as text"))
-            for at, part in enumerate(self._key)
-        )
-
-    def _between(self, above: list[str] | None, upto: list[str]) -> sql.Composed:
-        key = self._ordered()
-
-        def values(of: list[str]) -> sql.Composed:
-            return sql.SQL(", ").join(map(sql.Literal, of))
-
-        found = sql.SQL("({}) <= ({})").format(key, values(upto))
-        return found if above is None else sql.SQL("{} AND ({}) > ({})").format(found, key, values(above))
 
 
 def key_of(what: RowMapping | Touching) -> Sequence[str]:
@@ -166,10 +116,6 @@ def key_of(what: RowMapping | Touching) -> Sequence[str]:
     if isinstance(what, Touching):
         return what.follow_up.key
     return [what.inputs[at] for at in what.table.key]
-
-
-def _down(part: sql.Identifier) -> sql.Composed:
-    return sql.SQL("{} DESC").format(part)
 
 
 def _next_size(rows: int, took: float) -> int:

@@ -17,7 +17,7 @@ from psycopg import sql
 from dualwrite.apply import Applier
 from dualwrite.backfill import LOOK_AGAIN, key_of
 from dualwrite.mapped import RowMapping, Touching
-from dualwrite.snapshot import Snapshot
+from dualwrite.pg_chunks import shown
 from dualwrite.target import qualified
 
 AT_ONCE: Final = 500
@@ -86,9 +86,7 @@ class Repairs:
         """The rows as they are now; None where the snapshot hides what was applied."""
         async with self._source.transaction():
             await self._source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            row = await (await self._source.execute("SELECT pg_current_snapshot()::text")).fetchone()
-            assert row is not None
-            if Snapshot.of(row[0]).hides(applied):
+            if (await shown(self._source)).hides(applied):
                 return None
             return await read_rows(self._source, table, what, keys)
 

@@ -22,6 +22,7 @@ from dualwrite.backfill import Backfill, Progress, copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.follow import Follower
 from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touching
+from dualwrite.pg_chunks import PgChunks
 from dualwrite.pg_stream import PgStream
 from dualwrite.plan import ContradictionError
 from dualwrite.preflight import Weight, findings, must_be_resumable
@@ -96,14 +97,14 @@ async def run(direction: Direction, told: Told) -> None:
             await _once(direction, told)
         except CaptureStopped as stopped:
             if not stopped.passing:
-                raise await _stopped(direction, stopped.reason, str(stopped)) from stopped
+                raise await _stopped(direction, told, stopped.reason, str(stopped)) from stopped
             told.trouble = f"{stopped.reason}: {stopped}"
         except tuple(_REASONS) as error:
-            raise await _stopped(direction, _REASONS[type(error)], str(error)) from error
+            raise await _stopped(direction, told, _REASONS[type(error)], str(error)) from error
         except _NOT_HERE as error:
             told.trouble = f"unreachable: {error}"
         except psycopg.Error as error:
-            raise await _stopped(direction, "refused", _said(error)) from error
+            raise await _stopped(direction, told, "refused", _said(error)) from error
         told.again += 1
         await asyncio.sleep(TRY_AGAIN)
 
@@ -112,10 +113,19 @@ def _said(error: psycopg.Error) -> str:
     return f"{error.diag.message_primary or error} ({error.sqlstate or type(error).__name__})"
 
 
-async def _stopped(direction: Direction, reason: str, message: str) -> StoppedError:
+async def _stopped(direction: Direction, told: Told, reason: str, message: str) -> Exception:
+    """What to raise, once the target knows why; nothing is noted of a stream that another process holds."""
     with contextlib.suppress(psycopg.Error, OSError):
         async with await psycopg.AsyncConnection.connect(direction.target_url, autocommit=True) as looking:
-            await target.move(looking, direction.name, State.STOPPED, reason, message)
+            epoch = told.epoch
+            if not epoch:
+                # It was never ours. Whoever has it may be well, and is not to be called stopped.
+                known = await target.state(looking, direction.name)
+                if known is None or await target.is_held(looking, direction.name):
+                    return StoppedError(reason, message)
+                epoch = known.epoch
+            if not await target.move(looking, direction.name, epoch, State.STOPPED, reason, message):
+                return FencedError(f"stream {direction.name} is not held under epoch {epoch} any more")
     return StoppedError(reason, message)
 
 
@@ -135,7 +145,7 @@ async def _once(direction: Direction, told: Told) -> None:
         stream = await PgStream.open(direction.source_url, direction.slot, direction.slot, applier.applied)
         stack.push_async_callback(stream.close)
         # Somebody may have mended what it stopped for; until all is whole again it may lack rows.
-        await target.move(looking, direction.name, State.COPYING)
+        await target.move(looking, direction.name, told.epoch, State.COPYING)
         work = _Work(direction, told, source, looking, applier, stream)
         async with _beating(direction, told.epoch, work):
             await work.run()
@@ -199,14 +209,17 @@ class _Work:
             self._follower.remember = False
             self._follower.recent.clear()
             await self._until_whole()
-            await target.move(self._looking, self._direction.name, State.FOLLOWING)
+            await self._move(State.FOLLOWING)
             self._told.state = State.FOLLOWING
             await self._follow()
-            await target.move(self._looking, self._direction.name, State.COPYING)
+            await self._move(State.COPYING)
+
+    async def _move(self, to: State) -> None:
+        await target.move(self._looking, self._direction.name, self._told.epoch, to)
 
     async def _copy(self) -> None:
         for name, table, what in copies(self._direction.sources):
-            backfill = Backfill(self._source, self._applier, table, what)
+            backfill = Backfill(PgChunks(self._source, table, what), self._applier, name, what)
             done = False
             while not done:
                 progress = await backfill.step(self._follower.recent)

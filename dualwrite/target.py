@@ -136,17 +136,42 @@ async def state(connection: psycopg.AsyncConnection[Any], name: str) -> StreamSt
 async def move(
     connection: psycopg.AsyncConnection[Any],
     name: str,
+    epoch: int,
     to: State,
     reason: str | None = None,
     message: str | None = None,
-) -> None:
-    """Note where a stream stands now. A step that `NEXT` does not know changes nothing."""
+) -> bool:
+    """Note where a stream stands now; False where another epoch holds it, and nothing was noted.
+
+    A step that `NEXT` does not know changes nothing.
+    """
     before = [state.value for state, after in NEXT.items() if to in after]
-    await connection.execute(
-        "UPDATE crossfade_sync.streams SET state = %s, reason = %s, message = %s"
-        " WHERE name = %s AND state = ANY(%s)",
-        (to.value, reason, message, name, before),
+    cursor = await connection.execute(
+        "SELECT state FROM crossfade_sync.streams WHERE name = %s AND epoch = %s", (name, epoch)
     )
+    row = await cursor.fetchone()
+    if row is None or row[0] not in before:
+        return row is not None
+    cursor = await connection.execute(
+        "UPDATE crossfade_sync.streams SET state = %s, reason = %s, message = %s"
+        " WHERE name = %s AND epoch = %s",
+        (to.value, reason, message, name, epoch),
+    )
+    return bool(cursor.rowcount)
+
+
+async def is_held(connection: psycopg.AsyncConnection[Any], name: str) -> bool:
+    """Whether a process is connected that writes this stream."""
+    cursor = await connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = %s)", (session_name(name),)
+    )
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
+def session_name(name: str) -> str:
+    """By which the session that writes a stream is known to the target."""
+    return f"crossfade apply {name}"
 
 
 async def take_over(connection: psycopg.AsyncConnection[Any], name: str, epoch: int) -> StreamState:

@@ -18,6 +18,7 @@ from dualwrite.apply import Applier
 from dualwrite.backfill import Backfill
 from dualwrite.follow import Follower
 from dualwrite.mapped import SourceTable
+from dualwrite.pg_chunks import PgChunks
 from dualwrite.pg_stream import PgStream
 from dualwrite.plan import Copying
 from dualwrite.snapshot import Snapshot
@@ -48,7 +49,8 @@ async def working(
         sources = {"public.notes": SourceTable("public.notes", (COPYING,), ())}
         follower = Follower(NAME, stream, applier, sources)
         follower.remember = True
-        yield follower, Backfill(reader, applier, "public.notes", COPYING, rows=7), applier
+        chunks = PgChunks(reader, "public.notes", COPYING)
+        yield follower, Backfill(chunks, applier, "notes", COPYING, rows=7), applier
 
 
 async def test_a_copy_under_writes_and_crashes_ends_alike(
@@ -135,7 +137,6 @@ async def test_a_chunk_that_cannot_see_what_was_applied_is_read_again(
     await writer.execute("INSERT INTO notes VALUES (1, 'old')")
     holder = await psycopg.AsyncConnection.connect(source_url)
     async with working(source_url, target_url, 1) as (_, backfill, _):
-        await backfill._bound()
         await backfill.step([])
     await looking.execute("DELETE FROM crossfade_sync.copies; DELETE FROM notes")
     async with working(source_url, target_url, 2) as (_, backfill, _):

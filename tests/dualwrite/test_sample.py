@@ -15,7 +15,7 @@ import pytest
 
 import new_backend.schema
 from crossfade.embedded.postgres import EmbeddedPostgres
-from dualwrite import repair, sync
+from dualwrite import repair, sync, target
 from dualwrite.mapped import towards
 from dualwrite.mapping import FollowUp, Table, Values
 from dualwrite.sync import Direction, StoppedError, Told
@@ -248,3 +248,14 @@ async def test_a_value_that_no_mapping_knows_stops_with_the_row_named(legacy_url
             await until(lambda: _is(again, State.FOLLOWING), "it follows")
         told_of = await rows(new, "SELECT role, display_name FROM accounts WHERE id IN (3, 4) ORDER BY id")
         assert [told_of[0][0], told_of[1][1]] == ["moderator", "later"]
+
+
+async def test_one_that_was_replaced_calls_nobody_stopped(legacy_url: str, new_url: str) -> None:
+    """It may find gaps that are none: the slot has moved on under somebody else."""
+    async with connected(new_url) as new, running(legacy_url, new_url) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        assert not await target.move(new, NAME, told.epoch - 1, State.STOPPED, "gap", "there is none")
+        assert await target.is_held(new, NAME)
+        known = await target.state(new, NAME)
+        assert known is not None
+        assert (known.state, known.reason) == (State.FOLLOWING, None)

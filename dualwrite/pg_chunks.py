@@ -1,0 +1,83 @@
+"""A PostgreSQL table, read chunk by chunk by its key: each in a snapshot of its own, in COPY's text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from dualwrite.backfill import Rows, key_of
+from dualwrite.mapped import RowMapping, Touching
+from dualwrite.snapshot import Snapshot
+from dualwrite.target import qualified
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+class PgChunks:
+    """`source` is a connection in autocommit mode that nobody else uses; `table` is schema.table."""
+
+    def __init__(self, source: Connection, table: str, what: RowMapping | Touching) -> None:
+        schema, _, name = table.partition(".")
+        self._source = source
+        self._place = qualified(schema, name)
+        self._columns = sql.SQL(", ").join(map(sql.Identifier, what.read))
+        self._key = [sql.Identifier(name) for name in key_of(what)]
+
+    async def bound(self) -> list[str] | None:
+        cursor = await self._source.execute(
+            sql.SQL("SELECT {} FROM {} ORDER BY {} LIMIT 1").format(
+                self._key_as_text(),
+                self._place,
+                sql.SQL(", ").join(sql.SQL("{} DESC").format(part) for part in self._key),
+            )
+        )
+        row = await cursor.fetchone()
+        return None if row is None else list(row)
+
+    async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
+        async with self._source.transaction():
+            await self._source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            snapshot = await shown(self._source)
+            cursor = await self._source.execute(
+                sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1").format(
+                    self._key_as_text(),
+                    self._place,
+                    self._between(above, bound),
+                    sql.SQL(", ").join(self._key),
+                    sql.Literal(rows - 1),
+                )
+            )
+            last = await cursor.fetchone()
+            upto = None if last is None else list(last)
+            async with self._source.cursor().copy(
+                sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT").format(
+                    self._columns, self._place, self._between(above, upto or bound)
+                )
+            ) as copy:
+                lines = [bytes(line) async for line in copy]
+        return Rows(snapshot, upto, lines)
+
+    def _key_as_text(self) -> sql.Composed:
+        # Named otherwise than the columns: ORDER BY would take the text for the column.
+        return sql.SQL(", ").join(
+            sql.SQL("{}::text AS {}").format(part, sql.Identifier(f"{at} as text"))
+            for at, part in enumerate(self._key)
+        )
+
+    def _between(self, above: list[str] | None, upto: list[str]) -> sql.Composed:
+        key = sql.SQL(", ").join(self._key)
+
+        def values(of: list[str]) -> sql.Composed:
+            return sql.SQL(", ").join(map(sql.Literal, of))
+
+        found = sql.SQL("({}) <= ({})").format(key, values(upto))
+        return found if above is None else sql.SQL("{} AND ({}) > ({})").format(found, key, values(above))
+
+
+async def shown(source: Connection) -> Snapshot:
+    """What the transaction that is open here can see."""
+    row = await (await source.execute("SELECT pg_current_snapshot()::text")).fetchone()
+    assert row is not None
+    return Snapshot.of(row[0])

@@ -31,6 +31,7 @@ from dualwrite.plan import Action, Op, Step, TargetTable, Work, shown, steps
 from dualwrite.target import FencedError, StreamState, qualified, session_name, take_over
 
 NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
+STAGED_AFTER_A_CLASH: Final = 8
 TRIES: Final = 5
 """To get the origin from a session that has been fenced."""
 
@@ -78,6 +79,8 @@ class Applier:
         self._stages: dict[object, str] = {}
         """Temporary tables of this session, by what they are for."""
         self._filled: set[str] = set()
+        self._staged_chunks = 0
+        """How many chunks are not tried without a temporary table."""
 
     @classmethod
     async def open(cls, url: str, name: str, epoch: int) -> Applier:
@@ -153,29 +156,58 @@ class Applier:
         return Chunk(None, bound or [], bound is None)
 
     async def copy_chunk(
-        self, copy: str, what: RowMapping | Touching, upto: list[str] | None, lines: Sequence[bytes]
+        self,
+        copy: str,
+        what: RowMapping | Touching,
+        upto: list[str] | None,
+        lines: Sequence[bytes],
+        *,
+        binary: bool = False,
     ) -> int:
         """Write a chunk and how far it goes (None: to the end). Rows that the stream has brought stay.
 
-        `lines` are what COPY says of the source's rows. How many rows were written. Raises FencedError,
-        MappingFailedError, FollowUpError and psycopg.Error; then nothing was.
+        `lines` are what COPY says of the source's rows, in text or in binary. How many rows were written.
+        Raises FencedError, MappingFailedError, FollowUpError and psycopg.Error; then nothing was.
         """
         written = 0
-        made = what.lines(lines)
+        made = [b"".join(what.lines(lines))]
         async with self._one_transaction():
             await self._lock()
             if isinstance(what, Touching):
                 await self._follow_up(what, made)
             elif not what.table.partial:
-                stage = await self._stage(what.table, made)
-                cursor = await self._connection.execute(_put(what.table, stage, instead=sql.SQL("NOTHING")))
-                written = cursor.rowcount
+                written = await self._copy_rows(what.table, made, binary)
             await self._connection.execute(
                 "UPDATE crossfade_sync.copies SET upto = coalesce(%s, bound), done = %s, rows = rows + %s"
                 " WHERE stream = %s AND copy = %s",
                 (upto, upto is None, written, self._name, copy),
             )
         return written
+
+    async def _copy_rows(self, table: TargetTable, made: Sequence[bytes], binary: bool) -> int:
+        """As they are, if none of them is there yet; else by way of a temporary table."""
+        if self._staged_chunks or table.computed:
+            self._staged_chunks = max(0, self._staged_chunks - 1)
+        else:
+            try:
+                async with self._connection.transaction():
+                    columns = _list("{0}", table, range(len(table.columns)))
+                    into = sql.SQL("{} ({})").format(_place(table), columns)
+                    return await self._copy_in(into, made, binary)
+            except errors.UniqueViolation:
+                # The stream has been here. It will have been at the next ones, too.
+                self._staged_chunks = STAGED_AFTER_A_CLASH
+        stage = await self._stage(table, made, binary=binary)
+        cursor = await self._connection.execute(_put(table, stage, instead=sql.SQL("NOTHING")))
+        return cursor.rowcount
+
+    async def _copy_in(self, into: sql.Composable, lines: Sequence[bytes], binary: bool) -> int:
+        form = sql.SQL("binary" if binary else "text")
+        async with self._connection.cursor() as cursor:
+            async with cursor.copy(sql.SQL("COPY {} FROM STDIN (FORMAT {})").format(into, form)) as copy:
+                for line in lines:
+                    await copy.write(line)
+            return cursor.rowcount
 
     async def repairs(self, most: int) -> tuple[str, list[list[str]]] | None:
         """Rows of one copy that wait to be written anew, by their keys at the source."""
@@ -348,16 +380,23 @@ class Applier:
             )
 
     async def _stage(
-        self, table: TargetTable, lines: Sequence[bytes], columns: tuple[int, ...] | None = None
+        self,
+        table: TargetTable,
+        lines: Sequence[bytes],
+        columns: tuple[int, ...] | None = None,
+        *,
+        binary: bool = False,
     ) -> sql.Identifier:
         """A temporary table with these columns, filled from lines of COPY; its types are the target's."""
         places = tuple(range(len(table.columns))) if columns is None else columns
         form = sql.SQL("ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA").format(
             _list("{0}", table, places), _place(table)
         )
-        return await self._filled_stage((table, places), form, lines)
+        return await self._filled_stage((table, places), form, lines, binary)
 
-    async def _filled_stage(self, of: object, form: sql.Composable, lines: Sequence[bytes]) -> sql.Identifier:
+    async def _filled_stage(
+        self, of: object, form: sql.Composable, lines: Sequence[bytes], binary: bool = False
+    ) -> sql.Identifier:
         name = self._stages.get(of)
         if name is None:
             name = f"crossfade_stage_{len(self._stages)}"
@@ -369,12 +408,7 @@ class Applier:
             await self._connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(name)))
         self._filled.add(name)
         stage = sql.Identifier(name)
-        async with (
-            self._connection.cursor() as cursor,
-            cursor.copy(sql.SQL("COPY {} FROM STDIN").format(stage)) as copy,
-        ):
-            for line in lines:
-                await copy.write(line)
+        await self._copy_in(stage, lines, binary)
         return stage
 
 

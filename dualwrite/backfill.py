@@ -36,6 +36,8 @@ class Rows(NamedTuple):
     snapshot: Snapshot
     upto: list[str] | None
     lines: list[bytes]
+    binary: bool = False
+    """Whether they are COPY's binary form, and not its text."""
 
 
 class Chunks(Protocol):
@@ -45,7 +47,13 @@ class Chunks(Protocol):
         """The greatest key that there is."""
 
     async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
-        """At most so many rows behind `above` and not behind `bound`, in one snapshot of their own."""
+        """At most so many rows behind `above` and not behind `bound`, in one snapshot of their own.
+
+        It may be one that was taken when `read_ahead` was told to begin; reading once more takes a new one.
+        """
+
+    def read_ahead(self, above: list[str], bound: list[str], rows: int) -> None:
+        """This is what will be read next; it may be read from now on, while something else is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,11 @@ class Backfill:
             await asyncio.sleep(LOOK_AGAIN)
             found = await self._chunks.read(chunk.upto, chunk.bound, self._rows)
         applied.clear()
-        self._copied += await self._applier.copy_chunk(self._name, self._what, found.upto, found.lines)
+        if found.upto is not None:
+            self._chunks.read_ahead(found.upto, chunk.bound, self._rows)
+        self._copied += await self._applier.copy_chunk(
+            self._name, self._what, found.upto, found.lines, binary=found.binary
+        )
         self._rows = _next_size(self._rows, time.monotonic() - began)
         return self._progress(done=found.upto is None)
 

@@ -52,7 +52,7 @@ class Follower:
         touched: dict[Touching, list[Row]] = {}
         end, beat = self._applier.applied, self._applier.heartbeat
         part: Part | None = first
-        open_ = False
+        open_ = changes = False
         xids: list[int] = []
         while part is not None or open_:
             if part is None:
@@ -67,8 +67,11 @@ class Follower:
                         beat = heartbeat.next_after(beat, number)
             # A message that belongs to no transaction ends none, and begins none; beats are never such.
             open_ = part.end is None and bool(part.xid)
-            if self.remember and part.end is not None:
-                xids.append(part.xid)
+            changes = changes or bool(part.changes)
+            if part.end is not None:
+                if self.remember and changes:
+                    xids.append(part.xid)
+                changes = False
             end = max(end, part.end or 0)
             part = None if len(ops) >= GATHER and not open_ else self._capture.ready()
         await self._applier.apply(ops, end, touched, heartbeat=beat, whole=whole)

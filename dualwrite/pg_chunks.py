@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from dualwrite.backfill import Rows, key_of
+from dualwrite.copy_out import copy_out
 from dualwrite.mapped import RowMapping, Touching
 from dualwrite.snapshot import Snapshot
 from dualwrite.target import qualified
@@ -18,12 +20,17 @@ Connection = psycopg.AsyncConnection[Any]
 class PgChunks:
     """`source` is a connection in autocommit mode that nobody else uses; `table` is schema.table."""
 
-    def __init__(self, source: Connection, table: str, what: RowMapping | Touching) -> None:
+    def __init__(
+        self, source: Connection, table: str, what: RowMapping | Touching, *, binary: bool = False
+    ) -> None:
+        """`binary` where the target reads what the source writes so."""
         schema, _, name = table.partition(".")
         self._source = source
         self._place = qualified(schema, name)
         self._columns = sql.SQL(", ").join(map(sql.Identifier, what.read))
         self._key = [sql.Identifier(name) for name in key_of(what)]
+        self._binary = binary
+        self._ahead: tuple[list[str] | None, asyncio.Task[Rows]] | None = None
 
     async def bound(self) -> list[str] | None:
         cursor = await self._source.execute(
@@ -37,6 +44,22 @@ class PgChunks:
         return None if row is None else list(row)
 
     async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            found = await ahead[1]
+            if ahead[0] == above:
+                return found
+        return await self._read(above, bound, rows)
+
+    def read_ahead(self, above: list[str], bound: list[str], rows: int) -> None:
+        self._ahead = above, asyncio.create_task(self._read(above, bound, rows))
+
+    async def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+            await asyncio.gather(self._ahead[1], return_exceptions=True)
+
+    async def _read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
         async with self._source.transaction():
             await self._source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             snapshot = await shown(self._source)
@@ -51,13 +74,14 @@ class PgChunks:
             )
             last = await cursor.fetchone()
             upto = None if last is None else list(last)
-            async with self._source.cursor().copy(
-                sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT").format(
-                    self._columns, self._place, self._between(above, upto or bound)
-                )
-            ) as copy:
-                lines = [bytes(line) async for line in copy]
-        return Rows(snapshot, upto, lines)
+            query = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT {})").format(
+                self._columns,
+                self._place,
+                self._between(above, upto or bound),
+                sql.SQL("binary" if self._binary else "text"),
+            )
+            lines = await copy_out(self._source, query.as_string(self._source))
+        return Rows(snapshot, upto, lines, self._binary)
 
     def _key_as_text(self) -> sql.Composed:
         # Named otherwise than the columns: ORDER BY would take the text for the column.

@@ -3,6 +3,7 @@ on it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,6 +20,16 @@ Connection = psycopg.AsyncConnection[Any]
 
 SLOT_WITHIN: Final = 30
 """Seconds for making a slot, which waits for every transaction that is running."""
+
+PLAIN_TYPES: Final = frozenset(
+    {
+        "smallint", "integer", "bigint", "numeric", "real", "double precision", "boolean", "text",
+        "character varying", "character", "date", "timestamp without time zone", "timestamp with time zone",
+        "uuid", "bytea",
+    }
+)  # fmt: skip
+"""Types that every server writes in binary, and within a major version hashes, alike."""
+_IN_BRACKETS: Final = re.compile(r"\(.*?\)")
 
 _SERVER: Final = """
     SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),
@@ -144,6 +155,23 @@ async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) 
         raise CaptureStopped("slot_exists", f"the slot {slot} exists already") from None
     assert row is not None
     return lsn(row[0])
+
+
+async def column_types(where: Connection, table: str) -> dict[str, str]:
+    """By the columns' names, as format_type writes them. `table` is schema.table."""
+    schema, _, name = table.partition(".")
+    cursor = await where.execute(
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+        " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        (schema, name),
+    )
+    return {str(name): str(kind) for name, kind in await cursor.fetchall()}
+
+
+def bare_type(type_: str) -> str:
+    """Without length, precision and scale."""
+    return _IN_BRACKETS.sub("", type_)
 
 
 async def drop_slot(source: Connection, slot: str) -> None:

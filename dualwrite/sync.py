@@ -24,7 +24,7 @@ from dualwrite.follow import Follower
 from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touching
 from dualwrite.pg_chunks import PgChunks
 from dualwrite.pg_stream import PgStream
-from dualwrite.plan import ContradictionError
+from dualwrite.plan import ContradictionError, Copying
 from dualwrite.preflight import Weight, findings, must_be_resumable
 from dualwrite.repair import Repairs
 from dualwrite.target import FencedError, State
@@ -219,13 +219,30 @@ class _Work:
 
     async def _copy(self) -> None:
         for name, table, what in copies(self._direction.sources):
-            backfill = Backfill(PgChunks(self._source, table, what), self._applier, name, what)
+            binary = isinstance(what, Copying) and await self._same_types(table, what)
+            chunks = PgChunks(self._source, table, what, binary=binary)
+            backfill = Backfill(chunks, self._applier, name, what)
             done = False
-            while not done:
-                progress = await backfill.step(self._follower.recent)
-                self._told.copies[name] = progress
-                done = progress.done
-                await self._stream()
+            try:
+                while not done:
+                    progress = await backfill.step(self._follower.recent)
+                    self._told.copies[name] = progress
+                    done = progress.done
+                    await self._stream()
+            finally:
+                await chunks.close()
+
+    async def _same_types(self, table: str, what: Copying) -> bool:
+        """Whether the target reads what the source writes in binary."""
+        ours = await pg_source.column_types(self._source, table)
+        theirs = await pg_source.column_types(self._looking, str(what.table))
+        pairs = zip(what.inputs, what.table.columns, strict=True)
+        return all(
+            (kind := ours.get(one)) is not None
+            and kind == theirs.get(other)
+            and pg_source.bare_type(kind) in pg_source.PLAIN_TYPES
+            for one, other in pairs
+        )
 
     async def _repair(self) -> None:
         while await self._repairs.step(self._follower.recent):

@@ -20,8 +20,9 @@ from psycopg import sql
 from dualwrite import pg_source, target
 from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
-from dualwrite.copy_text import read_copy_text
+from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import Mapped, RowMapping, SourceTable
+from dualwrite.pg_source import PLAIN_TYPES, bare_type
 from dualwrite.pg_stream import lsn
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.repair import read_rows
@@ -40,6 +41,8 @@ PATIENCE: Final = 30.0
 
 Connection = psycopg.AsyncConnection[Any]
 Key = tuple[str, ...]
+_BY_VALUE: Final = "hash_record_extended(ROW({}), 0)"
+_BY_TEXT: Final = "hashtextextended(ROW({})::text, 0)"
 _WRITTEN_ALIKE: Final = (
     frozenset({"smallint", "integer", "bigint"}),
     frozenset({"text", "character varying"}),
@@ -105,14 +108,14 @@ class _Comparison:
         self._table = table
         self._mapping = mapping
         self._found = Compared(copy_name(table, mapping))
+        self._hashed = _BY_TEXT
 
     async def run(self) -> Compared:
         mapping = self._mapping
-        suspects = (
-            await self._by_buckets(mapping)
-            if isinstance(mapping, Copying) and await self._written_alike(mapping)
-            else await self._by_rows()
-        )
+        if isinstance(mapping, Copying) and await self._written_alike(mapping):
+            suspects = await self._by_buckets(mapping)
+        else:
+            suspects = await self._by_rows()
         self._found.suspected = len(suspects)
         keys: list[Key] = []
         for key in suspects:
@@ -134,6 +137,7 @@ class _Comparison:
     # Suspects, by their keys at the target.
 
     async def _by_buckets(self, mapping: Copying) -> list[Key]:
+        self._hashed = await self._how(mapping)
         ours, theirs = await asyncio.gather(
             self._sums(self._source, self._table, mapping.inputs, key_of(mapping)),
             self._sums(self._looking, str(mapping.table), mapping.table.columns, _key(mapping.table)),
@@ -148,14 +152,29 @@ class _Comparison:
         )
         return sorted({key for key, _ in one ^ other})
 
+    async def _how(self, mapping: Copying) -> str:
+        """By the values themselves, where both servers hash these types, and alike; else by their texts."""
+        versions = {one.info.server_version // 10_000 for one in (self._source, self._looking)}
+        types = await pg_source.column_types(self._source, self._table)
+        known = all(bare_type(types[name]) in PLAIN_TYPES for name in mapping.inputs)
+        return _BY_VALUE if known and len(versions) == 1 else _BY_TEXT
+
     async def _sums(
         self, where: Connection, table: str, columns: Sequence[str], key: Sequence[str]
     ) -> dict[int, tuple[int, int]]:
         """Of each bucket, how many rows and the sum of their hashes."""
-        query = sql.SQL("SELECT {}, count(*), sum({}::numeric) FROM {} t GROUP BY 1").format(
-            _bucket(key), _hash(columns), _place(table)
+        query = sql.SQL("SELECT {}, count(*), sum({}) FROM {} t GROUP BY 1").format(
+            self._bucket(key), self._hash(columns), _place(table)
         )
         return {row[0]: (row[1], int(row[2])) for row in await (await where.execute(query)).fetchall()}
+
+    def _hash(self, columns: Sequence[str]) -> sql.Composed:
+        """Of a row: NULL is not the empty text, and no two columns run together."""
+        parts = (sql.SQL("t.{}").format(sql.Identifier(name)) for name in columns)
+        return sql.SQL(self._hashed).format(sql.SQL(", ").join(parts))
+
+    def _bucket(self, key: Sequence[str]) -> sql.Composed:
+        return sql.SQL("({} & {})::int").format(self._hash(key), sql.Literal(BUCKETS - 1))
 
     async def _rows(
         self,
@@ -167,17 +186,17 @@ class _Comparison:
     ) -> set[tuple[Key, int]]:
         query = sql.SQL("SELECT ARRAY[{}], {} FROM {} t WHERE {} = ANY(%s)").format(
             sql.SQL(", ").join(_as_text("t", name) for name in key),
-            _hash(columns),
+            self._hash(columns),
             _place(table),
-            _bucket(key),
+            self._bucket(key),
         )
         rows = await (await where.execute(query, (list(buckets),))).fetchall()
         return {(tuple(row[0]), row[1]) for row in rows}
 
     async def _written_alike(self, mapping: Copying) -> bool:
         """Whether equal values of these columns have equal texts on both sides."""
-        ours = await _types(self._source, self._table)
-        theirs = await _types(self._looking, str(mapping.table))
+        ours = await pg_source.column_types(self._source, self._table)
+        theirs = await pg_source.column_types(self._looking, str(mapping.table))
         pairs = zip(mapping.inputs, mapping.table.columns, strict=True)
         return all(_alike(ours.get(one), theirs.get(other)) for one, other in pairs)
 
@@ -222,13 +241,17 @@ class _Comparison:
         table = self._mapping.table
         key = _key(table)
         there: list[sql.Composable] = [sql.SQL("true")]
+        place = _place(str(table))
+        names = sql.SQL(", ").join(map(sql.Identifier, key))
         if keys is not None:
-            there.append(
-                sql.SQL("ARRAY[{}] IN ({})").format(
-                    sql.SQL(", ").join(_as_text("t", name) for name in key),
-                    sql.SQL(", ").join(sql.Literal(list(one)) for one in keys),
-                )
+            await self._looking.execute(
+                sql.SQL(
+                    "CREATE TEMP TABLE crossfade_wanted ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
+                ).format(names, place)
             )
+            async with self._looking.cursor().copy("COPY crossfade_wanted FROM STDIN") as writing:
+                await writing.write(copy_text([_row(one) for one in keys]))
+            there.append(sql.SQL("({}) IN (SELECT {} FROM crossfade_wanted)").format(names, names))
         if isinstance(self._mapping, Mapped) and self._mapping.mark is not None:
             alive = self._mapping.mark[0].decode()
             there.append(sql.SQL("{} = {}").format(_as_text("t", table.columns[-1]), sql.Literal(alive)))
@@ -245,7 +268,7 @@ class _Comparison:
                 sql.SQL("{} IS DISTINCT FROM {}").format(_as_text("e", name), _as_text("t", name))
                 for name in table.columns
             ),
-            place=_place(str(table)),
+            place=place,
             there=sql.SQL(" AND ").join(there),
             same=sql.SQL(" AND ").join(sql.SQL("e.{0} = t.{0}").format(sql.Identifier(name)) for name in key),
             most=sql.Literal(MOST),
@@ -332,30 +355,9 @@ def _as_text(alias: str, name: str) -> sql.Composed:
     return sql.SQL("{}.{}::text").format(sql.Identifier(alias), sql.Identifier(name))
 
 
-def _hash(columns: Sequence[str]) -> sql.Composed:
-    """Of a row: NULL is not the empty text, and no two columns run together."""
-    parts = sql.SQL(", ").join(_as_text("t", name) for name in columns)
-    return sql.SQL("hashtextextended(ROW({})::text, 0)").format(parts)
-
-
-def _bucket(key: Sequence[str]) -> sql.Composed:
-    return sql.SQL("({} & {})::int").format(_hash(key), sql.Literal(BUCKETS - 1))
-
-
 def _alike(one: str | None, other: str | None) -> bool:
     if one is None or other is None:
         return False
     return one == other or any(
-        one.partition("(")[0] in family and other.partition("(")[0] in family for family in _WRITTEN_ALIKE
+        bare_type(one) in family and bare_type(other) in family for family in _WRITTEN_ALIKE
     )
-
-
-async def _types(where: Connection, table: str) -> dict[str, str]:
-    schema, _, name = table.partition(".")
-    cursor = await where.execute(
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
-        " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        (schema, name),
-    )
-    return {str(name): str(kind) for name, kind in await cursor.fetchall()}

@@ -332,9 +332,16 @@ class SimulatedApplier:
         return Chunk(None, bound or [], bound is None)
 
     async def copy_chunk(
-        self, copy: str, what: Copying, upto: list[str] | None, lines: Sequence[bytes]
+        self,
+        copy: str,
+        what: Copying,
+        upto: list[str] | None,
+        lines: Sequence[bytes],
+        *,
+        binary: bool = False,
     ) -> int:
         assert copy == "t"
+        assert not binary
         made = [read_copy_text(line) for line in what.lines(lines)]
         await pause()
         self._lock()
@@ -354,14 +361,20 @@ def _number(value: Value) -> int:
 class SimulatedChunks:
     def __init__(self, source: SimulatedSource) -> None:
         self._source = source
+        self._ahead: tuple[Snapshot, Table] | None = None
 
     async def bound(self) -> list[str] | None:
         await pause()
         return [str(max(self._source.visible))] if self._source.visible else None
 
+    def read_ahead(self, above: list[str], bound: list[str], rows: int) -> None:
+        del above, bound, rows
+        self._ahead = self._source.snapshot(), dict(self._source.visible)
+
     async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
         await pause()
-        snapshot, seen = self._source.snapshot(), dict(self._source.visible)
+        snapshot, seen = self._ahead or (self._source.snapshot(), dict(self._source.visible))
+        self._ahead = None
         await pause()
         low = 0 if above is None else int(above[0])
         keys = sorted(key for key in seen if low < key <= int(bound[0]))

@@ -17,12 +17,16 @@ def copy_text(rows: Iterable[Row]) -> bytes:
     """One line a row. No value may be ABSENT: raises TypeError, since it must not become NULL."""
     lines = []
     for row in rows:
-        fields = [b"\\N" if value is None else value for value in row]
         # Raises TypeError for ABSENT, which is no bytes.
-        together = b"".join(fields)  # type: ignore[arg-type]
-        if _SPECIAL.search(together):
-            fields = [b"\\N" if value is None else _escaped(value) for value in row]
-        lines.append(b"\t".join(fields))  # type: ignore[arg-type]
+        line = b"\t".join([b"\\N" if value is None else value for value in row])  # type: ignore[misc]
+        if (
+            line.count(b"\\") != row.count(None)
+            or line.count(b"\t") != len(row) - 1
+            or b"\n" in line
+            or b"\r" in line
+        ):
+            line = b"\t".join([b"\\N" if value is None else _escaped(value) for value in row])
+        lines.append(line)
     lines.append(b"")
     return b"\n".join(lines)
 

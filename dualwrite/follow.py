@@ -16,7 +16,7 @@ from dualwrite.change import Change, Part, Relation, Row
 from dualwrite.mapped import SourceTable, Touching
 from dualwrite.plan import Op
 
-GATHER: Final = 5_000
+GATHER: Final = 10_000
 """Changes that go into one target transaction, if so many are here already. A larger source transaction is
 still one target transaction."""
 

@@ -168,17 +168,13 @@ def _row(payload: bytes, at: int) -> tuple[Row, int]:
     (count,) = _U16.unpack_from(payload, at)
     at += 2
     values: list[Value] = []
-    append, length_at = values.append, _I32.unpack_from
+    append, length_at = values.append, _U32.unpack_from
     for _ in range(count):
         kind = payload[at]
         if kind == 0x74:  # t: text
-            (length,) = length_at(payload, at + 1)
-            at += 5
-            value = payload[at : at + length]
-            if len(value) != length:
-                raise IndexError("a value is cut")
-            append(value)
-            at += length
+            start = at + 5
+            at = start + length_at(payload, at + 1)[0]
+            append(payload[start:at])
         elif kind == 0x6E:  # n: NULL
             append(None)
             at += 1
@@ -187,6 +183,8 @@ def _row(payload: bytes, at: int) -> tuple[Row, int]:
             at += 1
         else:
             raise ProtocolError(f"a value of unknown kind {payload[at : at + 1]!r}")
+    if at > len(payload):
+        raise IndexError("a value is cut")
     return tuple(values), at
 
 

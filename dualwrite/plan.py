@@ -11,9 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from typing import NamedTuple
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias
 
-from dualwrite.change import ABSENT, Change, Identity, Kind, Relation, Row
+from dualwrite.change import ABSENT, Change, Identity, Relation, Row
+
+Pick: TypeAlias = Callable[[Row], Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ class Copying:
 
     def bind(self, relation: Relation) -> Callable[[Change], Sequence[Op]]:
         """What becomes of the changes of the table, as it is now."""
-        return partial(_copied, self.table, tuple(map(relation.names.index, self.inputs)))
+        places = tuple(map(relation.names.index, self.inputs))
+        return partial(_copied, self.table, picking(places), picking(self.table.key))
 
     def key_of_source(self, key: Row) -> Row:
         """The key in the table of a row with this one at the source."""
@@ -133,25 +137,31 @@ def unexpected_columns(
     return None
 
 
-def _copied(table: TargetTable, places: tuple[int, ...], change: Change) -> Sequence[Op]:
-    if change.kind is Kind.TRUNCATE:
-        return (Op(Action.EMPTY, table, (), ()),)
-    old = None if change.old is None else tuple(change.old[at] for at in places)
-    if change.new is None:
-        assert old is not None
-        return (Op(Action.REMOVE, table, table.key_of(old), ()),)
-    full = filled(change)
-    row = tuple(full[at] for at in places)
-    key = table.key_of(row)
-    if any(part is ABSENT for part in key):
+def _copied(table: TargetTable, pick: Pick, key_of: Pick, change: Change) -> Sequence[Op]:
+    old, new = change.old, change.new
+    if new is None:
+        if old is None:
+            return (Op(Action.EMPTY, table, (), ()),)
+        return (Op(Action.REMOVE, table, key_of(pick(old)), ()),)
+    row = pick(new if old is None else filled(change))
+    key = key_of(row)
+    if ABSENT in key:
         raise ContradictionError(f"a row of {change.relation} came without its key")
-    was = key if old is None else table.key_of(old)
+    was = key if old is None else key_of(pick(old))
     whole = ABSENT not in row
     if was == key:
         return (Op(Action.PUT if whole else Action.PATCH, table, key, row),)
     if whole:
         return (Op(Action.REMOVE, table, was, ()), Op(Action.PUT, table, key, row))
     return (Op(Action.MOVE, table, was, row),)
+
+
+def picking(places: Sequence[int]) -> Pick:
+    """What takes the values at these places out of a row. Called for every row, so it is none of Python's."""
+    if len(places) == 1:
+        (place,) = places
+        return lambda row: (row[place],)
+    return itemgetter(*places)
 
 
 def filled(change: Change) -> Row:
@@ -169,7 +179,7 @@ def steps(ops: Iterable[Op]) -> list[Step]:
     found: list[Step] = []
     open_: dict[TargetTable, _Table] = {}
     for op in ops:
-        if op.action in {Action.MOVE, Action.EMPTY}:
+        if op.action is Action.MOVE or op.action is Action.EMPTY:
             found.append(Step(_works(open_), op))
             open_ = {}
             continue

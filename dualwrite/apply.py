@@ -79,8 +79,8 @@ class Applier:
         self._stages: dict[object, str] = {}
         """Temporary tables of this session, by what they are for."""
         self._filled: set[str] = set()
-        self._staged_chunks = 0
-        """How many chunks are not tried without a temporary table."""
+        self._not_straight: dict[TargetTable, int] = {}
+        """How often rows of a table go by way of a temporary one before the straight way is tried again."""
 
     @classmethod
     async def open(cls, url: str, name: str, epoch: int) -> Applier:
@@ -185,21 +185,27 @@ class Applier:
         return written
 
     async def _copy_rows(self, table: TargetTable, made: Sequence[bytes], binary: bool) -> int:
-        """As they are, if none of them is there yet; else by way of a temporary table."""
-        if self._staged_chunks or table.computed:
-            self._staged_chunks = max(0, self._staged_chunks - 1)
-        else:
-            try:
-                async with self._connection.transaction():
-                    columns = _list("{0}", table, range(len(table.columns)))
-                    into = sql.SQL("{} ({})").format(_place(table), columns)
-                    return await self._copy_in(into, made, binary)
-            except errors.UniqueViolation:
-                # The stream has been here. It will have been at the next ones, too.
-                self._staged_chunks = STAGED_AFTER_A_CLASH
-        stage = await self._stage(table, made, binary=binary)
-        cursor = await self._connection.execute(_put(table, stage, instead=sql.SQL("NOTHING")))
-        return cursor.rowcount
+        """Those that are not there yet."""
+        written = await self._copied_straight(table, made, binary)
+        if written is None:
+            stage = await self._stage(table, made, binary=binary)
+            cursor = await self._connection.execute(_put(table, stage, instead=sql.SQL("NOTHING")))
+            written = cursor.rowcount
+        return written
+
+    async def _copied_straight(self, table: TargetTable, made: Sequence[bytes], binary: bool) -> int | None:
+        """Without a temporary table: how many rows; None where one is there already, and nothing was done."""
+        if table.computed or self._not_straight.get(table, 0) > 0:
+            self._not_straight[table] = self._not_straight.get(table, 0) - 1
+            return None
+        try:
+            async with self._connection.transaction():
+                columns = _list("{0}", table, range(len(table.columns)))
+                return await self._copy_in(sql.SQL("{} ({})").format(_place(table), columns), made, binary)
+        except errors.UniqueViolation:
+            # Where one was, the next ones will be, too: the stream and a copy of the same rows.
+            self._not_straight[table] = STAGED_AFTER_A_CLASH
+            return None
 
     async def _copy_in(self, into: sql.Composable, lines: Sequence[bytes], binary: bool) -> int:
         form = sql.SQL("binary" if binary else "text")
@@ -318,9 +324,7 @@ class Applier:
             for work in step.works:
                 await self._remove(work, clear and not work.table.others)
             for work in step.works:
-                if work.puts and not work.table.partial:
-                    stage = await self._stage(work.table, [copy_text(work.puts)])
-                    await self._connection.execute(_put(work.table, stage))
+                await self._put_rows(work, clear)
             # A row may be made by one mapping, and have columns filled by another.
             for work in step.works:
                 for columns, rows in _by_columns(work.table, work.patches).items():
@@ -328,9 +332,23 @@ class Applier:
             if step.last is not None:
                 await self._last(step.last)
 
+    async def _put_rows(self, work: Work, clear: bool) -> None:
+        table, puts = work.table, work.puts
+        if table.partial:
+            return
+        if work.adds:
+            made = copy_text(work.adds)
+            if clear or await self._copied_straight(table, [made], binary=False) is None:
+                stage = await self._stage(table, [made])
+                await self._connection.execute(_put(table, stage))
+        if puts:
+            stage = await self._stage(table, [copy_text(puts)])
+            await self._connection.execute(_put(table, stage))
+
     async def _remove(self, work: Work, clear: bool) -> None:
         table = work.table
-        gone = [*work.removes, *(table.key_of(row) for row in work.puts)] if clear else work.removes
+        written = (*work.puts, *work.adds)
+        gone = [*work.removes, *map(table.key_of, written)] if clear else work.removes
         if gone:
             stage = await self._stage(table, [copy_text(gone)], table.key)
             await self._connection.execute(

@@ -102,7 +102,8 @@ class Mapped:
                 return (*before, *self.gone(key))
         row = self._row(tuple(full[at] for at in places))
         if ABSENT not in row and not self.table.partial:
-            return (*before, Op(Action.PUT, self.table, key, row))
+            added = change.kind is Kind.INSERT
+            return (*before, Op(Action.ADD if added else Action.PUT, self.table, key, row))
         if moved and was is not None:
             return (Op(Action.MOVE, self.table, was, row),)
         return (Op(Action.PATCH, self.table, key, row),)

@@ -14,7 +14,7 @@ from functools import partial
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
-from dualwrite.change import ABSENT, Change, Identity, Relation, Row
+from dualwrite.change import ABSENT, Change, Identity, Kind, Relation, Row
 
 Pick: TypeAlias = Callable[[Row], Row]
 
@@ -44,6 +44,8 @@ class TargetTable:
 
 
 class Action(Enum):
+    ADD = "add"
+    """A row that the source has made. It may be there already, from a copy; then as PUT."""
     PUT = "put"
     """The row shall be as given, whether it was there or not."""
     PATCH = "patch"
@@ -70,6 +72,7 @@ class Work:
 
     table: TargetTable
     removes: list[Row] = field(default_factory=list)
+    adds: list[Row] = field(default_factory=list)
     puts: list[Row] = field(default_factory=list)
     patches: list[Row] = field(default_factory=list)
 
@@ -150,7 +153,8 @@ def _copied(table: TargetTable, pick: Pick, key_of: Pick, change: Change) -> Seq
     was = key if old is None else key_of(pick(old))
     whole = ABSENT not in row
     if was == key:
-        return (Op(Action.PUT if whole else Action.PATCH, table, key, row),)
+        action = Action.PATCH if not whole else Action.ADD if change.kind is Kind.INSERT else Action.PUT
+        return (Op(action, table, key, row),)
     if whole:
         return (Op(Action.REMOVE, table, was, ()), Op(Action.PUT, table, key, row))
     return (Op(Action.MOVE, table, was, row),)
@@ -185,7 +189,7 @@ def steps(ops: Iterable[Op]) -> list[Step]:
             continue
         table = open_.get(op.table)
         if table is None:
-            table = open_[op.table] = _Table({}, set())
+            table = open_[op.table] = _Table({}, set(), set())
         _note(table, op)
     if open_:
         found.append(Step(_works(open_)))
@@ -197,6 +201,8 @@ class _Table(NamedTuple):
     """By key: the row as it shall be, with ABSENT where it stays as it is; None: it goes."""
     removed: set[Row]
     """Keys whose row went, whatever came after."""
+    added: set[Row]
+    """Keys whose row was made here, and did not go again."""
 
 
 def _note(table: _Table, op: Op) -> None:
@@ -204,6 +210,11 @@ def _note(table: _Table, op: Op) -> None:
     if op.action is Action.REMOVE:
         rows[key] = None
         table.removed.add(key)
+        table.added.discard(key)
+        return
+    if op.action is Action.ADD:
+        rows[key] = op.row
+        table.added.add(key)
         return
     if op.action is Action.PUT:
         rows[key] = op.row
@@ -220,9 +231,10 @@ def _works(tables: dict[TargetTable, _Table]) -> tuple[Work, ...]:
     works = []
     for table, noted in tables.items():
         work = Work(table, removes=list(noted.removed))
-        for row in noted.rows.values():
+        added = noted.added
+        for key, row in noted.rows.items():
             if row is not None:
-                (work.patches if ABSENT in row else work.puts).append(row)
+                (work.adds if key in added else work.patches if ABSENT in row else work.puts).append(row)
         works.append(work)
     return tuple(works)
 

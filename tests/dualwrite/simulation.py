@@ -291,7 +291,7 @@ class SimulatedApplier:
                 for key in work.removes:
                     rows.pop(_number(key[0]), None)
             for work in step.works:
-                for row in work.puts:
+                for row in (*work.adds, *work.puts):
                     rows[_number(row[0])] = row
                 for row in work.patches:
                     before = rows.get(_number(row[0]))

@@ -65,6 +65,20 @@ async def test_rows_and_position_are_there_together(target_url: str, looking: Co
     assert (found.applied, found.heartbeat, found.epoch) == (300, 5, 1)
 
 
+async def test_rows_that_were_made_replace_what_a_copy_has_brought(
+    target_url: str, looking: Connection
+) -> None:
+    def add(key: int, title: str) -> Op:
+        return put(key, title)._replace(action=Action.ADD)
+
+    async with applying(target_url) as applier:
+        await applier.apply([add(1, "a"), add(2, "b")], 200)
+        # One of them is there already: then they go another way, for a while.
+        await applier.apply([add(2, "bb"), add(3, "c")], 300)
+        await applier.apply([add(3, "cc"), add(4, "d"), patch(4, "dd"), add(5, "e"), remove(5)], 400)
+    assert [row[:2] for row in await rows(looking)] == [(1, "a"), (2, "bb"), (3, "cc"), (4, "dd")]
+
+
 async def test_what_comes_again_is_not_done_again(target_url: str, looking: Connection) -> None:
     async with applying(target_url) as applier:
         await applier.apply([put(1, "a")], 200)

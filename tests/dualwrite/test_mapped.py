@@ -73,7 +73,7 @@ def test_one_row_becomes_two() -> None:
 
 def test_two_rows_become_one_again() -> None:
     person = Change(Kind.INSERT, PERSONS, None, (b"1", b"ADA", b"member"))
-    assert told(of(BACK["app.persons"], 0, person)) == [(Action.PUT, (b"1",), (b"1", b"ada", b"0", b"N"))]
+    assert told(of(BACK["app.persons"], 0, person)) == [(Action.ADD, (b"1",), (b"1", b"ada", b"0", b"N"))]
     purse = Change(Kind.INSERT, relation("owner", "cents", table="app.purses"), None, (b"1", b"7"))
     assert told(of(BACK["app.purses"], 0, purse)) == [(Action.PATCH, (b"1",), (b"1", b"7"))]
     gone = Change(Kind.DELETE, purse.relation, (b"1", ABSENT), None)

@@ -32,7 +32,7 @@ def one_by_one(table: Table, op: Op) -> None:
             table.clear()
         case Action.REMOVE:
             table.pop(op.key, None)
-        case Action.PUT:
+        case Action.PUT | Action.ADD:
             table[op.key] = op.row
         case Action.PATCH | Action.MOVE:
             if (before := table.pop(op.key, None)) is not None:
@@ -45,7 +45,7 @@ def carried_out(table: Table, done: list[Step]) -> None:
         for work in step.works:
             for key in work.removes:
                 table.pop(key, None)
-            for row in work.puts:
+            for row in (*work.adds, *work.puts):
                 table[row[:1]] = row
             for row in work.patches:
                 if row[:1] in table:
@@ -133,7 +133,7 @@ def test_an_insert_and_an_update_that_leaves_a_large_value_alone_keep_that_value
     insert = Change(Kind.INSERT, BY_KEY, None, (b"1", b"a", b"large"))
     update = Change(Kind.UPDATE, BY_KEY, None, (b"1", b"b", ABSENT))
     (step,) = steps(op for change in (insert, update) for op in ops_of(COPYING, change))
-    assert (step.works[0].puts, step.works[0].patches) == ([(b"1", b"b", b"large")], [])
+    assert (step.works[0].adds, step.works[0].patches) == ([(b"1", b"b", b"large")], [])
 
 
 def test_with_the_old_row_nothing_is_absent() -> None:
@@ -145,7 +145,7 @@ def test_with_the_old_row_nothing_is_absent() -> None:
 def test_names_may_differ_and_columns_may_be_left_out() -> None:
     copying = Copying(TargetTable("new", "things", ("name", "number"), (1,)), ("a", "id"))
     (op,) = ops_of(copying, Change(Kind.INSERT, BY_KEY, None, (b"1", b"x", b"y")))
-    assert op == Op(Action.PUT, copying.table, (b"1",), (b"x", b"1"))
+    assert op == Op(Action.ADD, copying.table, (b"1",), (b"x", b"1"))
 
 
 def test_a_change_after_a_deletion_is_a_contradiction() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from dualwrite import backfill, follow, heartbeat, plan
 from dualwrite.apply import MissingRowError
-from dualwrite.change import ABSENT, Change, Row
+from dualwrite.change import ABSENT
 from dualwrite.snapshot import Snapshot
 from tests.dualwrite.simulation import Broken, WrongError, play
 
@@ -58,11 +58,13 @@ def _what_came_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _absent_is_null(patch: pytest.MonkeyPatch) -> None:
-    def filled(change: Change) -> Row:
-        assert change.new is not None
-        return tuple(None if value is ABSENT else value for value in change.new)
+    picking = plan.picking
 
-    patch.setattr(plan, "filled", filled)
+    def careless(places: Sequence[int]) -> plan.Pick:
+        pick = picking(places)
+        return lambda row: tuple(None if value is ABSENT else value for value in pick(row))
+
+    patch.setattr(plan, "picking", careless)
 
 
 def _rows_are_merged_whole(patch: pytest.MonkeyPatch) -> None:

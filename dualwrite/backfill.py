@@ -2,7 +2,8 @@
 
 While a chunk is read and written the stream stands still, so nothing can be applied in between. What is
 left is the moment in which a commit is in the log and not yet visible (`snapshot.py`): a chunk whose
-snapshot hides a transaction that was already applied is thrown away and read again. With that, a row that
+snapshot hides a transaction that was already applied is thrown away, and read again after the stream had
+its turn. With that, a row that
 the stream has brought is never older than the chunk's, and stays; every other row comes from the chunk, and
 the stream changes it later.
 
@@ -20,7 +21,7 @@ from typing import Final, NamedTuple, Protocol
 
 from dualwrite.apply import Applier
 from dualwrite.mapped import RowMapping, Touching
-from dualwrite.snapshot import Snapshot
+from dualwrite.snapshot import Snapshot, View
 
 AIM: Final = 0.25
 """Seconds for which a chunk may hold the stream up."""
@@ -46,6 +47,9 @@ class Chunks(Protocol):
     async def bound(self) -> list[str] | None:
         """The greatest key that there is."""
 
+    async def snapshot(self) -> Snapshot:
+        """What can be seen now."""
+
     async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
         """At most so many rows behind `above` and not behind `bound`, in one snapshot of their own.
 
@@ -62,7 +66,7 @@ class Progress:
     done: bool
     rows_a_second: float
     again: int
-    """Chunks that were read again because their snapshot hid what was applied."""
+    """How often a snapshot hid what was applied."""
 
 
 def copy_name(table: str, what: RowMapping | Touching) -> str:
@@ -84,11 +88,14 @@ class Backfill:
         self._began = time.monotonic()
         self._copied = 0
         self._again = 0
-        self._settled: int | None = None
+        self._view = View()
+        self._waits = False
 
     async def step(self, applied: list[int]) -> Progress:
-        """Copy one chunk. `applied` are transactions (32 bits) that the stream has brought; the list is
-        emptied once a snapshot has shown them all, for then every later one does.
+        """Copy one chunk, or none where it cannot see yet what was applied.
+
+        `applied` are transactions (32 bits) that the stream has brought; the list is emptied once a snapshot
+        has shown them all, for then every later one does.
 
         Raises psycopg.Error, and what the applier raises; what was not committed is copied again.
         """
@@ -98,11 +105,12 @@ class Backfill:
         if chunk.done:
             return self._progress(done=True)
         began = time.monotonic()
+        if self._waits and self._view.is_too_old(await self._chunks.snapshot(), applied):
+            return await self._wait()
         found = await self._chunks.read(chunk.upto, chunk.bound, self._rows)
-        while self._is_too_old(found.snapshot, applied):
-            self._again += 1
-            await asyncio.sleep(LOOK_AGAIN)
-            found = await self._chunks.read(chunk.upto, chunk.bound, self._rows)
+        if self._view.is_too_old(found.snapshot, applied):
+            return await self._wait()
+        self._waits = False
         applied.clear()
         if found.upto is not None:
             self._chunks.read_ahead(found.upto, chunk.bound, self._rows)
@@ -112,11 +120,12 @@ class Backfill:
         self._rows = _next_size(self._rows, time.monotonic() - began)
         return self._progress(done=found.upto is None)
 
-    def _is_too_old(self, snapshot: Snapshot, applied: Sequence[int]) -> bool:
-        if self._settled is None:
-            # What an earlier process has applied is not known here. All of it had begun by now.
-            self._settled = snapshot.xmax
-        return snapshot.xmin < self._settled or bool(snapshot.hides(applied))
+    async def _wait(self) -> Progress:
+        """Some transaction may be open for hours: meanwhile the stream has to go on."""
+        self._waits = True
+        self._again += 1
+        await asyncio.sleep(LOOK_AGAIN)
+        return self._progress(done=False)
 
     def _progress(self, done: bool) -> Progress:
         took = max(time.monotonic() - self._began, 1e-9)

@@ -3,7 +3,9 @@ missing.
 
 A beat is a message in the source's log, in a transaction of its own; no table, no right on the users'
 schema. The number is `epoch << 32 | n`: within an epoch each is one more than the last, a new epoch begins
-with 1. A number that is missing means that the log which is read is not the log that was written.
+with 1. A number that is missing means that the log which is read is not the log that was written. Between the
+last beat of one epoch and the first of the next nothing is told by numbers: there the slot's own position is
+compared with what was applied (`preflight.must_be_resumable`), before anything is read.
 """
 
 from __future__ import annotations

@@ -43,6 +43,9 @@ class PgChunks:
         row = await cursor.fetchone()
         return None if row is None else list(row)
 
+    async def snapshot(self) -> Snapshot:
+        return await shown(self._source)
+
     async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
@@ -101,7 +104,7 @@ class PgChunks:
 
 
 async def shown(source: Connection) -> Snapshot:
-    """What the transaction that is open here can see."""
+    """What the transaction that is open here can see, or would if it began now."""
     row = await (await source.execute("SELECT pg_current_snapshot()::text")).fetchone()
     assert row is not None
     return Snapshot.of(row[0])

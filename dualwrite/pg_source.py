@@ -152,7 +152,12 @@ async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) 
             passing=True,
         ) from None
     except errors.DuplicateObject:
-        raise CaptureStopped("slot_exists", f"the slot {slot} exists already") from None
+        raise CaptureStopped(
+            "slot_exists",
+            f"the slot {slot} exists already, and this target knows nothing of it: a stream to another target"
+            " may need it. If none does (a process may have ended while it began), drop it:"
+            f" SELECT pg_drop_replication_slot('{slot}')",
+        ) from None
     assert row is not None
     return lsn(row[0])
 

@@ -18,6 +18,7 @@ from dualwrite.apply import Applier
 from dualwrite.backfill import LOOK_AGAIN, key_of
 from dualwrite.mapped import RowMapping, Touching
 from dualwrite.pg_chunks import shown
+from dualwrite.snapshot import View
 from dualwrite.target import qualified
 
 AT_ONCE: Final = 500
@@ -53,13 +54,20 @@ class Repairs:
         self._stream = stream
         self._source = source
         self._applier = applier
+        self._view = View()
         self._copies = {name: (table, what) for name, table, what in copies}
+
+    def begin(self) -> None:
+        """From now on it is known what is applied; what was before has to be seen by every snapshot."""
+        self._view = View()
 
     async def wanted(self, looking: Connection) -> bool:
         return await waiting(looking, self._stream) > 0
 
     async def step(self, applied: list[int]) -> bool:
-        """Write some rows anew; False if none waits. `applied` as of a backfill.
+        """Write some rows anew, or none where it cannot see yet what was applied; False if none waits.
+
+        `applied` as of a backfill.
 
         Raises what `Applier.copy_chunk` raises; nothing of the step was written then.
         """
@@ -72,9 +80,9 @@ class Repairs:
         if known is not None:
             table, what = known
             read = await self._read(table, what, keys, applied)
-            while read is None:
+            if read is None:
                 await asyncio.sleep(LOOK_AGAIN)
-                read = await self._read(table, what, keys, applied)
+                return True
             applied.clear()
             lines = read
         await self._applier.repair(name, None if known is None else known[1], keys, lines)
@@ -86,7 +94,7 @@ class Repairs:
         """The rows as they are now; None where the snapshot hides what was applied."""
         async with self._source.transaction():
             await self._source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            if (await shown(self._source)).hides(applied):
+            if self._view.is_too_old(await shown(self._source), applied):
                 return None
             return await read_rows(self._source, table, what, keys)
 

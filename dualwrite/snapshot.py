@@ -7,7 +7,7 @@ read in such a snapshot is older than what was applied, and would set rows back 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _ROUND = 1 << 32
@@ -40,3 +40,17 @@ class Snapshot:
     def hides(self, xids: Iterable[int]) -> list[int]:
         """Those of these transactions (32 bits) that cannot be seen."""
         return [xid for xid in xids if not self.shows(self.widened(xid))]
+
+
+class View:
+    """Whether rows that are read are no older than what was applied; from the first look on."""
+
+    def __init__(self) -> None:
+        self._settled: int | None = None
+
+    def is_too_old(self, snapshot: Snapshot, applied: Sequence[int]) -> bool:
+        """`applied` are the transactions (32 bits) that were applied since, and have not been seen yet."""
+        if self._settled is None:
+            # What was applied before is not known here. All of it had begun by now.
+            self._settled = snapshot.xmax
+        return snapshot.xmin < self._settled or bool(snapshot.hides(applied))

@@ -166,8 +166,6 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
     if stops:
         raise CaptureStopped(stops[0].reason, "; ".join(f"{one.message} ({one.remedy})" for one in stops))
     await pg_source.publish(source, direction.slot, direction.tables)
-    # One that is there already was left by a process that ended before it could note the stream.
-    await pg_source.drop_slot(source, direction.slot)
     start = await pg_source.make_slot(source, direction.slot)
     await target.create(looking, direction.name, here, start)
     return 0
@@ -205,6 +203,7 @@ class _Work:
             self._follower.remember = True
             self._told.state = State.COPYING
             await self._copy()
+            self._repairs.begin()
             await self._repair()
             self._follower.remember = False
             self._follower.recent.clear()

@@ -43,8 +43,9 @@ Connection = psycopg.AsyncConnection[Any]
 Key = tuple[str, ...]
 _BY_VALUE: Final = "hash_record_extended(ROW({}), 0)"
 _BY_TEXT: Final = "hashtextextended(ROW({})::text, 0)"
+_WHOLE: Final = frozenset({"smallint", "integer", "bigint"})
 _WRITTEN_ALIKE: Final = (
-    frozenset({"smallint", "integer", "bigint"}),
+    _WHOLE,
     frozenset({"text", "character varying"}),
 )
 
@@ -109,6 +110,8 @@ class _Comparison:
         self._mapping = mapping
         self._found = Compared(copy_name(table, mapping))
         self._hashed = _BY_TEXT
+        self._counted = False
+        """Whether the key is one whole number: then it needs no hash to find its bucket."""
 
     async def run(self) -> Compared:
         mapping = self._mapping
@@ -156,6 +159,8 @@ class _Comparison:
         """By the values themselves, where both servers hash these types, and alike; else by their texts."""
         versions = {one.info.server_version // 10_000 for one in (self._source, self._looking)}
         types = await pg_source.column_types(self._source, self._table)
+        key = key_of(mapping)
+        self._counted = len(key) == 1 and types[key[0]] in _WHOLE
         known = all(bare_type(types[name]) in PLAIN_TYPES for name in mapping.inputs)
         return _BY_VALUE if known and len(versions) == 1 else _BY_TEXT
 
@@ -174,6 +179,9 @@ class _Comparison:
         return sql.SQL(self._hashed).format(sql.SQL(", ").join(parts))
 
     def _bucket(self, key: Sequence[str]) -> sql.Composed:
+        if self._counted:
+            number = sql.SQL("t.{}::bigint").format(sql.Identifier(key[0]))
+            return sql.SQL("({} & {})::int").format(number, sql.Literal(BUCKETS - 1))
         return sql.SQL("({} & {})::int").format(self._hash(key), sql.Literal(BUCKETS - 1))
 
     async def _rows(

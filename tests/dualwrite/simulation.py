@@ -367,6 +367,10 @@ class SimulatedChunks:
         await pause()
         return [str(max(self._source.visible))] if self._source.visible else None
 
+    async def snapshot(self) -> Snapshot:
+        await pause()
+        return self._source.snapshot()
+
     def read_ahead(self, above: list[str], bound: list[str], rows: int) -> None:
         del above, bound, rows
         self._ahead = self._source.snapshot(), dict(self._source.visible)

@@ -227,6 +227,33 @@ async def test_rows_that_somebody_spoiled_are_written_anew(legacy_url: str, new_
         assert await repair.waiting(new, NAME) == 0
 
 
+async def test_a_repair_waits_for_what_it_cannot_see_and_lets_the_stream_go_on(
+    legacy_url: str, new_url: str
+) -> None:
+    async with (
+        connected(legacy_url) as legacy,
+        connected(legacy_url) as holder,
+        connected(new_url) as new,
+        running(legacy_url, new_url) as told,
+    ):
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        async with holder.transaction():
+            await holder.execute("UPDATE users SET about = 'later' WHERE user_id = 5")
+            await repair.ask_for(new, NAME, "public.users to public.accounts", [["1"]])
+            await until(lambda: _is(told, State.COPYING), "it repairs")
+            await legacy.execute("UPDATE users SET about = 'meanwhile' WHERE user_id = 1")
+            arrived = "SELECT bio FROM accounts WHERE id = 1"
+            await until(lambda: _says(new, arrived, "meanwhile"), "the stream goes on")
+            assert await repair.waiting(new, NAME) == 1
+        await until(lambda: alike(legacy, new), "both are alike")
+        await until(lambda: _is(told, State.FOLLOWING), "it follows again")
+        assert await repair.waiting(new, NAME) == 0
+
+
+async def _says(connection: Connection, query: str, value: object) -> bool:
+    return await rows(connection, query) == [(value,)]
+
+
 async def test_a_value_that_no_mapping_knows_stops_with_the_row_named(legacy_url: str, new_url: str) -> None:
     direction = Direction(NAME, legacy_url, new_url, towards(Side.NEW, tables, follow_ups))
     told = Told()

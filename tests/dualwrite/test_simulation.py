@@ -13,7 +13,7 @@ import pytest
 from dualwrite import backfill, follow, heartbeat, plan
 from dualwrite.apply import MissingRowError
 from dualwrite.change import ABSENT
-from dualwrite.snapshot import Snapshot
+from dualwrite.snapshot import Snapshot, View
 from tests.dualwrite.simulation import Broken, WrongError, play
 
 SCHEDULES = 20_000
@@ -48,8 +48,8 @@ def _nothing_is_hidden(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nothing_has_to_settle(patch: pytest.MonkeyPatch) -> None:
-    broken = with_text(backfill.Backfill._is_too_old, "snapshot.xmin < self._settled or ", "")
-    patch.setattr(backfill.Backfill, "_is_too_old", broken)
+    broken = with_text(View.is_too_old, "snapshot.xmin < self._settled or ", "")
+    patch.setattr(View, "is_too_old", broken)
 
 
 def _what_came_is_forgotten(patch: pytest.MonkeyPatch) -> None:

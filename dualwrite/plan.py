@@ -234,7 +234,10 @@ def _works(tables: dict[TargetTable, _Table]) -> tuple[Work, ...]:
         added = noted.added
         for key, row in noted.rows.items():
             if row is not None:
-                (work.adds if key in added else work.patches if ABSENT in row else work.puts).append(row)
+                if key in added:
+                    work.adds.append(row)
+                else:
+                    (work.patches if table.partial or ABSENT in row else work.puts).append(row)
         works.append(work)
     return tuple(works)
 

@@ -188,6 +188,15 @@ tables = [
             }
         },
     ),
+    # New keeps tags as rows. Legacy gets a copy of them, out of which its text with commas is made.
+    Table("crossfade_copy.tags", "tags", key=["id"], columns=["id", "name"], towards=Side.LEGACY),
+    Table(
+        "crossfade_copy.post_tags",
+        "post_tags",
+        key=["post_id", "tag_id"],
+        columns=["post_id", "tag_id"],
+        towards=Side.LEGACY,
+    ),
 ]
 
 follow_ups = [
@@ -218,6 +227,60 @@ follow_ups = [
             UPDATE posts p SET updated_at =
                 coalesce(t.changed::timestamp AT TIME ZONE 'Europe/Berlin', p.created_at)
             FROM {touched} t WHERE p.id = t.post_id::bigint AND NOT t.gone
+            """,
+        ],
+    ),
+    FollowUp(
+        "post_tags",
+        Side.LEGACY,
+        key=["post_id", "tag_id"],
+        inputs=[],
+        sql="""
+            UPDATE posts p SET tags = coalesce(
+                (SELECT ',' || string_agg(g.name, ',' ORDER BY g.id) || ','
+                   FROM crossfade_copy.post_tags o JOIN crossfade_copy.tags g ON g.id = o.tag_id
+                  WHERE o.post_id = p.post_id), '')
+            WHERE p.post_id IN (SELECT post_id::integer FROM {touched})
+        """,
+    ),
+    FollowUp(
+        "posts",
+        Side.LEGACY,
+        key=["id"],
+        inputs=["created_at", "updated_at"],
+        sql="""
+            UPDATE posts p SET changed = CASE WHEN t.updated_at <> t.created_at
+                THEN t.updated_at::timestamptz AT TIME ZONE 'Europe/Berlin' END
+            FROM {touched} t WHERE p.post_id = t.id::integer AND NOT t.gone
+        """,
+    ),
+    FollowUp(
+        "comments",
+        Side.LEGACY,
+        key=["id"],
+        inputs=[],
+        sql="""
+            UPDATE posts p SET ncomments =
+                (SELECT count(*) FROM comments c WHERE c.post_id = p.post_id AND c.deleted = 'N')
+            WHERE p.post_id IN
+                (SELECT c.post_id FROM comments c JOIN {touched} t ON c.comment_id = t.id::integer)
+        """,
+    ),
+    FollowUp(
+        "accounts",
+        Side.LEGACY,
+        key=["id"],
+        inputs=["username", "display_name"],
+        sql=[
+            """
+            UPDATE posts o SET author_login = t.username, author_name = t.display_name
+            FROM {touched} t WHERE o.user_id = t.id::integer AND NOT t.gone
+              AND (o.author_login, o.author_name) IS DISTINCT FROM (t.username, t.display_name)
+            """,
+            """
+            UPDATE comments o SET author_login = t.username, author_name = t.display_name
+            FROM {touched} t WHERE o.user_id = t.id::integer AND NOT t.gone
+              AND (o.author_login, o.author_name) IS DISTINCT FROM (t.username, t.display_name)
             """,
         ],
     ),

@@ -66,6 +66,7 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
     plan = await data(config, "plan")
     assert plan["possible"]
     assert [one["name"] for one in plan["planned"]][-1] == "after public.posts, 0"
+    assert (await data(config, "plan", "--towards", "legacy"))["possible"]
     nothing = await data(config, "status", code=3)
     assert nothing["error"] == "not_found"
     assert "crossfade sync" in nothing["next"][1]

@@ -13,7 +13,7 @@ from dualwrite.change import ABSENT, Change, Identity, Kind, Relation, Row, Sour
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import Mapped, MappingFailedError, SourceTable, touched_rows, towards
 from dualwrite.mapping import Convert, FollowUp, InvalidMappingError, Marked, Table, Values
-from dualwrite.plan import Action, ContradictionError, Copying, Op
+from dualwrite.plan import Action, ContradictionError, Copying, Op, steps
 from flags.model import Side
 
 PEOPLE = Table(
@@ -76,6 +76,8 @@ def test_two_rows_become_one_again() -> None:
     assert told(of(BACK["app.persons"], 0, person)) == [(Action.ADD, (b"1",), (b"1", b"ada", b"0", b"N"))]
     purse = Change(Kind.INSERT, relation("owner", "cents", table="app.purses"), None, (b"1", b"7"))
     assert told(of(BACK["app.purses"], 0, purse)) == [(Action.PATCH, (b"1",), (b"1", b"7"))]
+    (step,) = steps(of(BACK["app.purses"], 0, purse))
+    assert (step.works[0].puts, step.works[0].patches) == ([], [(b"1", b"7")])
     gone = Change(Kind.DELETE, purse.relation, (b"1", ABSENT), None)
     assert of(BACK["app.purses"], 0, gone) == []
 

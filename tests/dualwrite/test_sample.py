@@ -35,8 +35,9 @@ def legacy_url(postgres: EmbeddedPostgres) -> Iterator[str]:
         with contextlib.closing(database.connect(url)) as connection:
             database.create_schema(connection)
             seed.plant(connection, Path("examples/seed.json"))
+            connection.execute(Path("examples/copies.sql").read_text())
         yield url
-        _forget(url, postgres)
+        _forget(url, postgres, f"crossfade_{NAME}")
 
 
 @pytest.fixture
@@ -44,11 +45,11 @@ def new_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     with fresh_database(postgres) as url:
         new_backend.schema.upgrade(url)
         yield url
+        _forget(url, postgres, "crossfade_to_legacy")
 
 
-def _forget(url: str, postgres: EmbeddedPostgres) -> None:
+def _forget(url: str, postgres: EmbeddedPostgres, slot: str) -> None:
     """A slot and an origin outlive their databases' tests."""
-    slot = f"crossfade_{NAME}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
@@ -58,6 +59,10 @@ def _forget(url: str, postgres: EmbeddedPostgres) -> None:
         connection.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
             (slot,),
+        )
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s",
+            (f"crossfade apply {slot.removeprefix('crossfade_')}",),
         )
         connection.execute(
             "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = %s", (slot,)
@@ -70,8 +75,10 @@ async def running(
     new_url: str,
     mapped: Sequence[Table] = tables,
     after: Sequence[FollowUp] = follow_ups,
+    side: Side = Side.NEW,
 ) -> AsyncIterator[Told]:
-    direction = Direction(NAME, legacy_url, new_url, towards(Side.NEW, mapped, after))
+    urls = (legacy_url, new_url) if side is Side.NEW else (new_url, legacy_url)
+    direction = Direction(f"to_{side.value}", *urls, towards(side, mapped, after))
     told = Told()
     task = asyncio.create_task(sync.run(direction, told))
     try:
@@ -275,6 +282,71 @@ async def test_a_value_that_no_mapping_knows_stops_with_the_row_named(legacy_url
             await until(lambda: _is(again, State.FOLLOWING), "it follows")
         told_of = await rows(new, "SELECT role, display_name FROM accounts WHERE id IN (3, 4) ORDER BY id")
         assert [told_of[0][0], told_of[1][1]] == ["moderator", "later"]
+
+
+async def _write_to_new(new: Connection, chance: random.Random) -> None:
+    """What the new product does to its tables."""
+    post = (await rows(new, "SELECT id FROM posts ORDER BY random() LIMIT 1"))[0][0]
+    tag = chance.choice(["linux", "rust", "äöü"])
+    await chance.choice([
+        lambda: new.execute("WITH made AS (INSERT INTO accounts (username, password_hash, display_name)"
+                            " VALUES (%s, 'x', 'X') RETURNING id)"
+                            " INSERT INTO wallets SELECT id, 7 FROM made", (f"u{chance.getrandbits(60)}",)),
+        lambda: new.execute("INSERT INTO posts (author_id, title, body) VALUES (1, 't', repeat('y', 9000))"),
+        lambda: new.execute("UPDATE posts SET title = title || '!', updated_at = date_trunc('second', now())"
+                            " WHERE id = %s", (post,)),
+        lambda: new.execute("DELETE FROM posts WHERE id = %s AND id > 3", (post,)),
+        lambda: new.execute("WITH tag AS (INSERT INTO tags (name) VALUES (%s) ON CONFLICT (name)"
+                            " DO UPDATE SET name = EXCLUDED.name RETURNING id) INSERT INTO post_tags"
+                            " SELECT %s, id FROM tag ON CONFLICT DO NOTHING", (tag, post)),
+        lambda: new.execute("DELETE FROM post_tags WHERE post_id = %s", (post,)),
+        lambda: new.execute("INSERT INTO comments (post_id, author_id, body) VALUES (%s, 2, 'c')", (post,)),
+        lambda: new.execute("UPDATE wallets SET balance_cents = balance_cents + 3 WHERE account_id = 2"),
+        lambda: new.execute("UPDATE accounts SET display_name = display_name || '.', role = 'admin'"
+                            " WHERE id = 2"),
+        lambda: new.execute("INSERT INTO sessions (token_hash, account_id, expires_at)"
+                            " VALUES (decode(%s, 'hex'), 1, date_trunc('second', now()))",
+                            (f"{chance.getrandbits(256):064x}",)),
+    ])()  # fmt: skip
+
+
+async def test_both_ways_at_once_nothing_runs_in_circles(legacy_url: str, new_url: str) -> None:
+    chance = random.Random(11)
+    async with (
+        connected(legacy_url) as legacy,
+        connected(new_url) as new,
+        running(legacy_url, new_url) as forth,
+    ):
+        await until(lambda: _is(forth, State.FOLLOWING), "it follows")
+        for table in ("accounts", "posts", "comments", "transfers"):
+            await new.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1000)")
+        async with running(legacy_url, new_url, side=Side.LEGACY) as back:
+            await until(lambda: _is(back, State.FOLLOWING), "it follows the other way")
+            for _ in range(80):
+                await _write_to_new(new, chance)
+            await until(lambda: alike(legacy, new), "what new has written is in legacy")
+            copies = "SELECT count(*) FROM posts p JOIN users u USING (user_id) WHERE p.deleted = 'N' AND"
+            wrong = (
+                f"{copies} (author_login, author_name) IS DISTINCT FROM (u.login, u.fullname)",
+                f"{copies} ncomments <> (SELECT count(*) FROM comments c WHERE c.post_id = p.post_id"
+                " AND c.deleted = 'N')",
+            )
+            assert [await rows(legacy, one) for one in wrong] == [[(0,)], [(0,)]]
+            # What came from the other side is not sent back: both go on with beats alone.
+            ticks = [await _version_of_rows(one) for one in (legacy, new)]
+            beats = (forth.lag, back.lag)
+            await until(lambda: _other(forth, back, beats), "beats have come through both")
+            assert [await _version_of_rows(one) for one in (legacy, new)] == ticks
+
+
+async def _version_of_rows(connection: Connection) -> list[Any]:
+    """By which transactions the rows that all write were made."""
+    found = await rows(connection, "SELECT xmin::text, ctid::text FROM posts ORDER BY 1, 2")
+    return [*found, *await rows(connection, "SELECT xmin::text, ctid::text FROM comments ORDER BY 1, 2")]
+
+
+async def _other(forth: Told, back: Told, beats: tuple[float | None, float | None]) -> bool:
+    return forth.lag != beats[0] and back.lag != beats[1]
 
 
 async def test_one_that_was_replaced_calls_nobody_stopped(legacy_url: str, new_url: str) -> None:

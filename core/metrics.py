@@ -266,7 +266,7 @@ FLAG_PROPAGATION_SECONDS = Metric(
 SYNC_LAG = Metric(
     "crossfade_sync_lag_seconds",
     Kind.GAUGE,
-    "Time that the last beat took from the source's log to its commit at the target.",
+    "Time that the target is behind: how long the last beat took, and more while none comes.",
     ("stream",),
 )
 SYNC_STATE = Metric(

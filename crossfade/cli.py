@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
     _add_config(sync)
     sync.add_argument("--towards", choices=("new", "legacy"), default="new", help="default new")
     sync.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics there, such as 127.0.0.1:9183")
+    sync.add_argument(
+        "--over-missing-rows",
+        action="store_true",
+        help="begin by passing over updates of rows that the target lacks; then run: crossfade data repair",
+    )
     sync.set_defaults(run=_sync)
 
     check = commands.add_parser(
@@ -182,9 +187,11 @@ def _sync(options: argparse.Namespace) -> int:
     from crossfade import sync_role  # noqa: PLC0415
     from flags.model import Side  # noqa: PLC0415
 
-    return _with_metrics(
-        options, "sync", lambda metrics: sync_role.run(options.config, Side(options.towards), metrics)
-    )
+    def run(metrics: Address | None) -> int:
+        side, over = Side(options.towards), options.over_missing_rows
+        return sync_role.run(options.config, side, metrics, over_missing_rows=over)
+
+    return _with_metrics(options, "sync", run)
 
 
 def _with_metrics(options: argparse.Namespace, command: str, run: Callable[[Address | None], int]) -> int:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -31,10 +32,10 @@ LOOK: float = 1.0
 """Seconds between two looks for what the log should say."""
 
 
-def run(config: Path, side: Side, metrics: Address | None) -> int:
+def run(config: Path, side: Side, metrics: Address | None, *, over_missing_rows: bool = False) -> int:
     """Sync towards `side` until SIGTERM or SIGINT; the exit code."""
     try:
-        found = direction(config, side)
+        found = replace(direction(config, side), over_missing_rows=over_missing_rows)
     except NoDirectionError as error:
         sys.stderr.write(f"{error}\n")
         return INVALID
@@ -103,6 +104,6 @@ def samples(stream: str, told: Told) -> list[Sample]:
     found = [Sample(SYNC_STATE.name, (stream, state.value), float(told.state is state)) for state in State]
     found.append(Sample(SYNC_AGAIN.name, (stream,), told.again))
     found += [Sample(SYNC_COPIED.name, (stream, name), one.copied) for name, one in told.copies.items()]
-    if told.lag is not None:
-        found.append(Sample(SYNC_LAG.name, (stream,), told.lag))
+    if (lag := told.lag()) is not None:
+        found.append(Sample(SYNC_LAG.name, (stream,), lag))
     return found

@@ -26,7 +26,8 @@ from psycopg import errors, sql
 from dualwrite.change import ABSENT, Position, Row
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import RowMapping, Touching, touched_rows
-from dualwrite.pg_stream import CONNECT_WITHIN, lsn_text
+from dualwrite.pg_connect import connect
+from dualwrite.pg_stream import lsn_text
 from dualwrite.plan import Action, Op, Step, TargetTable, Work, shown, steps
 from dualwrite.target import FencedError, StreamState, qualified, session_name, take_over
 
@@ -85,13 +86,7 @@ class Applier:
     @classmethod
     async def open(cls, url: str, name: str, epoch: int) -> Applier:
         """Take the stream over. Raises FencedError, LookupError, and psycopg.Error."""
-        connection = await psycopg.AsyncConnection.connect(
-            url,
-            autocommit=True,
-            connect_timeout=CONNECT_WITHIN,
-            application_name=session_name(name),
-            client_encoding="UTF8",
-        )
+        connection = await connect(url, session_name(name))
         try:
             taken = await take_over(connection, name, epoch)
             await _mark_as_ours(connection, name)
@@ -462,10 +457,6 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
                 (session_name(name),),
             )
     await connection.execute("SET session_replication_role = replica")
-    # As the stream is written; see `pg_stream.READABLE`.
-    await connection.execute("SET datestyle = ISO")
-    await connection.execute("SET intervalstyle = postgres")
-    await connection.execute("SET timezone = UTC")
 
 
 def _place(table: TargetTable) -> sql.Composed:

@@ -64,7 +64,6 @@ class Chunks(Protocol):
 class Progress:
     copied: int
     done: bool
-    rows_a_second: float
     again: int
     """How often a snapshot hid what was applied."""
 
@@ -85,7 +84,6 @@ class Backfill:
         self._name = name
         self._what = what
         self._rows = rows
-        self._began = time.monotonic()
         self._copied = 0
         self._again = 0
         self._view = View()
@@ -128,8 +126,7 @@ class Backfill:
         return self._progress(done=False)
 
     def _progress(self, done: bool) -> Progress:
-        took = max(time.monotonic() - self._began, 1e-9)
-        return Progress(self._copied, done, self._copied / took, self._again)
+        return Progress(self._copied, done, self._again)
 
 
 def key_of(what: RowMapping | Touching) -> Sequence[str]:

@@ -12,7 +12,7 @@ from psycopg import errors, sql
 
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import Position
-from dualwrite.pg_stream import CONNECT_WITHIN, READABLE, connect_for_replication, lsn
+from dualwrite.pg_stream import connect_for_replication, lsn
 from dualwrite.preflight import SlotFacts, SourceFacts, TableFacts, missing_tables
 from dualwrite.target import Source, qualified
 
@@ -58,18 +58,6 @@ _OLDEST: Final = """
      WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL
      ORDER BY xact_start LIMIT 3
 """
-
-
-async def connect(url: str) -> Connection:
-    """A connection that writes values as the stream does. Raises psycopg.Error."""
-    return await psycopg.AsyncConnection.connect(
-        url,
-        autocommit=True,
-        connect_timeout=CONNECT_WITHIN,
-        application_name="crossfade",
-        client_encoding="UTF8",
-        options=READABLE,
-    )
 
 
 async def identify(url: str, slot: str) -> tuple[Source, Position]:
@@ -177,10 +165,3 @@ async def column_types(where: Connection, table: str) -> dict[str, str]:
 def bare_type(type_: str) -> str:
     """Without length, precision and scale."""
     return _IN_BRACKETS.sub("", type_)
-
-
-async def drop_slot(source: Connection, slot: str) -> None:
-    """Let the source forget the slot and the log that it keeps for it. One that is gone is well."""
-    await source.execute(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (slot,)
-    )

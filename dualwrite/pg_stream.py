@@ -23,10 +23,9 @@ from psycopg import pq
 
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import Part, Position
+from dualwrite.pg_connect import connect
 from dualwrite.pgoutput import POSTGRES_EPOCH, Decoder, ProtocolError
 
-CONNECT_WITHIN: Final = 10
-"""Seconds."""
 SAY_SOMETHING_EVERY: Final = 5.0
 """Seconds; the server's patience is 60 by default."""
 WAIT_AT_MOST: Final = 0.05
@@ -34,10 +33,6 @@ WAIT_AT_MOST: Final = 0.05
 MESSAGES_A_TURN: Final = 2_000
 """Read in one turn of the event loop, so that the apply gets its turns, too."""
 ORIGIN_SINCE: Final = 160_000
-READABLE: Final = (
-    "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
-)
-"""Whatever the source's database or user prefers: its text has to mean the same at the target."""
 
 _KEEPALIVE = struct.Struct("!QqB")
 _STATUS = struct.Struct("!cQQQqB")
@@ -256,15 +251,7 @@ class PgStream:
 async def connect_for_replication(url: str) -> psycopg.AsyncConnection:
     """A connection on which replication commands can be said. Raises CaptureStopped."""
     try:
-        return await psycopg.AsyncConnection.connect(
-            url,
-            autocommit=True,
-            replication="database",
-            connect_timeout=CONNECT_WITHIN,
-            client_encoding="UTF8",
-            options=READABLE,
-            application_name="crossfade",
-        )
+        return await connect(url, replication="database")
     except psycopg.Error as error:
         raise _lost(error) from None
 

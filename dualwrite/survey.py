@@ -13,6 +13,7 @@ import psycopg
 from dualwrite import pg_source
 from dualwrite.change import Identity, Relation, SourceColumn
 from dualwrite.mapped import Mapped, RowMapping, SourceTable, Touching
+from dualwrite.pg_connect import connect
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.preflight import Finding, SourceFacts, Weight, findings
 from dualwrite.sync import Direction, copies
@@ -92,9 +93,9 @@ class Plan:
 
 async def survey(direction: Direction) -> Plan:
     """Look at both sides. Raises psycopg.Error, CaptureStopped where one cannot be reached."""
-    source = await pg_source.connect(direction.source_url)
+    source = await connect(direction.source_url)
     try:
-        looking = await pg_source.connect(direction.target_url)
+        looking = await connect(direction.target_url)
         try:
             return await _survey(direction, source, looking)
         finally:

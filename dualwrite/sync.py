@@ -23,6 +23,7 @@ from dualwrite.capture import CaptureStopped
 from dualwrite.follow import Follower
 from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touching
 from dualwrite.pg_chunks import PgChunks
+from dualwrite.pg_connect import connect
 from dualwrite.pg_stream import PgStream
 from dualwrite.plan import ContradictionError, Copying
 from dualwrite.preflight import Weight, findings, must_be_resumable
@@ -56,6 +57,8 @@ class Direction:
     source_url: str
     target_url: str
     sources: Mapping[str, SourceTable]
+    over_missing_rows: bool = False
+    """Begin by passing over updates of rows that are not at the target: a person knows, and will repair."""
 
     @property
     def slot(self) -> str:
@@ -73,13 +76,20 @@ class Told:
 
     state: State = State.COPYING
     epoch: int = 0
-    lag: float | None = None
-    """Seconds from a beat's way into the source's log to its commit at the target, of the last one."""
+    arrived: tuple[float, float] | None = None
+    """Of the last beat at the target: when (monotonic), and how many seconds it was on its way."""
     copies: dict[str, Progress] = field(default_factory=dict)
     again: int = 0
     """How often it began again after something that passed by itself."""
     trouble: str = ""
     """Of the last time."""
+
+    def lag(self) -> float | None:
+        """Seconds that the target is behind. It grows while no beat comes; None before the first one."""
+        if self.arrived is None:
+            return None
+        when, took = self.arrived
+        return max(took, time.monotonic() - when - heartbeat.EVERY)
 
 
 class StoppedError(Exception):
@@ -116,7 +126,7 @@ def _said(error: psycopg.Error) -> str:
 async def _stopped(direction: Direction, told: Told, reason: str, message: str) -> Exception:
     """What to raise, once the target knows why; nothing is noted of a stream that another process holds."""
     with contextlib.suppress(psycopg.Error, OSError):
-        async with await psycopg.AsyncConnection.connect(direction.target_url, autocommit=True) as looking:
+        async with await connect(direction.target_url) as looking:
             epoch = told.epoch
             if not epoch:
                 # It was never ours. Whoever has it may be well, and is not to be called stopped.
@@ -131,12 +141,13 @@ async def _stopped(direction: Direction, told: Told, reason: str, message: str) 
 
 async def _once(direction: Direction, told: Told) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        source = await pg_source.connect(direction.source_url)
+        source = await connect(direction.source_url)
         stack.push_async_callback(source.close)
-        looking = await psycopg.AsyncConnection.connect(direction.target_url, autocommit=True)
+        looking = await connect(direction.target_url)
         stack.push_async_callback(looking.close)
-        before = await _begun(direction, source, looking)
-        if told.epoch and before != told.epoch:
+        before, whole = await _begun(direction, source, looking)
+        before_this = told.epoch
+        if before_this and before != before_this:
             # Trying again is no reason to take over from somebody who has taken over from us.
             raise FencedError(f"stream {direction.name} is held under epoch {before}, not {told.epoch}")
         applier = await Applier.open(direction.target_url, direction.name, before + 1)
@@ -144,15 +155,18 @@ async def _once(direction: Direction, told: Told) -> None:
         told.epoch = before + 1
         stream = await PgStream.open(direction.source_url, direction.slot, direction.slot, applier.applied)
         stack.push_async_callback(stream.close)
-        # Somebody may have mended what it stopped for; until all is whole again it may lack rows.
         await target.move(looking, direction.name, told.epoch, State.COPYING)
-        work = _Work(direction, told, source, looking, applier, stream)
+        whole = whole and not (direction.over_missing_rows and not before_this)
+        work = _Work(direction, told, source, looking, applier, stream, whole)
         async with _beating(direction, told.epoch, work):
             await work.run()
 
 
-async def _begun(direction: Direction, source: Connection, looking: Connection) -> int:
-    """The epoch that has held until now, once the stream is there and can go on. Raises CaptureStopped."""
+async def _begun(direction: Direction, source: Connection, looking: Connection) -> tuple[int, bool]:
+    """The epoch that has held until now, and whether all rows were there, once the stream can go on.
+
+    Raises CaptureStopped.
+    """
     await target.prepare(looking)
     known = await target.state(looking, direction.name)
     here, server_at = await pg_source.identify(direction.source_url, direction.slot)
@@ -160,7 +174,7 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
         slot = await pg_source.slot_facts(source, direction.slot)
         must_be_resumable(known, here, slot, server_at)
         await pg_source.must_publish(source, direction.slot, direction.tables)
-        return known.epoch
+        return known.epoch, known.whole
     facts = await pg_source.facts(source, direction.tables)
     stops = [one for one in findings(facts) if one.weight is Weight.STOPS]
     if stops:
@@ -168,7 +182,7 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
     await pg_source.publish(source, direction.slot, direction.tables)
     start = await pg_source.make_slot(source, direction.slot)
     await target.create(looking, direction.name, here, start)
-    return 0
+    return 0, False
 
 
 class _Work:
@@ -182,7 +196,9 @@ class _Work:
         looking: Connection,
         applier: Applier,
         stream: PgStream,
+        whole: bool,
     ) -> None:
+        self._whole = whole
         self._direction = direction
         self._told = told
         self._source = source
@@ -200,18 +216,35 @@ class _Work:
 
     async def run(self) -> None:
         while True:
-            self._follower.remember = True
-            self._told.state = State.COPYING
-            await self._copy()
-            self._repairs.begin()
-            await self._repair()
-            self._follower.remember = False
-            self._follower.recent.clear()
-            await self._until_whole()
+            if not (self._whole and await self._nothing_is_left()):
+                await self._make_whole()
             await self._move(State.FOLLOWING)
             self._told.state = State.FOLLOWING
             await self._follow()
             await self._move(State.COPYING)
+
+    async def _nothing_is_left(self) -> bool:
+        """Whether all was copied, and nothing is to be repaired. A mapping may be new."""
+        names = [name for name, _, _ in copies(self._direction.sources)]
+        chunks = [await self._applier.chunk(name) for name in names]
+        return all(chunk is not None and chunk.done for chunk in chunks) and not await self._repairs.wanted(
+            self._looking
+        )
+
+    async def _make_whole(self) -> None:
+        self._whole = False
+        await target.set_whole(self._looking, self._direction.name, self._told.epoch, whole=False)
+        self._follower.remember = True
+        self._told.state = State.COPYING
+        await self._copy()
+        self._repairs.begin()
+        await self._repair()
+        self._follower.remember = False
+        self._follower.recent.clear()
+        await self._until_whole()
+        self._whole = await target.set_whole(
+            self._looking, self._direction.name, self._told.epoch, whole=True
+        )
 
     async def _move(self, to: State) -> None:
         await target.move(self._looking, self._direction.name, self._told.epoch, to)
@@ -276,7 +309,8 @@ class _Work:
 
     def _note_lag(self) -> None:
         for number in [number for number in self._sent if number <= self._applier.heartbeat]:
-            self._told.lag = time.monotonic() - self._sent.pop(number)
+            now = time.monotonic()
+            self._told.arrived = now, now - self._sent.pop(number)
 
 
 def copies(sources: Mapping[str, SourceTable]) -> Sequence[tuple[str, str, RowMapping | Touching]]:
@@ -292,7 +326,7 @@ def copies(sources: Mapping[str, SourceTable]) -> Sequence[tuple[str, str, RowMa
 @contextlib.asynccontextmanager
 async def _beating(direction: Direction, epoch: int, work: _Work) -> AsyncIterator[None]:
     """Beats go into the source's log while this lasts. Where they cannot, the work inside ends."""
-    connection = await psycopg.AsyncConnection.connect(direction.source_url, autocommit=True)
+    connection = await connect(direction.source_url)
 
     async def beat() -> None:
         number = heartbeat.first(epoch)

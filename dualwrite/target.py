@@ -31,7 +31,8 @@ _CREATE: Final = """
         at        timestamptz NOT NULL DEFAULT now(),
         state     text NOT NULL DEFAULT 'copying',
         reason    text,
-        message   text
+        message   text,
+        whole     boolean NOT NULL DEFAULT false
     );
     CREATE TABLE IF NOT EXISTS crossfade_sync.copies (
         stream text NOT NULL,
@@ -96,6 +97,8 @@ class StreamState:
     reason: str | None = None
     message: str | None = None
     """Why it has stopped, in one word and in more."""
+    whole: bool = False
+    """All rows were there: from then on an update of one that is not is a fault, whoever goes on."""
     age: float = 0.0
     """Seconds since something was applied, by the target's clock."""
 
@@ -120,7 +123,7 @@ async def create(
 
 async def state(connection: psycopg.AsyncConnection[Any], name: str) -> StreamState | None:
     cursor = await connection.execute(
-        "SELECT epoch, system_id, timeline, slot, applied::text, heartbeat, state, reason, message,"
+        "SELECT epoch, system_id, timeline, slot, applied::text, heartbeat, state, reason, message, whole,"
         " extract(epoch FROM clock_timestamp() - at)::float8"
         " FROM crossfade_sync.streams WHERE name = %s",
         (name,),
@@ -156,6 +159,14 @@ async def move(
         "UPDATE crossfade_sync.streams SET state = %s, reason = %s, message = %s"
         " WHERE name = %s AND epoch = %s",
         (to.value, reason, message, name, epoch),
+    )
+    return bool(cursor.rowcount)
+
+
+async def set_whole(connection: psycopg.AsyncConnection[Any], name: str, epoch: int, *, whole: bool) -> bool:
+    """Note whether all rows are there; False where another epoch holds the stream."""
+    cursor = await connection.execute(
+        "UPDATE crossfade_sync.streams SET whole = %s WHERE name = %s AND epoch = %s", (whole, name, epoch)
     )
     return bool(cursor.rowcount)
 

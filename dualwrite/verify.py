@@ -22,6 +22,7 @@ from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import Mapped, RowMapping, SourceTable
+from dualwrite.pg_connect import connect
 from dualwrite.pg_source import PLAIN_TYPES, bare_type
 from dualwrite.pg_stream import lsn
 from dualwrite.plan import Copying, TargetTable
@@ -88,9 +89,9 @@ async def compare(
     stream: str, source_url: str, target_url: str, table: SourceTable, mapping: RowMapping
 ) -> Compared:
     """Compare the rows of one mapping. Raises NotFollowingError, MappingFailedError and psycopg.Error."""
-    source = await pg_source.connect(source_url)
+    source = await connect(source_url)
     try:
-        looking = await pg_source.connect(target_url)
+        looking = await connect(target_url)
         try:
             return await _Comparison(stream, source, looking, table.name, mapping).run()
         finally:

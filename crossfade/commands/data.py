@@ -22,6 +22,7 @@ from dualwrite import pg_source, repair, survey, target, verify
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.mapped import MappingFailedError, by_table
+from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight
 from dualwrite.sync import Direction, copies
 from dualwrite.target import State
@@ -78,6 +79,9 @@ def status(options: argparse.Namespace) -> int:
     if found["reason"]:
         data(f"{found['reason']}: {found['message']}")
     data(f"the last that came is {found['age']:.1f} s old; position {found['applied']}")
+    if not found["held"]:
+        data("no process works on it now")
+        tell_next([f"crossfade sync --towards {options.towards} -c {options.config}"])
     slot = found["slot"]
     if slot is None:
         data("the source has no slot for it any more")
@@ -96,7 +100,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 async def _status(of: Direction) -> dict[str, Any] | None:
-    async with await psycopg.AsyncConnection.connect(of.target_url, autocommit=True) as looking:
+    async with await connect(of.target_url) as looking:
         row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
         known = None if row is None or row[0] is None else await target.state(looking, of.name)
         if known is None:
@@ -106,13 +110,14 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         )
         done = {name: (rows, is_done) for name, rows, is_done in await cursor.fetchall()}
         waiting = await repair.waiting(looking, of.name)
-    source = await pg_source.connect(of.source_url)
+        held = await target.is_held(looking, of.name)
+    source = await connect(of.source_url)
     async with source:
         slot = await pg_source.slot_facts(source, of.slot)
         about = {name: await survey.estimate(source, name) for name in of.sources}
     return {
         "stream": of.name, "state": known.state.value, "reason": known.reason, "message": known.message,
-        "epoch": known.epoch, "applied": known.applied, "age": known.age, "repairs": waiting,
+        "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held, "repairs": waiting,
         "slot": None if slot is None else asdict(slot),
         "copies": [
             {"copy": name, "rows": done.get(name, (None, False))[0], "done": done.get(name, (0, False))[1],
@@ -160,7 +165,7 @@ async def _compared(of: Direction, names: list[str] | None) -> list[Compared]:
 
 
 async def _repaired(of: Direction, wrong: list[Compared]) -> None:
-    async with await psycopg.AsyncConnection.connect(of.target_url, autocommit=True) as looking:
+    async with await connect(of.target_url) as looking:
         for one in wrong:
             keys = [each.source_key for each in one.differences if each.source_key is not None]
             await repair.ask_for(looking, of.name, one.name, keys)

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualwrite import heartbeat, pg_source
+from dualwrite import heartbeat
 from dualwrite.apply import Applier
 from dualwrite.backfill import Backfill
 from dualwrite.follow import Follower
 from dualwrite.mapped import SourceTable
 from dualwrite.pg_chunks import PgChunks
+from dualwrite.pg_connect import connect
 from dualwrite.pg_stream import PgStream
 from dualwrite.plan import Copying
 from dualwrite.snapshot import Snapshot
@@ -44,7 +45,7 @@ async def working(
         stack.push_async_callback(applier.close)
         stream = await opened(PgStream, source_url, applier.applied)
         stack.push_async_callback(stream.close)
-        reader = await pg_source.connect(source_url)
+        reader = await connect(source_url)
         stack.push_async_callback(reader.close)
         sources = {"public.notes": SourceTable("public.notes", (COPYING,), ())}
         follower = Follower(NAME, stream, applier, sources)

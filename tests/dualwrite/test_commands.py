@@ -112,11 +112,19 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
                 assert process.stderr is not None
                 assert "is held" in (await process.stderr.read()).decode()
 
+        # Nobody is there any more, and the status says so.
+        await until(lambda: _nobody(config), "the server has noticed")
+        before = await _epoch(new)
         async with syncing(config) as process:
-            await until(lambda: stands(config, "following"), "it follows")
+            await until(_begun(new, before), "it has begun")
+            assert (await data(config, "status"))["held"]
             process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(30):
                 assert await process.wait() == 0
+
+
+async def _nobody(config: Path) -> bool:
+    return not (await data(config, "status"))["held"]
 
 
 async def _epoch(new: psycopg.AsyncConnection) -> int:

@@ -8,9 +8,10 @@ import random
 import psycopg
 import pytest
 
-from dualwrite import repair, verify
+from dualwrite import repair, sync, verify
 from dualwrite.mapped import SourceTable, by_table, towards
 from dualwrite.mapping import Convert, Table
+from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import State
 from dualwrite.verify import NotFollowingError
 from examples.migration import follow_ups, tables
@@ -133,3 +134,28 @@ async def test_without_a_stream_nothing_is_said_of_what_differs(
         await legacy.execute("DELETE FROM wide WHERE id = 1")
     with pytest.raises(NotFollowingError, match="crossfade sync running"):
         await compared(pair)
+
+
+async def test_a_missing_row_stops_every_process_until_a_person_knows(pair: tuple[str, str]) -> None:
+    sources = towards(Side.NEW, [WIDE], [])
+    async with connected(pair[0]) as legacy, connected(pair[1]) as new, asyncio.timeout(90):
+        await legacy.execute("ALTER TABLE wide ALTER b SET STORAGE EXTERNAL")
+        await legacy.execute("UPDATE wide SET b = repeat('x', 9000) WHERE id = 7")
+        async with running(*pair, [WIDE], []) as told:
+            await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await new.execute("DELETE FROM wide WHERE id = 7")
+        await legacy.execute("UPDATE wide SET n = 0 WHERE id = 7")
+        for _ in range(2):
+            with pytest.raises(StoppedError) as stopped:
+                await sync.run(Direction(NAME, *pair, sources), Told())
+            assert stopped.value.reason == "missing_row"
+        told = Told()
+        going = asyncio.create_task(sync.run(Direction(NAME, *pair, sources, True), told))
+        await until(lambda: _is(told, State.FOLLOWING), "it follows again")
+        found = await compared(pair)
+        assert [(one.kind, one.key) for one in found.differences] == [("missing", ("7",))]
+        await repair.ask_for(new, NAME, found.name, [("7",)])
+        await until(lambda: _nothing_waits(new), "it is repaired")
+        assert (await compared(pair)).equal
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)

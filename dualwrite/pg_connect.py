@@ -1,0 +1,32 @@
+"""Every connection to either database: the same form of text, and a peer that is silent is found out."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+
+CONNECT_WITHIN: Final = 10
+"""Seconds."""
+READABLE: Final = (
+    "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
+)
+"""Whatever the source's database or user prefers: its text has to mean the same at the target."""
+_ALIVE: Final[dict[str, Any]] = {
+    "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000,
+}  # fmt: skip
+"""A host that went without a word is given up after half a minute."""
+
+
+async def connect(url: str, name: str = "crossfade", **more: Any) -> psycopg.AsyncConnection[Any]:
+    """In autocommit mode; `name` is how the server knows the session. Raises psycopg.Error."""
+    return await psycopg.AsyncConnection.connect(
+        url,
+        autocommit=True,
+        connect_timeout=CONNECT_WITHIN,
+        application_name=name,
+        client_encoding="UTF8",
+        options=READABLE,
+        **_ALIVE,
+        **more,
+    )

@@ -47,6 +47,15 @@ ERRORS = Metric(
     "Answers that Crossfade gave itself and exchanges it broke off, by reason (RFC 9209 words).",
     ("side", "reason"),
 )
+HOLDING = Metric(
+    "crossfade_holding_requests", Kind.GAUGE, "Requests that wait in the workers during a cutover.", ()
+)
+HELD = Metric(
+    "crossfade_held_requests_total",
+    Kind.COUNTER,
+    "Requests that have waited during a cutover, by what became of them: went_on, or why they were not sent.",
+    ("flag", "outcome"),
+)
 CLIENT_CONNECTIONS = Metric("crossfade_client_connections", Kind.GAUGE, "Open client connections.", ())
 CLIENT_CONNECTIONS_CLOSED = Metric(
     "crossfade_client_connections_closed_total",
@@ -198,17 +207,29 @@ KILL_ACTIVE = Metric(
     "1 for each flag that is killed; * is everything.",
     ("flag",),
 )
+AUTHORITY = Metric(
+    "crossfade_authority",
+    Kind.GAUGE,
+    "1 for the side that has the authority over the data of a cutover, 0 for the other.",
+    ("cutover", "side"),
+)
+AUTHORITY_PHASE = Metric(
+    "crossfade_authority_phase",
+    Kind.GAUGE,
+    "1 for what a cutover asks of the workers (open, hold, turn), 0 for the others.",
+    ("cutover", "phase"),
+)
 WORKER_METRICS = (
     REQUESTS, REQUEST_SECONDS, COHORT_SECONDS, COHORT_FALLBACKS, FALLBACKS, ADAPTER_FAILURES, ERRORS,
     CLIENT_CONNECTIONS, CLIENT_CONNECTIONS_CLOSED, UPSTREAM_CONNECTIONS, UPSTREAM_CONNECTS,
     UPSTREAM_DISCARDED, RETRIES, REQUESTS_IN_FLIGHT, REQUESTS_WAITING, RECEIVED_BYTES, SENT_BYTES,
     TUNNELS, ACCESS_LOG_DROPPED, WORKER_CPU_SECONDS, MIRRORED, MIRROR_SKIPPED, MIRROR_IN_FLIGHT,
-    MIRROR_HELD_BYTES, PAIRS, PAIRS_DROPPED,
+    MIRROR_HELD_BYTES, PAIRS, PAIRS_DROPPED, HOLDING, HELD,
 )  # fmt: skip
 """Counted in each worker, summed over workers before they are exposed."""
 SUPERVISOR_METRICS = (
     WORKER_MEMORY_BYTES, WORKERS, WORKER_EXITS, CONFIG_GENERATION, RELOADS, FLAGS_VERSION,
-    FLAGS_AGE_SECONDS, FLAGS_REFUSED, KILL_ACTIVE,
+    FLAGS_AGE_SECONDS, FLAGS_REFUSED, KILL_ACTIVE, AUTHORITY, AUTHORITY_PHASE,
 )  # fmt: skip
 """Known to the supervisor only."""
 
@@ -263,6 +284,17 @@ FLAG_PROPAGATION_SECONDS = Metric(
     "Time from a change of flags in the store until all workers of this instance decide by it.",
     ("source",),
 )
+CUTOVERS = Metric(
+    "crossfade_cutovers_total",
+    Kind.COUNTER,
+    "Walks that this process has ended, by the side that they went to and how they ended.",
+    ("cutover", "towards", "outcome"),
+)
+CUTOVER_HOLD = Metric(
+    "crossfade_cutover_hold_seconds",
+    Kind.HISTOGRAM,
+    "Time from the order to hold until the order to go on, of the walks that this process has ended.",
+)
 SYNC_LAG = Metric(
     "crossfade_sync_lag_seconds",
     Kind.GAUGE,
@@ -292,7 +324,7 @@ SYNC_METRICS = (SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN)
 CONTROL_METRICS = (
     FLAG_PROPAGATION_SECONDS,
     GUARDRAIL_STATE, GUARDRAIL_EVIDENCE, RAMP_STEP, RAMP_STATE, ROLLBACKS, RECONCILER_LOOKS,
-    COMPARED, COMPARING_FAILED,
+    COMPARED, COMPARING_FAILED, CUTOVERS, CUTOVER_HOLD,
 )  # fmt: skip
 """Known to the control process only."""
 

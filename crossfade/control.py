@@ -27,6 +27,7 @@ from crossfade.admin.auth import local_token
 from crossfade.admin.desk import Desk
 from crossfade.channel import Channel, Message
 from crossfade.comparing import Comparing
+from crossfade.cutover.conductor import Conductor
 from crossfade.feed import Feed
 from crossfade.processes import BEHIND_TRAFFIC, die_with_parent
 from crossfade.reconciler import Reconciler
@@ -69,6 +70,7 @@ class _Process:
         self._admin: Admin | None = None
         self._reconciler: Reconciler | None = None
         self._comparing: Comparing | None = None
+        self._conductor: Conductor | None = None
         self._context: Message = {}
         self._fault: BaseException | None = None
 
@@ -91,7 +93,7 @@ class _Process:
             await web.SockSite(runner, sock).start()
         channel.answer(order, {"ready": True})
         self._context = context
-        stories = (feed.run(), self._reconcile(feed), self._compare(feed))
+        stories = (feed.run(), self._reconcile(feed), self._compare(feed), self._conduct(feed))
         working = [asyncio.create_task(story) for story in stories]
         for task in working:
             task.add_done_callback(self._notice_fault)
@@ -113,6 +115,13 @@ class _Process:
         assert feed.store is not None
         self._reconciler = Reconciler(feed.store)
         await self._reconciler.run()
+
+    async def _conduct(self, feed: Feed) -> None:
+        """Walk the cutovers that somebody has begun."""
+        await feed.opened.wait()
+        assert feed.store is not None
+        self._conductor = Conductor(feed.store, feed, lambda: self._context)
+        await self._conductor.run()
 
     async def _compare(self, feed: Feed) -> None:
         """Judge the pairs that this and other instances put on the bus."""
@@ -150,7 +159,8 @@ class _Process:
         fed = self._feed.samples() if self._feed is not None else []
         moved = self._reconciler.samples() if self._reconciler is not None else []
         compared = self._comparing.samples() if self._comparing is not None else []
-        return [*fed, *moved, *compared]
+        walked = self._conductor.samples() if self._conductor is not None else []
+        return [*fed, *moved, *compared, *walked]
 
     def _obey(self, message: Message) -> None:
         match message["do"]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from crossfade import settings, users_code
+from crossfade.project import Project
 from crossfade.settings import SettingsError
 from crossfade.users_code import UsersCodeError
 from dualwrite.mapped import towards
@@ -31,18 +33,24 @@ def direction(config: Path, side: Side) -> Direction:
                 f"{config}: code: is missing; a migration.py says how rows of one side become the other's"
             )
         project = users_code.load(found.code, found.code_text)
-        sources = towards(side, project.tables, project.follow_ups)
-    except SettingsError as error:
+    except (SettingsError, UsersCodeError) as error:
         raise NoDirectionError(str(error)) from error
-    except (UsersCodeError, InvalidMappingError) as error:
+    urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
+    return direction_of(project, urls, side, str(found.code))
+
+
+def direction_of(project: Project, urls: Mapping[Side, str], side: Side, code: str) -> Direction:
+    """The stream towards `side` by what was read already. Raises NoDirectionError."""
+    try:
+        sources = towards(side, project.tables, project.follow_ups)
+    except InvalidMappingError as error:
         raise NoDirectionError(f"{error}") from error
     if not sources:
-        raise NoDirectionError(f"{found.code}: project has no tables towards {side.value}")
-    urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
+        raise NoDirectionError(f"{code}: project has no tables towards {side.value}")
     for one, url in urls.items():
         if not url.startswith(_POSTGRESQL):
             raise NoDirectionError(
-                f"{config}: data.{one.value}.url is no PostgreSQL; other databases come with a later release"
+                f"data.{one.value}.url is no PostgreSQL; other databases come with a later release"
             )
     source = Side.LEGACY if side is Side.NEW else Side.NEW
     return Direction(f"to_{side.value}", urls[source], urls[side], sources)

@@ -15,16 +15,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from core.metrics import FLAGS_AGE_SECONDS, FLAGS_REFUSED, FLAGS_VERSION, KILL_ACTIVE, Sample
+from core.metrics import (
+    AUTHORITY,
+    AUTHORITY_PHASE,
+    FLAGS_AGE_SECONDS,
+    FLAGS_REFUSED,
+    FLAGS_VERSION,
+    KILL_ACTIVE,
+    Sample,
+)
 from crossfade.channel import Message
 from crossfade.fleet import Fleet, State
 from crossfade.held_flags import HeldFlags, Kills, RefusedSetError
 from crossfade.logs import Log
 from crossfade.outcome import Outcome
 from crossfade.status import FlagsAck, FlagsStatus
-from flags.change import no_such_flag
+from flags.change import no_say, no_such_flag
 from flags.document import one_line, to_json
-from flags.model import Kill
+from flags.model import Authority, Kill, Phase, Side
 
 EVERYTHING = "*"
 """How a kill of everything is spelled where a list of keys stands."""
@@ -47,10 +55,13 @@ class FlagDistribution:
         self.route_flags: Collection[str] = ()
         """The flags that the configuration's routes name."""
 
-    def begin(self, data_dir: Path, store: str) -> None:
-        """Take what the disk remembers, before any worker starts. `store` is for people."""
+    def begin(self, data_dir: Path, store: str, cutovers: Sequence[Authority] = ()) -> None:
+        """Take what the disk remembers, before any worker starts. `store` is for people.
+
+        `cutovers` are those of the configuration, as they would begin.
+        """
         self._store = store
-        self._held = HeldFlags(data_dir)
+        self._held = HeldFlags(data_dir, cutovers)
         if store == "none":
             return
         self._held.load()
@@ -118,6 +129,9 @@ class FlagDistribution:
     async def confirm(self, version: int) -> Message:
         """The store has said that `version` is its newest."""
         if version == self._held.version:
+            async with self._turn:
+                if self._held.hear():
+                    await self._distribute()
             self._confirm()
         return self._known()
 
@@ -172,6 +186,8 @@ class FlagDistribution:
             unknown = self._unknown(key)
             if unknown:
                 return Outcome(3, [unknown], "refused")
+            if key is not None and self._held.given is not None and (why := no_say(self._held.given, key)):
+                return Outcome(6, [why], "refused")
             name = "everything" if key is None else key
             if self._is_archived(key):
                 todo = "change its target and crossfade reload, or crossfade kill --all"
@@ -270,6 +286,15 @@ class FlagDistribution:
             age = self._age()
             if age is not None:
                 found.append(Sample(FLAGS_AGE_SECONDS.name, (), age))
+            for one in effective.authorities:
+                found += [
+                    Sample(AUTHORITY.name, (one.cutover, side.value), float(one.side is side))
+                    for side in Side
+                ]
+                found += [
+                    Sample(AUTHORITY_PHASE.name, (one.cutover, phase.value), float(one.phase is phase))
+                    for phase in Phase
+                ]
             killed = [flag.key for flag in effective.flags if flag.kill and not flag.archived]
             killed += [EVERYTHING] if effective.kill else []
             found += [Sample(KILL_ACTIVE.name, (key,), 1.0) for key in killed]

@@ -16,13 +16,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flags.document import InvalidFlagError, check_key, from_json, kill_to_json, to_json
-from flags.model import Bucketing, Flag, FlagSet, Kill, Stage
+from flags.model import Authority, Bucketing, Flag, FlagSet, Kill, Phase, Stage
 from flags.stages import settled_at
 
 
@@ -129,9 +129,17 @@ def _kill(document: Any) -> Kill | None:
 
 
 class HeldFlags:
-    """What this instance knows of flags, in memory and in the folder `flags` of its data."""
+    """What this instance knows of flags, in memory and in the folder `flags` of its data.
 
-    def __init__(self, data_dir: Path) -> None:
+    Which side may change data is never taken from the disk: a cutover may have moved it since. Until the
+    store has been heard, what changes something waits.
+    """
+
+    def __init__(self, data_dir: Path, cutovers: Sequence[Authority] = ()) -> None:
+        """`cutovers` are those that the configuration knows."""
+        self._cutovers = cutovers
+        self._heard = False
+        """Whether the store has confirmed what is held since this program began."""
         self._folder = data_dir / "flags"
         self._given: FlagSet | None = None
         self._saved: FlagSet | None = None
@@ -174,9 +182,24 @@ class HeldFlags:
     @property
     def effective(self) -> FlagSet | None:
         """What workers decide by: the store's set under the kills of this host."""
-        if not self.kills:
-            return self._given
-        return self.kills.put_over(self._given or FlagSet(0))
+        found = self._given
+        if not self._heard and (held := self._unsure(found)):
+            found = replace(found or FlagSet(0), authorities=held)
+        return self.kills.put_over(found or FlagSet(0)) if self.kills else found
+
+    def _unsure(self, given: FlagSet | None) -> tuple[Authority, ...]:
+        """What nobody can be sure of before the store has been asked."""
+        known = () if given is None else given.authorities
+        under = {key for one in known for key in one.flags}
+        others = (one for one in self._cutovers if under.isdisjoint(one.flags))
+        held = (replace(one, phase=Phase.HOLD) for one in (*known, *others))
+        return tuple(sorted(held, key=lambda one: one.cutover))
+
+    def hear(self) -> bool:
+        """The store has said that what is held is its newest. True if by that something else is in force."""
+        changed = not self._heard and bool(self._unsure(self._given))
+        self._heard = True
+        return changed
 
     def take(self, document: Any) -> bool:
         """Take a set from the store, to be saved next; False if it is the one held already.
@@ -203,8 +226,9 @@ class HeldFlags:
                     "apply -f` brings them back",
                 )
             if found == held:
-                return False
+                return self.hear()
         self._given = found
+        self._heard = True
         return True
 
     @property

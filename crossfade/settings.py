@@ -43,6 +43,7 @@ from proxy.claims import BadKeyError, check_key
 from proxy.config import (
     AccessLog,
     Forwarding,
+    HoldLimits,
     Limits,
     ListenTls,
     Mirroring,
@@ -57,8 +58,8 @@ from shadow import openapi
 from shadow.openapi import Operation
 
 __all__ = [
-    "Address", "CheckReport", "Databases", "Problem", "SecretUrl", "Server", "Settings", "SettingsError",
-    "check", "diff_for_reload", "load", "load_to_run",
+    "Address", "CheckReport", "Cutover", "Databases", "Problem", "SecretUrl", "Server", "Settings",
+    "SettingsError", "check", "diff_for_reload", "load", "load_to_run",
 ]  # fmt: skip
 
 MOST_WORKERS_BY_DEFAULT = 4
@@ -70,6 +71,16 @@ class Databases:
 
     legacy: SecretUrl
     new: SecretUrl
+
+
+@dataclass(frozen=True, slots=True)
+class Cutover:
+    """What moves to the other side in one step: these flags' requests, and the authority over these rows."""
+
+    name: str
+    flags: tuple[str, ...]
+    tables: tuple[str, ...] = ()
+    """Of legacy; none are all that `migration.py` maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,7 @@ class Settings:
     """What `code` holds, as `load_to_run` has read it."""
     data: Databases | None = None
     shadow: Shadow = field(default_factory=Shadow)
+    cutovers: tuple[Cutover, ...] = ()
 
 
 class SettingsError(Exception):
@@ -193,6 +205,7 @@ def _settings_of(document: Document, path: Path) -> Settings:
             problems += _unknown_adapters(form, document)
             problems += _unfit_keys(form, document)
             problems += _missing_sandbox(form, document)
+            problems += _impossible_cutovers(form, document)
             operations, wrong = _operations(form, document, path)
             problems += wrong
     if problems:
@@ -220,6 +233,9 @@ def _settings_of(document: Document, path: Path) -> Settings:
             tuple(form.shadow.redact.also),
             tuple(form.shadow.redact.never),
             form.shadow.redact.emails,
+        ),
+        cutovers=tuple(
+            Cutover(name, tuple(one.flags), tuple(one.tables)) for name, one in sorted(form.cutovers.items())
         ),
     )
 
@@ -337,6 +353,32 @@ def _unfit_keys(form: FileForm, document: Document) -> Iterator[Problem]:
                 yield problem
 
 
+def _impossible_cutovers(form: FileForm, document: Document) -> Iterator[Problem]:
+    """Cutovers of what is not there, or of what another one moves already."""
+    known = {route.flag for route in form.routes or ()}
+    taken: dict[str, str] = {}
+    for name, one in form.cutovers.items():
+        wrong: list[tuple[Loc, str]] = []
+        if form.data is None or form.code is None:
+            wrong.append((("cutovers", name), "expected data: and code: too, which say what is to be moved"))
+        if form.store == "none":
+            wrong.append((("cutovers", name), "expected a store: without one nobody can move anything"))
+        if not one.flags:
+            wrong.append((("cutovers", name, "flags"), "expected at least one flag"))
+        for i, flag in enumerate(one.flags):
+            if flag not in known:
+                right = f"expected a flag of routes: {', '.join(sorted(known)) or 'none'}"
+                wrong.append((("cutovers", name, "flags", i), right))
+            elif flag in taken:
+                right = f"expected a flag that {taken[flag]} does not move"
+                wrong.append((("cutovers", name, "flags", i), right))
+            taken[flag] = name
+        for loc, right in wrong:
+            problem = document.problem(loc, None, right)
+            if problem is not None:
+                yield problem
+
+
 def _missing_sandbox(form: FileForm, document: Document) -> Iterator[Problem]:
     for i, route in enumerate(form.routes or ()):
         if route.mirror.unsafe == UnsafeMirror.SANDBOX and form.shadow.sandbox is None:
@@ -395,6 +437,7 @@ def _proxy_config(form: FileForm, directory: Path) -> ProxyConfig:
         ),
         adapters=tuple((name, _declaration(adapter)) for name, adapter in form.adapters.items()),
         mirror=_mirroring(form.shadow, directory),
+        holding=HoldLimits(form.hold.requests, form.hold.seconds),
     )
 
 
@@ -446,6 +489,7 @@ def _route(form: RouteForm) -> Route:
         ),
         mirror_unsafe=None if form.mirror.unsafe is None else UnsafeMirror(form.mirror.unsafe),
         mirror_field=form.mirror.header or ("Idempotency-Key" if form.mirror.unsafe else ""),
+        writes=form.writes,
     )
 
 

@@ -25,7 +25,17 @@ from flags.model import Side, UnsafeMirror
 from legacy_adapter import shape
 from legacy_adapter.declared import template_names
 from proxy.claims import ALGORITHMS
-from proxy.config import AccessLog, Forwarding, Limits, Mirroring, Target, TargetTls, Timeouts, Tokens
+from proxy.config import (
+    AccessLog,
+    Forwarding,
+    HoldLimits,
+    Limits,
+    Mirroring,
+    Target,
+    TargetTls,
+    Timeouts,
+    Tokens,
+)
 
 REQUIRED: Any = Field(default=None, validate_default=True)
 
@@ -430,6 +440,23 @@ def _some_adapters(value: Any) -> Any:
     return value
 
 
+def _some_cutovers(value: Any) -> Any:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(KEY.fullmatch(str(name)) for name in value):
+        raise _WrongError(f"cutovers under names ({KEY_FORM}), such as shop: {{flags: [items]}}")
+    return value
+
+
+def _flag_names(value: Any) -> list[str]:
+    return _some_names(value, KEY, "a list of flags that routes name, such as [items.read, items.write]")
+
+
+def _table_names(value: Any) -> list[str]:
+    right = "a list of legacy's tables, such as [users, shop.orders]"
+    return _some_names(value, re.compile(r"[^\s,]{1,127}"), right)
+
+
 def _key_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _WrongError(
@@ -507,6 +534,7 @@ _TARGET = Target("", 0)
 _TLS = TargetTls()
 _TOKENS = Tokens()
 _MIRROR = Mirroring()
+_HOLD = HoldLimits()
 
 
 class PoolForm(Section):
@@ -633,6 +661,7 @@ class RouteForm(Section):
     target: Annotated[Side, _read_by(_side)] = Side.LEGACY
     adapter: RouteAdapterForm = RouteAdapterForm()
     mirror: RouteMirrorForm = RouteMirrorForm()
+    writes: Annotated[bool, TRUTH] = False
 
 
 class FieldRulesForm(Section):
@@ -725,6 +754,16 @@ class DataForm(Section):
     new: DatabaseForm = REQUIRED
 
 
+class CutoverForm(Section):
+    flags: Annotated[list[str], _read_by(_flag_names)] = REQUIRED
+    tables: Annotated[list[str], _read_by(_table_names)] = []
+
+
+class HoldForm(Section):
+    requests: Annotated[int, _whole(0, 10**6, "2000")] = _HOLD.requests
+    seconds: Annotated[float, _seconds("15")] = _HOLD.seconds
+
+
 class FileForm(Section):
     """The whole file."""
 
@@ -749,6 +788,8 @@ class FileForm(Section):
     bus: Annotated[Server, BUS] = "embedded"
     code: Annotated[str | None, _read_by(_python_file)] = None
     data: Annotated[DataForm | None, SECTION] = None
+    cutovers: Annotated[dict[str, CutoverForm], _read_by(_some_cutovers)] = {}
+    hold: HoldForm = HoldForm()
 
 
 def section_in(annotation: object) -> type[Section] | None:

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +47,7 @@ from crossfade.settings import Address, Settings, SettingsError
 from crossfade.settings_form import text_of
 from crossfade.sockets import AddressError, Listener
 from crossfade.status import ProxyStatus
+from flags.model import Authority, Side
 
 FLUSH_WITHIN = 2.0
 TICK = 1.0
@@ -142,7 +143,7 @@ class Supervisor:
         self._data_dir = settings.data_dir
         self._lock = instance.claim(self._data_dir)
         self._settle_on(settings)
-        self._flags.begin(self._data_dir, str(settings.store))
+        self._flags.begin(self._data_dir, str(settings.store), _cutovers(settings))
         try:
             for address in settings.listen:
                 self._listeners.append(sockets.listen(address.host, address.port, settings.workers))
@@ -347,7 +348,8 @@ class Supervisor:
         # If the file has been spoiled since it was checked, the replacement of the workers will say so.
         with contextlib.suppress(SettingsError):
             self._settle_on(settings_of_the_file.load_to_run(self._config, os.environ))
-        self._flags.begin(self._data_dir, str(self._settings.store) if self._settings else "unknown")
+        known_store = str(self._settings.store) if self._settings else "unknown"
+        self._flags.begin(self._data_dir, known_store, _cutovers(self._settings))
         known = {sock.fileno(): sock for listener in self._listeners for sock in listener.sockets}
         await self._fleet.adopt(given.fleet, known)
         if given.servers is not None:
@@ -610,6 +612,13 @@ class Supervisor:
                 }
                 for route in (settings.routes if settings else ())
             ],
+            "databases": {
+                Side.LEGACY.value: settings.data.legacy.text,
+                Side.NEW.value: settings.data.new.text,
+            }
+            if settings and settings.data
+            else None,
+            "cutovers": [asdict(one) for one in (settings.cutovers if settings else ())],
             "token_header": settings.proxy.tokens.header if settings else "authorization",
             "address": str(self._admin),
             # The same number in every process to come, since counts are compared by it.
@@ -788,6 +797,12 @@ def _process_age() -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError):
         return 0.0
+
+
+def _cutovers(settings: Settings | None) -> Sequence[Authority]:
+    """Those of the configuration, as they stand before anything was moved."""
+    known = () if settings is None else settings.cutovers
+    return [Authority(one.name, one.flags, Side.LEGACY, 0) for one in known]
 
 
 def _printable(context: dict[str, Any]) -> dict[str, str]:

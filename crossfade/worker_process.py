@@ -1,7 +1,8 @@
 """The process around one proxy worker: `python -m crossfade.worker_process LINE PARENT`.
 
 It does what its supervisor says on the line (prepare, accept, configure, flags, recent, drain, samples,
-reopen) and says each second what it has counted and by which flags it decides. Prepared, it has found
+reopen) and says each second what it has counted and by which flags it decides. Flags that let requests wait
+count as obeyed only when nothing is under way any more that should have waited. Prepared, it has found
 all that it needs and takes no connection yet. Told to end by anybody else (SIGTERM), or left alone by a
 supervisor that died, it drains and ends by itself.
 """
@@ -30,12 +31,16 @@ from crossfade.processes import die_with_parent
 from crossfade.sockets import BACKLOG
 from crossfade.users_code import UsersCodeError
 from flags.document import InvalidFlagError, from_json
-from flags.model import FlagSet, Route
+from flags.model import FlagSet, Phase, Route
 from flags.snapshot import compile_snapshot
 from legacy_adapter.adapter import Plugs
 from proxy.config import ProxyConfig
 from proxy.worker import Worker
 
+QUIET_WITHIN = 1.5
+"""Seconds in which a worker answers that it holds; what is under way longer is told later."""
+LOOK_AGAIN = 0.002
+"""Seconds between two looks at whether what was under way is over."""
 SAMPLES_EVERY = 1.0
 """Seconds; what was counted since the last push is lost when this process is killed."""
 
@@ -57,6 +62,8 @@ class _Shell:
         self._pairs: PairLine | None = None
         self._sockets: list[socket.socket] = []
         self._flags: FlagSet | None = None
+        self._obeyed = 0
+        """The version of the flags that this worker has said, or may say, that it obeys."""
         self._routes: Sequence[Route] = ()
         self._generation = 0
         self._drain_timeout = 0.0
@@ -125,6 +132,7 @@ class _Shell:
             self._routes, self._generation = routes, orders.generation
             plugs = _plugs(orders, proxy, routes)
             snapshot = compile_snapshot(routes, orders.generation, self._flags)
+            self._obeyed = snapshot.flags_version
             if orders.observing is not None:
                 self._pairs = PairLine(Observing.from_wire(orders.observing))
                 self._run(self._pairs.run())
@@ -188,7 +196,28 @@ class _Shell:
                 return
             self._flags = flags
             self._worker.decide_by(compile_snapshot(self._routes, self._generation, flags))
-        self._channel.answer(message, {"version": self._worker.runtime.snapshot.flags_version})
+        left = await self._quiet(self._worker, flags)
+        if left:
+            words = f"{left} requests that change something are still under way"
+            self._channel.answer(message, {"version": self._obeyed, "error": words})
+            self._run(self._quiet_at_last(self._worker, flags))
+        else:
+            self._channel.answer(message, {"version": self._obeyed})
+
+    async def _quiet(self, worker: Worker, flags: FlagSet, within: float = QUIET_WITHIN) -> int:
+        """How much is under way after a while that these flags would have let wait."""
+        held = [key for one in flags.authorities if one.phase is not Phase.OPEN for key in one.flags]
+        deadline = time.monotonic() + within
+        while held and (left := worker.changes_under_way(held)):
+            if self._flags is not flags or time.monotonic() >= deadline:
+                return left
+            await asyncio.sleep(LOOK_AGAIN)
+        self._obeyed = max(self._obeyed, flags.version)
+        return 0
+
+    async def _quiet_at_last(self, worker: Worker, flags: FlagSet) -> None:
+        if not await self._quiet(worker, flags, float("inf")):
+            self._send_samples()
 
     async def _leave(self, message: Message) -> None:
         cut = await self._drain(message["timeout"])
@@ -239,10 +268,9 @@ class _Shell:
         """What was counted, and the version in force: an order that was late is known from here."""
         if self._worker is None:
             return {"samples": []}
-        version = self._worker.runtime.snapshot.flags_version
         pairs = [] if self._pairs is None else self._pairs.samples()
         samples = exposition.to_wire([*self._worker.samples(), *pairs])
-        return {"samples": samples, "flags_version": version}
+        return {"samples": samples, "flags_version": self._obeyed}
 
     def _replay(self, message: Message) -> None:
         """Answered when both sides have answered; whoever asks does not wait for ever."""

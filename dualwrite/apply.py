@@ -14,6 +14,7 @@ second session can write under the same name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from dualwrite.target import FencedError, StreamState, qualified, session_name, 
 
 NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
 STAGED_AFTER_A_CLASH: Final = 8
+ORIGIN: Final = "crossfade_"
+"""What the origin of all that is written here begins with."""
 TRIES: Final = 5
 """To get the origin from a session that has been fenced."""
 
@@ -118,7 +121,7 @@ class Applier:
         """
         if end <= self.applied:
             return
-        task = _Task(steps(ops), touched, end, heartbeat, whole)
+        task = _Task(ops, steps(ops), touched, end, heartbeat, whole)
         try:
             await self._commit(task)
         except _POISON:
@@ -259,8 +262,10 @@ class Applier:
 
     async def _commit(self, task: _Task, clear: bool = False) -> None:
         async with self._one_transaction():
-            await self._lock()
+            watched = await self._lock()
             await self._carry_out(task.planned, task.whole, clear)
+            if watched and task.ops:
+                await self._note_changed(task.ops)
             for touching, rows in sorted(task.touched.items(), key=lambda pair: pair[0].place):
                 await self._follow_up(touching, [copy_text(touched_rows(touching, rows))])
             await self._connection.execute(
@@ -295,14 +300,27 @@ class Applier:
                 # A temporary table goes with the transaction that made it.
                 self._stages = known
 
-    async def _lock(self) -> None:
+    async def _note_changed(self, ops: Sequence[Op]) -> None:
+        """For a cutover that compares them once more (`rest.py`)."""
+        keys = {(str(op.table), key) for op in ops for key in _keys_of(op)}
+        said = json.dumps([[table, list(key)] for table, key in sorted(keys)])
+        await self._connection.execute(
+            "INSERT INTO crossfade_sync.changed (stream, tbl, key) SELECT %s, one->>0,"
+            " ARRAY(SELECT jsonb_array_elements_text(one->1)) FROM jsonb_array_elements(%s::jsonb) one"
+            " ON CONFLICT DO NOTHING",
+            (self._name, said),
+        )
+
+    async def _lock(self) -> bool:
+        """Make sure that the stream is ours; whether somebody wants to know which rows change."""
         cursor = await self._connection.execute(
-            "SELECT epoch FROM crossfade_sync.streams WHERE name = %s FOR UPDATE", (self._name,)
+            "SELECT epoch, watched FROM crossfade_sync.streams WHERE name = %s FOR UPDATE", (self._name,)
         )
         row = await cursor.fetchone()
         if row is None or row[0] != self._epoch:
             held = "nobody" if row is None else f"epoch {row[0]}"
             raise FencedError(f"stream {self._name} is held by {held}, and not by {self._epoch} any more")
+        return bool(row[1])
 
     async def _poison(self, ops: Sequence[Op], whole: bool) -> PoisonError | None:
         """The first row that the target does not take, by one after the other. All is rolled back."""
@@ -429,6 +447,7 @@ class Applier:
 class _Task:
     """What one target transaction has to do."""
 
+    ops: Sequence[Op]
     planned: Sequence[Step]
     touched: Mapping[Touching, Sequence[Row]]
     end: Position
@@ -438,7 +457,7 @@ class _Task:
 
 async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> None:
     """Let each transaction of this session carry our origin, and let no trigger of the application fire."""
-    origin = f"crossfade_{name}"
+    origin = f"{ORIGIN}{name}"
     await connection.execute(
         "SELECT pg_replication_origin_create(%s) WHERE pg_replication_origin_oid(%s) IS NULL",
         (origin, origin),
@@ -506,6 +525,16 @@ def _by_columns(table: TargetTable, rows: Sequence[Row]) -> dict[tuple[int, ...]
         known = tuple(at for at in range(len(table.columns)) if row[at] is not ABSENT)
         found.setdefault(known, []).append(row)
     return found
+
+
+def _keys_of(op: Op) -> list[tuple[str, ...]]:
+    """Of the rows that it may change; an empty one is the whole table."""
+    if op.action is Action.EMPTY:
+        return [()]
+    keys = [op.key] if op.key else []
+    if op.row and ABSENT not in (there := op.table.key_of(op.row)) and there not in keys:
+        keys.append(there)
+    return [tuple(_literal(part) or "" for part in key) for key in keys]
 
 
 def _literal(value: object) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dualwrite import heartbeat
-from dualwrite.apply import Applier
+from dualwrite.apply import ORIGIN, Applier
 from dualwrite.capture import Capture, CaptureStopped
 from dualwrite.change import Change, Part, Relation, Row
 from dualwrite.mapped import SourceTable, Touching
@@ -80,10 +80,15 @@ class Follower:
         return True
 
     def _take(self, part: Part, ops: list[Op], touched: dict[Touching, list[Row]]) -> None:
+        ours = part.origin is not None and part.origin.startswith(ORIGIN)
         for change in part.changes:
             bound = self._known.get(id(change.relation)) or self._bound(change.relation)
+            if ours and not bound.one_way:
+                continue
             for rows_of in bound.mappings:
                 ops.extend(rows_of(change))
+            if ours:
+                continue  # whoever has the authority over what follows has seen to it
             for touching, touched_by in bound.touching:
                 touched.setdefault(touching, []).extend(touched_by(change))
 
@@ -100,6 +105,7 @@ class Follower:
         bound = _Bound(
             tuple(mapping.bind(relation) for mapping in source.mappings),
             tuple((touching, touching.bind(relation)) for touching in source.touching),
+            source.one_way,
         )
         self._known[id(relation)] = bound
         self._described.append(relation)
@@ -111,3 +117,4 @@ class _Bound(NamedTuple):
 
     mappings: tuple[Callable[[Change], Sequence[Op]], ...]
     touching: tuple[tuple[Touching, Callable[[Change], Sequence[Row]]], ...]
+    one_way: bool

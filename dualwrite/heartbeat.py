@@ -15,11 +15,16 @@ from typing import Any, Final
 import psycopg
 
 from dualwrite.capture import CaptureStopped
-from dualwrite.change import Message
+from dualwrite.change import Message, Position
+from dualwrite.pg_stream import lsn
 
 EVERY: Final = 1.0
 """Seconds."""
 _PREFIX: Final = "crossfade.beat."
+_WRITE: Final = (
+    "SELECT pg_logical_emit_message(true, %s, %s) FROM set_config('synchronous_commit', 'local', true)"
+)
+"""Written out at once: where commits are not, a stream would lag by the time until somebody does it."""
 
 
 def first(epoch: int) -> int:
@@ -28,7 +33,19 @@ def first(epoch: int) -> int:
 
 async def beat(source: psycopg.AsyncConnection[Any], stream: str, number: int) -> None:
     """Write a beat into the source's log."""
-    await source.execute("SELECT pg_logical_emit_message(true, %s, %s)", (_PREFIX + stream, str(number)))
+    await source.execute(_WRITE, (_PREFIX + stream, str(number)))
+
+
+async def mark(source: psycopg.AsyncConnection[Any], stream: str) -> Position:
+    """The end of what the source has written by now, and something that says nothing, behind it.
+
+    Once the stream has brought the mark, it has brought all that was committed before this was called.
+    """
+    cursor = await source.execute("SELECT pg_current_wal_insert_lsn()::text")
+    row = await cursor.fetchone()
+    assert row is not None
+    await source.execute(_WRITE, (f"crossfade.mark.{stream}", ""))
+    return lsn(row[0])
 
 
 def number_of(message: Message, stream: str) -> int | None:

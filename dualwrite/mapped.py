@@ -218,22 +218,29 @@ class SourceTable:
     """schema.table"""
     mappings: tuple[RowMapping, ...]
     touching: tuple[Touching, ...]
+    one_way: bool = False
+    """Nothing of it comes from the target: what our own apply has written to it goes on, too."""
 
 
 def towards(side: Side, tables: Sequence[Table], follow_ups: Sequence[FollowUp]) -> dict[str, SourceTable]:
     """What becomes of each table of the other side, by schema.table. Raises InvalidMappingError."""
     mappings: dict[str, list[RowMapping]] = {}
+    comes_back: set[str] = set()
     for table in tables:
+        source = table.name_on(other(side))
         if table.towards in (None, side):
-            source = table.name_on(other(side))
             mappings.setdefault(source, []).append(_compiled(table, side, tables))
+        if table.towards in (None, other(side)):
+            comes_back.add(source)
     touching: dict[str, list[Touching]] = {}
     for place, one in enumerate(follow_ups):
         if one.on is side:
             name = qualified_name(one.table)
             touching.setdefault(name, []).append(Touching(one, (*one.key, *one.inputs), place))
     return {
-        name: SourceTable(name, tuple(mappings.get(name, ())), tuple(touching.get(name, ())))
+        name: SourceTable(
+            name, tuple(mappings.get(name, ())), tuple(touching.get(name, ())), name not in comes_back
+        )
         for name in dict.fromkeys((*mappings, *touching))
     }
 

@@ -90,11 +90,13 @@ class PgStream:
         *,
         most: int = 10_000,
         read_ahead: int = 20_000,
+        also_ours: bool = False,
     ) -> PgStream:
         """Read `slot` from `start` on, or from where it was confirmed, if that is later.
 
-        Our own apply marks its transactions with an origin, and such ones are left out at the source (a
-        source older than PostgreSQL 16 sends them, with the origin). Raises CaptureStopped.
+        Our own apply marks its transactions with an origin, and such ones are left out at the source unless
+        `also_ours` (a source older than PostgreSQL 16 sends them in any case, with the origin). Raises
+        CaptureStopped.
         """
         connection = await connect_for_replication(url)
         try:
@@ -102,7 +104,7 @@ class PgStream:
             options = ["proto_version '1'", "messages 'true'"]
             options.append(f"publication_names {_quoted(publication)}")
             if version >= ORIGIN_SINCE:
-                options.append("origin 'none'")
+                options.append("origin 'any'" if also_ours else "origin 'none'")
             command = f'START_REPLICATION SLOT "{slot}" LOGICAL {lsn_text(start)} ({", ".join(options)})'
             await _start(connection.pgconn, command, slot)
         except psycopg.Error as error:

@@ -100,12 +100,16 @@ class Repairs:
 
 
 async def read_rows(
-    source: Connection, table: str, what: RowMapping | Touching, keys: Sequence[Sequence[str]]
+    source: Connection,
+    table: str,
+    what: RowMapping | Touching,
+    keys: Sequence[Sequence[str]],
+    also: Sequence[str] = (),
 ) -> list[bytes]:
-    """Lines of COPY with what is read of the rows that have these keys, in no order."""
+    """Lines of COPY with what is read of the rows that have these keys, and `also` that, in no order."""
     schema, _, name = table.partition(".")
     query = sql.SQL("COPY (SELECT {} FROM {} t WHERE ({}) IN ({})) TO STDOUT").format(
-        sql.SQL(", ").join(_of_t(one) for one in what.read),
+        sql.SQL(", ").join(_of_t(one) for one in (*what.read, *also)),
         qualified(schema, name),
         sql.SQL(", ").join(_of_t(one) for one in key_of(what)),
         sql.SQL(", ").join(sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, one))) for one in keys),

@@ -153,7 +153,10 @@ async def _once(direction: Direction, told: Told) -> None:
         applier = await Applier.open(direction.target_url, direction.name, before + 1)
         stack.push_async_callback(applier.close)
         told.epoch = before + 1
-        stream = await PgStream.open(direction.source_url, direction.slot, direction.slot, applier.applied)
+        one_way = any(source.one_way for source in direction.sources.values())
+        stream = await PgStream.open(
+            direction.source_url, direction.slot, direction.slot, applier.applied, also_ours=one_way
+        )
         stack.push_async_callback(stream.close)
         await target.move(looking, direction.name, told.epoch, State.COPYING)
         whole = whole and not (direction.over_missing_rows and not before_this)
@@ -183,6 +186,30 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
     start = await pg_source.make_slot(source, direction.slot)
     await target.create(looking, direction.name, here, start)
     return 0, False
+
+
+async def begin_alike(direction: Direction) -> None:
+    """Begin the stream of the way back, while the other one runs: both sides have the same rows by now.
+
+    Only what comes this way alone will be copied. A stream that is known stays as it is. Raises
+    CaptureStopped and psycopg.Error.
+    """
+    async with await connect(direction.source_url) as source, await connect(direction.target_url) as looking:
+        await target.prepare(looking)
+        if await target.state(looking, direction.name) is not None:
+            return
+        alike = [
+            name for name, table, what in copies(direction.sources)
+            if isinstance(what, Touching) or not direction.sources[table].one_way
+        ]  # fmt: skip
+        # Before the stream is known: whoever comes between finds all that is not to be copied.
+        async with looking.cursor() as cursor:
+            await cursor.executemany(
+                "INSERT INTO crossfade_sync.copies (stream, copy, done) VALUES (%s, %s, true)"
+                " ON CONFLICT (stream, copy) DO UPDATE SET done = true",
+                [(direction.name, name) for name in alike],
+            )
+        await _begun(direction, source, looking)
 
 
 class _Work:

@@ -32,7 +32,14 @@ _CREATE: Final = """
         state     text NOT NULL DEFAULT 'copying',
         reason    text,
         message   text,
-        whole     boolean NOT NULL DEFAULT false
+        whole     boolean NOT NULL DEFAULT false,
+        watched   boolean NOT NULL DEFAULT false
+    );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.changed (
+        stream text NOT NULL,
+        tbl    text NOT NULL,
+        key    text[] NOT NULL,
+        PRIMARY KEY (stream, tbl, key)
     );
     CREATE TABLE IF NOT EXISTS crossfade_sync.copies (
         stream text NOT NULL,

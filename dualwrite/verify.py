@@ -4,27 +4,34 @@ First everything is compared as it stands: where both sides write values alike, 
 of which only those that differ are looked into; else the source's rows are mapped and compared in the target.
 Both sides are read at different moments, so what differs then is only suspected. Each suspect is read once
 more: the row at the source, then, when the stream has brought all that was written until then, the row at the
-target, and then the source's again. One that has not changed meanwhile and still differs is a difference.
+target, and then the source's again. One that has not changed meanwhile and still differs is a difference. Not
+the values tell that it has not changed (a balance goes up and down again) but which version of the row it is;
+one that is not there has no version, and has to be found so twice.
+
+On the way back both sides are compared by the same mapping as on the way there: what one side writes in two
+ways and the other in one (NULL and '') is no difference, whichever is written to. Only what is read first
+changes places: it is always the side that is written to (`backwards`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 
-from dualwrite import pg_source, target
+from dualwrite import heartbeat, pg_source, target
 from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import Mapped, RowMapping, SourceTable
 from dualwrite.pg_connect import connect
 from dualwrite.pg_source import PLAIN_TYPES, bare_type
-from dualwrite.pg_stream import lsn
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.repair import read_rows
 from dualwrite.target import qualified
@@ -37,6 +44,8 @@ AT_ONCE: Final = 1_000
 """Suspects that are read in one go."""
 MOST: Final = 100_000
 """Suspects of one table beyond which comparing it ends: it was never copied, or mapped otherwise."""
+LOOK_AGAIN: Final = 0.01
+"""Seconds between two looks at how far the stream has come."""
 PATIENCE: Final = 30.0
 """Seconds that the stream has to bring what was written."""
 
@@ -44,6 +53,8 @@ Connection = psycopg.AsyncConnection[Any]
 Key = tuple[str, ...]
 _BY_VALUE: Final = "hash_record_extended(ROW({}), 0)"
 _BY_TEXT: Final = "hashtextextended(ROW({})::text, 0)"
+_numbers = itertools.count()
+_VERSION: Final = ("xmin", "ctid")
 _WHOLE: Final = frozenset({"smallint", "integer", "bigint"})
 _WRITTEN_ALIKE: Final = (
     _WHOLE,
@@ -86,40 +97,94 @@ class Compared:
 
 
 async def compare(
-    stream: str, source_url: str, target_url: str, table: SourceTable, mapping: RowMapping
+    stream: str,
+    source_url: str,
+    target_url: str,
+    table: SourceTable,
+    mapping: RowMapping,
+    *,
+    rounds: int = ROUNDS,
+    backwards: bool = False,
 ) -> Compared:
-    """Compare the rows of one mapping. Raises NotFollowingError, MappingFailedError and psycopg.Error."""
+    """Compare the rows of one mapping; a row that changes all the time is read in so many rounds.
+
+    `backwards`: the mapping's target is written to, and `stream` brings that to its source.
+
+    Raises NotFollowingError, MappingFailedError and psycopg.Error.
+    """
     source = await connect(source_url)
     try:
         looking = await connect(target_url)
         try:
-            return await _Comparison(stream, source, looking, table.name, mapping).run()
+            one = Comparison(stream, source, looking, table.name, mapping, backwards=backwards)
+            return await one.run(rounds)
         finally:
             await looking.close()
     finally:
         await source.close()
 
 
-class _Comparison:
+class _Version(NamedTuple):
+    """A row at the source: its values, and by which transaction it was written, and where it lies."""
+
+    line: bytes
+    version: tuple[bytes, ...]
+
+
+class Comparison:
+    """Of one mapping, by two connections; may be asked again and again."""
+
     def __init__(
-        self, stream: str, source: Connection, looking: Connection, table: str, mapping: RowMapping
+        self,
+        stream: str,
+        source: Connection,
+        looking: Connection,
+        table: str,
+        mapping: RowMapping,
+        *,
+        backwards: bool,
     ) -> None:
         self._stream = stream
+        self._written, self._fed = (looking, source) if backwards else (source, looking)
+        """The side that is written to, and the one that the stream goes to."""
+        self._backwards = backwards
         self._source = source
         self._looking = looking
         self._table = table
         self._mapping = mapping
         self._found = Compared(copy_name(table, mapping))
+        number = next(_numbers)
+        self._expected = sql.Identifier(f"crossfade_expected_{number}")
+        self._wanted = sql.Identifier(f"crossfade_wanted_{number}")
+        """Temporary tables, which stay as long as the connection: making one takes longer than using it."""
+        self._staged = False
         self._hashed = _BY_TEXT
+        self._at_rest = False
+        self._gone: set[Key] = set()
+        """Keys at the source that were not there when they were looked for."""
         self._counted = False
         """Whether the key is one whole number: then it needs no hash to find its bucket."""
 
-    async def run(self) -> Compared:
+    async def run(self, rounds: int) -> Compared:
         mapping = self._mapping
         if isinstance(mapping, Copying) and await self._written_alike(mapping):
             suspects = await self._by_buckets(mapping)
         else:
             suspects = await self._by_rows()
+        return await self.settle(suspects, rounds)
+
+    async def again(self, keys: Sequence[Key], rounds: int, *, at_rest: bool) -> Compared:
+        """What is sure of these rows, by their keys at the target. `at_rest`: nobody writes.
+
+        Raises as `compare`.
+        """
+        self._found = Compared(self._found.name)
+        self._gone.clear()
+        return await self.settle(keys, rounds, at_rest=at_rest)
+
+    async def settle(self, suspects: Sequence[Key], rounds: int, *, at_rest: bool = False) -> Compared:
+        mapping = self._mapping
+        self._at_rest = at_rest
         self._found.suspected = len(suspects)
         keys: list[Key] = []
         for key in suspects:
@@ -128,7 +193,7 @@ class _Comparison:
                 self._found.differences.append(Difference("extra", key, None))
             else:
                 keys.append(_text(back))
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             left: list[Key] = []
             for start in range(0, len(keys), AT_ONCE):
                 left += await self._settle(keys[start : start + AT_ONCE])
@@ -214,11 +279,11 @@ class _Comparison:
         query = sql.SQL("COPY {} ({}) TO STDOUT").format(
             _place(self._table), sql.SQL(", ").join(map(sql.Identifier, self._mapping.read))
         )
+        await self._stage()
         async with self._looking.transaction(force_rollback=True):
-            await self._stage()
             async with (
                 self._source.cursor().copy(query) as reading,
-                self._looking.cursor().copy("COPY crossfade_expected FROM STDIN") as writing,
+                self._filling(self._expected) as writing,
             ):
                 batch: list[bytes] = []
                 async for line in reading:
@@ -238,37 +303,41 @@ class _Comparison:
     # What is expected, compared with what is there.
 
     async def _stage(self) -> None:
+        """Have the temporary tables, with the target's types; outside of any transaction."""
+        if self._staged:
+            return
         table = self._mapping.table
-        await self._looking.execute(
-            sql.SQL(
-                "CREATE TEMP TABLE crossfade_expected ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
-            ).format(sql.SQL(", ").join(map(sql.Identifier, table.columns)), _place(str(table)))
-        )
+        for name, columns in ((self._expected, table.columns), (self._wanted, _key(table))):
+            await self._looking.execute(
+                sql.SQL("CREATE TEMP TABLE {} AS SELECT {} FROM {} WITH NO DATA").format(
+                    name, sql.SQL(", ").join(map(sql.Identifier, columns)), _place(str(table))
+                )
+            )
+        self._staged = True
+
+    def _filling(self, table: sql.Identifier) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:
+        return self._looking.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(table))
 
     async def _differences(self, keys: Sequence[Key] | None) -> list[Difference]:
-        """Where the table is not as crossfade_expected says; of these keys, or of all."""
+        """Where the table is not as was expected; of these keys, or of all."""
         table = self._mapping.table
         key = _key(table)
         there: list[sql.Composable] = [sql.SQL("true")]
         place = _place(str(table))
         names = sql.SQL(", ").join(map(sql.Identifier, key))
         if keys is not None:
-            await self._looking.execute(
-                sql.SQL(
-                    "CREATE TEMP TABLE crossfade_wanted ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
-                ).format(names, place)
-            )
-            async with self._looking.cursor().copy("COPY crossfade_wanted FROM STDIN") as writing:
+            async with self._filling(self._wanted) as writing:
                 await writing.write(copy_text([_row(one) for one in keys]))
-            there.append(sql.SQL("({}) IN (SELECT {} FROM crossfade_wanted)").format(names, names))
+            there.append(sql.SQL("({}) IN (SELECT {} FROM {})").format(names, names, self._wanted))
         if isinstance(self._mapping, Mapped) and self._mapping.mark is not None:
             alive = self._mapping.mark[0].decode()
             there.append(sql.SQL("{} = {}").format(_as_text("t", table.columns[-1]), sql.Literal(alive)))
         query = sql.SQL(
             "SELECT ARRAY[{keys}], e.{first} IS NULL, t.{first} IS NULL, ARRAY[{differ}]"
-            " FROM crossfade_expected e FULL JOIN (SELECT * FROM {place} t WHERE {there}) t ON {same}"
+            " FROM {expected} e FULL JOIN (SELECT * FROM {place} t WHERE {there}) t ON {same}"
             " WHERE e.{first} IS NULL OR t.{first} IS NULL OR true = ANY(ARRAY[{differ}]) LIMIT {most}"
         ).format(
+            expected=self._expected,
             keys=sql.SQL(", ").join(
                 sql.SQL("coalesce({}, {})").format(_as_text("e", name), _as_text("t", name)) for name in key
             ),
@@ -295,47 +364,84 @@ class _Comparison:
 
     async def _settle(self, keys: Sequence[Key]) -> list[Key]:
         """Note those that differ for sure; those that have changed meanwhile come back."""
-        before = await self._at_source(keys)
-        row = await (await self._source.execute("SELECT pg_current_wal_insert_lsn()::text")).fetchone()
-        assert row is not None
-        await self._applied(lsn(row[0]))
         by_key = {_text(self._mapping.key_of_source(_row(key))): key for key in keys}
+        before: Mapping[Key, _Version | None]
+        if self._backwards:
+            before = await self._at_target(by_key)
+            await self._applied()
+            lines = (await self._at_source(keys)).values()
+        else:
+            before = seen = await self._at_source(keys)
+            lines = seen.values()
+            await self._applied()
+        await self._stage()
         async with self._looking.transaction(force_rollback=True):
-            await self._stage()
-            async with self._looking.cursor().copy("COPY crossfade_expected FROM STDIN") as writing:
-                for line in self._mapping.lines([line for line in before.values() if line is not None]):
+            async with self._filling(self._expected) as writing:
+                for line in self._mapping.lines([one.line for one in lines if one is not None]):
                     await writing.write(line)
             found = await self._differences(list(by_key))
         if not found:
             return []
         suspects = {by_key[one.key]: one for one in found if one.key in by_key}
-        after = await self._at_source(list(suspects))
+        after: Mapping[Key, _Version | None]
+        if self._backwards:
+            after = await self._at_target(
+                {_text(self._mapping.key_of_source(_row(key))): key for key in suspects}
+            )
+        else:
+            after = await self._at_source(list(suspects))
         left = []
         for key, one in suspects.items():
-            if before.get(key) == after.get(key):
+            gone = before.get(key) is after.get(key) is None
+            if gone and key not in self._gone:
+                self._gone.add(key)
+                left.append(key)
+            elif before.get(key) == after.get(key):
                 self._found.differences.append(Difference(one.kind, one.key, key, one.columns))
             else:
                 left.append(key)
         return left
 
-    async def _at_source(self, keys: Sequence[Key]) -> dict[Key, bytes | None]:
-        lines = await read_rows(self._source, self._table, self._mapping, keys)
+    async def _at_source(self, keys: Sequence[Key]) -> dict[Key, _Version | None]:
+        lines = await read_rows(self._source, self._table, self._mapping, keys, also=_VERSION)
         places = [self._mapping.read.index(name) for name in key_of(self._mapping)]
-        found: dict[Key, bytes | None] = dict.fromkeys(keys)
-        for line in lines:
-            row = read_copy_text(line)
-            found[_text(tuple(row[at] for at in places))] = line
+        found: dict[Key, _Version | None] = dict.fromkeys(keys)
+        for whole in lines:
+            line, *version = whole.rsplit(b"\t", len(_VERSION))
+            row = read_copy_text(line + b"\n")
+            found[_text(tuple(row[at] for at in places))] = _Version(line + b"\n", tuple(version))
         return found
 
-    async def _applied(self, position: int) -> None:
-        """Until the target has all that the source's log holds up to there."""
+    async def _at_target(self, by_key: Mapping[Key, Key]) -> dict[Key, _Version | None]:
+        """Which versions of the rows are there, by their keys at the source."""
+        table = self._mapping.table
+        key = _key(table)
+        query = sql.SQL("SELECT ARRAY[{}], t.xmin::text, t.ctid::text FROM {} t WHERE ({}) IN ({})").format(
+            sql.SQL(", ").join(_as_text("t", name) for name in key),
+            _place(str(table)),
+            sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in key),
+            sql.SQL(", ").join(
+                sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, one))) for one in by_key
+            ),
+        )
+        found: dict[Key, _Version | None] = dict.fromkeys(by_key.values())
+        if by_key:
+            for there, *version in await (await self._looking.execute(query)).fetchall():
+                found[by_key[tuple(there)]] = _Version(b"", tuple(part.encode() for part in version))
+        return found
+
+    async def _applied(self) -> None:
+        """Until the side that is fed has all that has been written by now."""
+        if self._at_rest:
+            return
+        position = await heartbeat.mark(self._written, self._stream)
         try:
             async with asyncio.timeout(PATIENCE):
                 while True:
-                    state = await target.state(self._looking, self._stream)
+                    state = await target.state(self._fed, self._stream)
                     if state is not None and state.applied >= position:
                         return
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(LOOK_AGAIN)
         except TimeoutError:
             raise NotFollowingError(
                 f"the stream {self._stream} has not brought within {PATIENCE:g} s what was written; is"

@@ -21,14 +21,37 @@ from flags.document import (
     flag_from_json,
     flag_to_json,
 )
-from flags.model import EVERYBODY, Bucketing, Flag, FlagSet, Kill, Override, Rule, Side, Stage, Transition
-from flags.stages import ORDER, STAGES, StageJumpError, described, moved, percent, share_of_new, spelled
+from flags.model import (
+    EVERYBODY,
+    Authority,
+    Bucketing,
+    Flag,
+    FlagSet,
+    Kill,
+    Override,
+    Phase,
+    Rule,
+    Side,
+    Stage,
+    Transition,
+)
+from flags.stages import (
+    ORDER,
+    STAGES,
+    StageJumpError,
+    described,
+    moved,
+    percent,
+    settled_at,
+    share_of_new,
+    spelled,
+)
 
 
 class Refused(Exception):  # noqa: N818  (a refusal is an answer, not a fault)
     """The change is not possible; `kind` is one word, the message says what is.
 
-    Kinds: not_found, archived, exists, stage_jump, invalid, conflict, guardrail_tripped.
+    Kinds: not_found, archived, exists, stage_jump, invalid, conflict, guardrail_tripped, under_authority.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -132,8 +155,34 @@ class ShadowOn:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class SetAuthority:
+    """A step of a cutover: `authority` holds instead of what its cutover has had."""
+
+    authority: Authority
+
+
+@dataclass(frozen=True, slots=True)
+class DropAuthority:
+    """The cutover is over for good: its flags go by themselves again."""
+
+    cutover: str
+
+
 Command: TypeAlias = (
-    Create | Edit | Move | KillFlag | Unkill | KillAll | UnkillAll | ShadowOff | ShadowOn | Archive | Apply
+    Create
+    | Edit
+    | Move
+    | KillFlag
+    | Unkill
+    | KillAll
+    | UnkillAll
+    | ShadowOff
+    | ShadowOn
+    | Archive
+    | Apply
+    | SetAuthority
+    | DropAuthority
 )
 
 
@@ -149,9 +198,11 @@ def change(flag_set: FlagSet, command: Command, *, now: float) -> FlagSet:
             return _with(flag_set, flag, _edited(flag, command))
         case Move(key, to, weight_ppm):
             flag = _found(flag_set, key)
+            _must_have_a_say(flag_set, key)
             return _with(flag_set, flag, _moved(flag, to, weight_ppm))
         case KillFlag(key, reason, by, at):
             flag = _found(flag_set, key)
+            _must_have_a_say(flag_set, key)
             return _with(flag_set, flag, replace(flag, kill=flag.kill or Kill(reason, by, at or _at(now))))
         case Unkill(key):
             flag = _found(flag_set, key)
@@ -165,12 +216,81 @@ def change(flag_set: FlagSet, command: Command, *, now: float) -> FlagSet:
             return flag_set if flag_set.shadow_off else replace(flag_set, shadow_off=off)
         case ShadowOn():
             return replace(flag_set, shadow_off=None) if flag_set.shadow_off else flag_set
+        case SetAuthority(authority):
+            return _with_authority(flag_set, authority)
+        case DropAuthority(cutover):
+            return _without_authority(flag_set, cutover)
         case Archive(key, sides):
             flag = _found(flag_set, key)
+            if (over := flag_set.authority_over(key)) is not None:
+                raise Refused("under_authority", f"{key} belongs to the cutover {over.cutover}")
             _check_archivable(flag, sides)
             return _with(flag_set, flag, replace(flag, archived=True))
         case Apply(flags):
             return _applied(flag_set, flags)
+
+
+def no_say(flag_set: FlagSet, key: str) -> str | None:
+    """Why the flag cannot move anybody at the moment, if so."""
+    authority = flag_set.authority_over(key)
+    if authority is None or (authority.side is Side.LEGACY and authority.phase is Phase.OPEN):
+        return None
+    if authority.phase is not Phase.OPEN:
+        return f"{key} waits for the cutover {authority.cutover}: crossfade cutover status"
+    return (
+        f"new has the authority over the data of {key} since the cutover {authority.cutover}, so its requests"
+        f" go to new; the way back for all of them is crossfade cutover back {authority.cutover}"
+    )
+
+
+def _must_have_a_say(flag_set: FlagSet, key: str) -> None:
+    if (why := no_say(flag_set, key)) is not None:
+        raise Refused("under_authority", why)
+
+
+def _with_authority(flag_set: FlagSet, authority: Authority) -> FlagSet:
+    for key in authority.flags:
+        _found(flag_set, key)
+        other = flag_set.authority_over(key)
+        if other is not None and other.cutover != authority.cutover:
+            raise Refused("under_authority", f"{key} belongs to the cutover {other.cutover} already")
+    before = flag_set.authority(authority.cutover)
+    if before == authority:
+        return flag_set
+    if before is not None and authority.generation < before.generation:
+        raise Refused(
+            "conflict",
+            f"{authority.cutover} is at generation {before.generation}, {authority.generation} is old",
+        )
+    others = (one for one in flag_set.authorities if one.cutover != authority.cutover)
+    return replace(flag_set, authorities=tuple(sorted((*others, authority), key=lambda one: one.cutover)))
+
+
+def _without_authority(flag_set: FlagSet, cutover: str) -> FlagSet:
+    """Letting the flags go moves nobody: they are settled where their requests have gone."""
+    authority = flag_set.authority(cutover)
+    if authority is None:
+        return flag_set
+    left = tuple(one for one in flag_set.authorities if one is not authority)
+    found = replace(flag_set, authorities=left)
+    for key in authority.flags:
+        flag = flag_set.flag(key)
+        if flag is None or flag.archived:
+            continue
+        if authority.side is Side.NEW:
+            if flag.kill is not None:
+                raise Refused(
+                    "invalid", f"{key} is killed, which would count again; crossfade unkill {key} first"
+                )
+            settled = replace(flag, transition=settled_at(Stage.NEW), overrides=(), rules=())
+            found = _with(found, flag, settled)
+        elif share_of_new(flag.transition) or flag.overrides or flag.rules:
+            raise Refused(
+                "invalid",
+                f"{key} would send what changes data to new once it goes by itself; settle it at legacy or"
+                f" shadow first: crossfade flag move {key} --to shadow",
+            )
+    return found
 
 
 def _check_archivable(flag: Flag, sides: tuple[Side, ...]) -> None:
@@ -214,6 +334,8 @@ def _applied(flag_set: FlagSet, flags: tuple[Flag, ...]) -> FlagSet:
             continue
         if flag.archived:
             raise _exists(found, wanted.key)
+        if wanted.transition != flag.transition:
+            _must_have_a_say(found, wanted.key)
         _check_step(flag, wanted.transition)
         _check_salt(flag, wanted.bucketing)
         after = _checked(replace(wanted, version=flag.version, kill=flag.kill))
@@ -360,6 +482,7 @@ def differences(before: FlagSet, after: FlagSet) -> list[str]:
         lines.append("everything goes to legacy" if after.kill else "the kill of everything is taken back")
     if before.shadow_off != after.shadow_off:
         lines.append("nothing is mirrored any more" if after.shadow_off else "mirroring goes on")
+    lines += _authority_differences(before, after)
     was = {flag.key: flag for flag in before.flags}
     for flag in after.flags:
         old = was.get(flag.key)
@@ -368,6 +491,16 @@ def differences(before: FlagSet, after: FlagSet) -> list[str]:
         elif old != flag:
             lines += (f"{flag.key}: {line}" for line in _flag_differences(old, flag))
     return lines
+
+
+def _authority_differences(before: FlagSet, after: FlagSet) -> Iterator[str]:
+    for one in after.authorities:
+        if one != before.authority(one.cutover):
+            waits = "" if one.phase is Phase.OPEN else ", and what changes something waits"
+            yield f"cutover {one.cutover}: {one.side} has the authority (generation {one.generation}){waits}"
+    for one in before.authorities:
+        if after.authority(one.cutover) is None:
+            yield f"cutover {one.cutover}: over, its flags go by themselves again"
 
 
 def _flag_differences(old: Flag, new: Flag) -> Iterator[str]:

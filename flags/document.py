@@ -4,7 +4,9 @@ Workers read this form, the store keeps it and the disk remembers it, so it has 
 
     {"version": 43, "kill": null, "flags": [{"key": "items.read", "version": 7,
       "transition": {"from": "shadow", "to": "live", "weight_ppm": 50000},
-      "bucketing": {"by": ["cookie:sid"], "salt": "items.read", "assign_cookie": null}, …}]}
+      "bucketing": {"by": ["cookie:sid"], "salt": "items.read", "assign_cookie": null}, …}],
+     "authorities": [{"cutover": "items", "flags": ["items.read"], "side": "legacy", "generation": 0,
+      "phase": "open"}]}
 
 A condition is {"attribute": "header:x-tenant", "in": ["a", "b"]}, {"all": […]}, {"any": […]} or
 {"not": …}. Keys that are left out have their defaults; an unknown key is an error.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
+from enum import StrEnum
 from typing import Any as Json
 from typing import TypeVar
 
@@ -31,18 +34,22 @@ from flags.conditions import (
 )
 from flags.model import (
     EVERYBODY,
+    Authority,
     Bucketing,
     Flag,
     FlagSet,
     Kill,
     Override,
+    Phase,
     Rule,
+    Side,
     Stage,
     Transition,
 )
 from flags.stages import are_neighbours
 
 T = TypeVar("T")
+W = TypeVar("W", bound=StrEnum)
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}")
 KEY_FORM = "2 to 63 of a-z, 0-9, dot, underscore and hyphen, with a letter or digit first"
@@ -71,6 +78,17 @@ def to_json(flag_set: FlagSet) -> dict[str, Json]:
         "kill": kill_to_json(flag_set.kill) if flag_set.kill else None,
         "flags": [flag_to_json(flag) for flag in flag_set.flags],
         "shadow_off": kill_to_json(flag_set.shadow_off) if flag_set.shadow_off else None,
+        "authorities": [authority_to_json(one) for one in flag_set.authorities],
+    }
+
+
+def authority_to_json(authority: Authority) -> dict[str, Json]:
+    return {
+        "cutover": authority.cutover,
+        "flags": list(authority.flags),
+        "side": authority.side.value,
+        "generation": authority.generation,
+        "phase": authority.phase.value,
     }
 
 
@@ -157,7 +175,7 @@ def from_json(document: Json, known: FlagSet | None = None) -> FlagSet:
         same = flags_known.get(key) if isinstance(key, str) else None
         return same if same is not None and flag_to_json(same) == value else flag_from_json(value, path)
 
-    form = _Object(document, "", {"version", "kill", "flags", "shadow_off"})
+    form = _Object(document, "", {"version", "kill", "flags", "shadow_off", "authorities"})
     version = form.number("version", 0, 2**62)
     kill = form.optional("kill", _kill)
     flags = form.list("flags", read, MOST_FLAGS)
@@ -166,8 +184,17 @@ def from_json(document: Json, known: FlagSet | None = None) -> FlagSet:
         if flag.key in keys:
             raise InvalidFlagError(f"flags[{index}].key", f'"{flag.key}" is there twice')
         keys.add(flag.key)
+    authorities = form.list("authorities", _authority, MOST_FLAGS)
+    under = [key for one in authorities for key in one.flags]
+    for key in under:
+        if under.count(key) > 1:
+            raise InvalidFlagError("authorities", f'"{key}" is under two of them')
     return FlagSet(
-        version, kill, tuple(sorted(flags, key=lambda flag: flag.key)), form.optional("shadow_off", _kill)
+        version,
+        kill,
+        tuple(sorted(flags, key=lambda flag: flag.key)),
+        form.optional("shadow_off", _kill),
+        tuple(sorted(authorities, key=lambda one: one.cutover)),
     )
 
 
@@ -337,6 +364,17 @@ def _identifier(form: _Object, path: str) -> str:
     return check_key(form.text("id"), f"{path}.id")
 
 
+def _authority(document: Json, path: str) -> Authority:
+    form = _Object(document, path, {"cutover", "flags", "side", "generation", "phase"})
+    return Authority(
+        check_key(form.text("cutover"), form.at("cutover")),
+        tuple(form.list("flags", check_key, MOST_FLAGS)),
+        form.one_of("side", Side),
+        form.number("generation", 0, 2**62),
+        form.one_of("phase", Phase),
+    )
+
+
 def _kill(document: Json, path: str) -> Kill:
     form = _Object(document, path, {"reason", "by", "at"})
     return Kill(form.text("reason"), form.text("by"), form.text("at"))
@@ -427,11 +465,14 @@ class _Object:
             raise InvalidFlagError(self.at(key), "expected true or false")
         return value
 
-    def stage(self, key: str) -> Stage:
+    def one_of(self, key: str, words: type[W]) -> W:
         value = self.raw(key)
-        if not isinstance(value, str) or value not in set(Stage):
-            raise InvalidFlagError(self.at(key), f"expected one of {', '.join(Stage)}")
-        return Stage(value)
+        if not isinstance(value, str) or value not in set(words):
+            raise InvalidFlagError(self.at(key), f"expected one of {', '.join(words)}")
+        return words(value)
+
+    def stage(self, key: str) -> Stage:
+        return self.one_of(key, Stage)
 
     def optional(self, key: str, read: Callable[[Json, str], T]) -> T | None:
         return read(self._document[key], self.at(key)) if self.has(key) else None

@@ -10,7 +10,7 @@ from flags.attributes import Facts, reader
 from flags.bucket import bucket
 from flags.conditions import compile_condition
 from flags.decide import decide
-from flags.model import Bucketing, Decision, Flag, FlagSet, Kill, Route, Transition
+from flags.model import Bucketing, Decision, Flag, FlagSet, Kill, Reason, Route, Transition
 from flags.snapshot import Snapshot
 from flags.stages import described, percent
 
@@ -44,6 +44,11 @@ def explain(
     order = snapshot.matcher.match(request.method, request.host, request.path)
     route = None if order is None else routes[order]
     matched = "no route matches" if order is None or route is None else _matched(order, route)
+    if decision.reason is Reason.AUTHORITY:
+        what = "changes data" if decision.writes else "reads data"
+        held = "; it waits for the cutover" if decision.hold else ""
+        why = Step(f"it {what} over which {decision.side} has the authority{held}", decided=True)
+        return Explanation(decision, (Step(matched), why))
     return Explanation(decision, (Step(matched), *_steps(route, flag_set, request, facts)))
 
 

@@ -65,6 +65,21 @@ class Reason(StrEnum):
     """The request has none of the attributes to bucket by, so it stays at the lower stage."""
     FALLBACK = "fallback"
     """New failed, and legacy answered instead."""
+    AUTHORITY = "authority"
+    """This side may change the data, and no flag, override or kill says otherwise."""
+
+
+class Phase(StrEnum):
+    """What a cutover asks of workers at the moment."""
+
+    OPEN = "open"
+    """Requests go to the side that has the authority."""
+    HOLD = "hold"
+    """What changes something waits in the workers; what reads goes on."""
+    TURN = "turn"
+    """As HOLD, and what reads goes where it will go afterwards: both sides have the same by now."""
+
+    __hash__ = str.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +126,8 @@ class Route:
     """None: only requests that change nothing are mirrored."""
     mirror_field: str = ""
     """The field line that asks for a dry run, or the name of the field with the key."""
+    writes: bool = False
+    """Its requests change something whatever their method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +161,10 @@ class Decision:
     """The share of new's answers that may be replaced so."""
     translation: Translation | None = None
     """None, and then free, where the side is spoken to as the client speaks."""
+    writes: bool = False
+    """It changes data of which only one side may change anything (`Authority`)."""
+    hold: bool = False
+    """It waits until it is settled which side that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +251,29 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class Authority:
+    """Which side may change some data, and so answers what changes it. Only a cutover moves it.
+
+    `flags` are those whose routes change or read this data. What changes something goes to `side`, whatever
+    the flag, an override or a kill says. What only reads goes by its flag while legacy has the authority (new
+    is fed by it), and to new once new has it: legacy would be behind.
+    """
+
+    cutover: str
+    """By which it is moved."""
+    flags: tuple[str, ...]
+    side: Side
+    generation: int
+    """How often it has been moved."""
+    phase: Phase = Phase.OPEN
+
+    @property
+    def read_from_new(self) -> bool:
+        """Whether what only reads has to go to new."""
+        return (self.side is Side.NEW) is not (self.phase is Phase.TURN)
+
+
+@dataclass(frozen=True, slots=True)
 class FlagSet:
     """All flags at one version; flags are in the order of their keys.
 
@@ -240,6 +284,15 @@ class FlagSet:
     kill: Kill | None = None
     flags: tuple[Flag, ...] = ()
     shadow_off: Kill | None = None
+    authorities: tuple[Authority, ...] = ()
+    """In the order of their cutovers; a flag is in one of them at most."""
+
+    def authority(self, cutover: str) -> Authority | None:
+        return next((one for one in self.authorities if one.cutover == cutover), None)
+
+    def authority_over(self, key: str) -> Authority | None:
+        """The one that the flag `key` is under."""
+        return next((one for one in self.authorities if key in one.flags), None)
 
     def flag(self, key: str) -> Flag | None:
         return next((flag for flag in self.flags if flag.key == key), None)

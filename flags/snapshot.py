@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
-from core.http import RequestHead
+from core.http import SAFE_METHODS, RequestHead
 from flags.attributes import Facts, Reader, reader
 from flags.bucket import bucket
 from flags.conditions import Predicate, compile_condition
@@ -20,10 +20,12 @@ from flags.match import Matcher
 from flags.model import (
     NO_ROUTE,
     AdapterUse,
+    Authority,
     Bucketing,
     Decision,
     Flag,
     FlagSet,
+    Phase,
     Reason,
     Route,
     Side,
@@ -132,6 +134,27 @@ class Plan:
         return outcome.upper if number < outcome.weight_ppm else outcome.lower
 
 
+class Bound:
+    """What changes something goes to the side that may change it; what reads goes by its own plan."""
+
+    __slots__ = ("_reads", "_writes")
+
+    def __init__(self, writes: Decision, reads: Decision | Plan) -> None:
+        self._writes = writes
+        self._reads = reads
+
+    def decisions(self) -> Iterator[Decision]:
+        """All that it may decide."""
+        yield self._writes
+        yield from (self._reads,) if isinstance(self._reads, Decision) else self._reads.decisions()
+
+    def decide(self, head: RequestHead, facts: Facts) -> Decision:
+        if head.method not in SAFE_METHODS:
+            return self._writes
+        reads = self._reads
+        return reads if isinstance(reads, Decision) else reads.decide(head, facts)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One version of routes and flags. A request is decided by exactly one snapshot."""
@@ -139,7 +162,7 @@ class Snapshot:
     version: int
     """The generation of the configuration."""
     matcher: Matcher
-    plans: tuple[Decision | Plan, ...]
+    plans: tuple[Decision | Plan | Bound, ...]
     """What each route decides, in the order of the routes."""
     unclaimed: Decision
     """What is decided for a request that no route matches."""
@@ -170,7 +193,8 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
         if flag_set.kill is not None:
             unclaimed = replace(unclaimed, reason=Reason.GLOBAL_KILL, version=flag_set.version)
     compiled: dict[tuple[str, tuple[AdapterUse, ...]], Decision | Plan] = {}
-    plans: list[Decision | Plan] = []
+    bound: dict[tuple[str, tuple[AdapterUse, ...], bool | None], Decision | Plan | Bound] = {}
+    plans: list[Decision | Plan | Bound] = []
     for route in routes:
         flag = known.get(route.flag)
         same = (route.flag, route.adapters)
@@ -187,6 +211,13 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
                 off = flag_set.shadow_off is not None
                 compiled[same] = compile_flag(flag, flag_set.version, route.adapters, shadow_off=off)
             plan = compiled[same]
+        authority = None if flag_set is None else flag_set.authority_over(route.flag)
+        if authority is not None and flag_set is not None:
+            kind = (*same, _changes(route))
+            if kind not in bound:
+                bound[kind] = _bound(authority, route, plan, flag_set.version)
+            plans.append(bound[kind])
+            continue
         plans.append(plan)
     return Snapshot(
         version=version,
@@ -204,7 +235,32 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
     )
 
 
-def _mirrors(plan: Decision | Plan) -> bool:
+def _changes(route: Route) -> bool | None:
+    """Whether requests of `route` change something; None where it depends on their method."""
+    if route.writes:
+        return True
+    if not route.methods:
+        return None
+    safe = {method.encode() in SAFE_METHODS for method in route.methods}
+    return None if len(safe) > 1 else not safe.pop()
+
+
+def _bound(
+    authority: Authority, route: Route, plan: Decision | Plan, version: int
+) -> Decision | Plan | Bound:
+    """`plan` as far as the authority leaves it anything to say."""
+    changes = _changes(route)
+    at = Decision(authority.side, Reason.AUTHORITY, route.flag, version, writes=True)
+    writes = _translated(replace(at, hold=authority.phase is not Phase.OPEN), route.adapters)
+    reads = plan
+    if authority.read_from_new:
+        reads = _translated(Decision(Side.NEW, Reason.AUTHORITY, route.flag, version), route.adapters)
+    if changes is None:
+        return Bound(writes, reads)
+    return writes if changes else reads
+
+
+def _mirrors(plan: Decision | Plan | Bound) -> bool:
     decisions = [plan] if isinstance(plan, Decision) else plan.decisions()
     return any(decision.mirror is not None for decision in decisions)
 

@@ -12,6 +12,7 @@ import math
 import socket
 import struct
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, cast
 
 from core import metrics
@@ -21,6 +22,7 @@ from proxy.access_log import Entry
 from proxy.answers import own_answer
 from proxy.forwarding import Peer
 from proxy.head import parse_request
+from proxy.holding import has_hung_up
 from proxy.pipeline import Exchange
 from proxy.stall import Stall
 from proxy.translation import TranslatedExchange
@@ -197,6 +199,18 @@ class ClientConnection(asyncio.Protocol):
     def is_closing(self) -> bool:
         """Whether what is sent goes nowhere any more, although the loss may be reported much later."""
         return self._transport.is_closing()
+
+    def has_gone(self) -> bool:
+        """Whether the client has hung up, or sends no more, even if that has not been read yet."""
+        if self.half_closed or self.is_closing:
+            return True
+        sock = self._transport.get_extra_info("socket")
+        return sock is None or has_hung_up(sock.fileno())
+
+    def changes_under(self, flags: Collection[str]) -> bool:
+        """Whether a request is being answered that changes something and is under one of `flags`."""
+        exchange = self._exchange
+        return exchange is not None and exchange.decision.flag in flags and exchange.is_under_way
 
     def give_up(self) -> None:
         """End the exchange: the client is as good as gone."""

@@ -166,6 +166,16 @@ class Mirroring:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldLimits:
+    """The bounds, per worker, of what waits while a cutover moves the authority. Beyond them it is 503."""
+
+    requests: int = 2_000
+    """Each keeps its head and at most 64 KiB of its body."""
+    seconds: float = 15.0
+    """Shorter than clients wait: a request whose client has given up is not carried out."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """All that the data plane takes from the configuration."""
 
@@ -179,5 +189,6 @@ class ProxyConfig:
     access_log: AccessLog = field(default_factory=AccessLog)
     tokens: Tokens = field(default_factory=Tokens)
     mirror: Mirroring = field(default_factory=Mirroring)
+    holding: HoldLimits = field(default_factory=HoldLimits)
     adapters: tuple[tuple[str, Declaration], ...] = ()
     """Declared ones, by name; users' code may bring others."""

@@ -12,6 +12,9 @@ How an exchange may end:
   promises, because an answer that is cut must never look whole;
 - the client went away: the target's connection is closed, so that the target can know.
 
+While a cutover settles which side may change the data, a request that changes some waits before anything of
+it is sent (`holding.py`), and is decided anew afterwards.
+
 A request is sent a second time only if the target cannot have acted on it: it went out on a pooled
 connection that died before one byte of an answer, its method is safe and it has no body (RFC 9110,
 9.2.2; RFC 9112, 9.3.1). Where its flag says so, a safe request that new has failed is asked once more
@@ -75,9 +78,9 @@ class Exchange:
 
     __slots__ = (
         "_answer", "_answer_body", "_answered_after", "_attributes", "_body_stall", "_chunk_answer",
-        "_close_client", "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated", "_started",
-        "_target_stall", "client", "deadline", "decision", "error", "head", "identity", "received",
-        "request_body", "runtime", "sent", "status", "tunnelled", "upstream", "witness",
+        "_close_client", "_held_until", "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated",
+        "_started", "_target_stall", "client", "deadline", "decision", "error", "head", "identity",
+        "received", "request_body", "runtime", "sent", "status", "tunnelled", "upstream", "witness",
     )  # fmt: skip
 
     decision: Decision
@@ -107,6 +110,7 @@ class Exchange:
         self._answered_after: float | None = None
         self._chunk_answer = False
         self._close_client = False
+        self._held_until: float | None = None
         self._repeated = False
         self._interim = 0
         self._interim_sent = False
@@ -125,6 +129,9 @@ class Exchange:
         if not head.plain and (refusal := self._refusal()) is not None:
             self.fail(refusal.status, refusal.reason)
             return
+        if decision.hold:
+            self._wait_for_authority()
+            return
         if decision.translation is not None:
             self.client.hand_over(self, decision)
             return
@@ -135,16 +142,27 @@ class Exchange:
             if limit and head.content_length > limit:
                 self.fail(413, "body_too_large")
                 return
-            self.request_body = (
-                ChunkedBody(self.runtime.config.limits.head_bytes)
-                if head.chunked
-                else LengthBody(head.content_length)
-            )
+            self.request_body = self._body_of_request()
         connection = pool.take()
         if connection is not None:
             self.forward(connection)
         else:
             self._wait_for_connection()
+
+    def go_on(self) -> None:
+        """It has waited long enough to be decided anew."""
+        if self.client.has_gone():
+            self.fail(503, "client_left_while_held")
+            return
+        until, self._held_until = self._held_until, None
+        self.request_body = None
+        runtime = self.runtime = self.client.worker.runtime
+        decision = decide(runtime.snapshot, self.head, self)
+        if decision.hold:
+            self._held_until = until
+        else:
+            self.client.worker.holding.count(decision.flag, "went_on")
+        self.start(decision)
 
     def forward(self, connection: UpstreamConnection) -> None:
         """Send the request head, and what has arrived of its body, over `connection`."""
@@ -462,6 +480,9 @@ class Exchange:
         """The client will send no more. Returns whether its connection stays open for the answer."""
         if self.request_body is not None:
             return False  # a request that was cut short is not completed by us
+        if self._held_until is not None:
+            self.fail(503, "client_left_while_held")
+            return True
         if self.upstream is None:
             return True  # the target hears of it once it has the request
         if not self.upstream.transport.can_write_eof():
@@ -507,7 +528,9 @@ class Exchange:
     def on_deadline(self) -> None:
         """What was waited for has not come in time."""
         self.deadline = math.inf
-        if self.upstream is None:
+        if self._held_until is not None:
+            self.fail(503, "hold_timeout")
+        elif self.upstream is None:
             self.fail(503, "connection_limit_reached")
         elif self.request_body is not None and self.head.expect_continue and not self._interim_sent:
             # Nobody has said 100; a client may wait for it without limit (RFC 9110, 10.1.1).
@@ -563,6 +586,29 @@ class Exchange:
         if head.marked and not self.client.peer.trusted:
             return Refusal(508, "mirrored_request")
         return None
+
+    def _wait_for_authority(self) -> None:
+        limits = self.runtime.config.holding
+        if self._held_until is None:
+            self._held_until = self.client.now() + limits.seconds
+        self.deadline = self._held_until
+        if self.head.has_body:
+            self.request_body = self._body_of_request()
+        refusal = self.client.worker.holding.hold(self, limits.requests)
+        if refusal is not None:
+            self.fail(refusal.status, refusal.reason)
+        else:
+            self.client.balance_reading()
+
+    def _body_of_request(self) -> Body:
+        if self.head.chunked:
+            return ChunkedBody(self.runtime.config.limits.head_bytes)
+        return LengthBody(self.head.content_length)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it may still change something at a target."""
+        return self._held_until is None and (self.decision.writes or self.head.method not in SAFE_METHODS)
 
     def _wait_for_connection(self) -> None:
         self.deadline = self.client.now() + self._pool.target.wait_timeout
@@ -643,6 +689,8 @@ class Exchange:
 
     def _settle(self) -> None:
         """Count the exchange; it is over."""
+        if self._held_until is not None:
+            self.client.worker.holding.end(self)
         seconds = time.perf_counter() - self._started
         decision = self.decision
         counters = self.runtime.counters

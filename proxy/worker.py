@@ -10,7 +10,7 @@ import asyncio
 import errno
 import math
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from socket import socket
 
@@ -30,6 +30,7 @@ from proxy.counters import Counters
 from proxy.fallback import Budgets
 from proxy.forwarding import Peer
 from proxy.head import parse_request
+from proxy.holding import Holding
 from proxy.mirror import Mirror, Observer
 from proxy.pool import Pool
 from proxy.recent import Recent
@@ -60,6 +61,7 @@ class Worker:
         """`observer` is given the answers of both sides; without one nothing is mirrored."""
         self.loop = asyncio.get_running_loop()
         self.counters = Counters()
+        self.holding = Holding(self.counters, self.loop.call_later)
         self._mirror = None if observer is None else self._mirror_for(observer)
         self.recent = Recent()
         self._budgets = Budgets()
@@ -103,6 +105,7 @@ class Worker:
                 pool.retire()
                 self._retired.append(pool)
         self._stop_mirroring(snapshot)
+        self.holding.go_on()
         if old.access_log is not None:
             if old.access_log is new.access_log:
                 old.access_log.reopen()
@@ -120,6 +123,11 @@ class Worker:
         self.runtime = replace(self.runtime, snapshot=snapshot)
         self.counters.forget_decisions()
         self._stop_mirroring(snapshot)
+        self.holding.go_on()
+
+    def changes_under_way(self, flags: Collection[str]) -> int:
+        """Requests under these flags that a target may be carrying out and that change something."""
+        return sum(client.changes_under(flags) for client in self._clients)
 
     async def drain(self, timeout: float) -> int:
         """Stop accepting and let what is in flight end; returns how many exchanges were cut off.
@@ -183,6 +191,7 @@ class Worker:
         busy = sum(client.is_busy for client in self._clients)
         samples.append(Sample(metrics.CLIENT_CONNECTIONS.name, (), len(self._clients)))
         samples.append(Sample(metrics.REQUESTS_IN_FLIGHT.name, (), busy))
+        samples += self.holding.samples()
         log = self.runtime.access_log
         dropped = self._dropped_before + (log.dropped if log is not None else 0)
         samples.append(Sample(metrics.ACCESS_LOG_DROPPED.name, (), dropped))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -310,6 +311,67 @@ class RampAnswer(RampShown, Answer):
 
 class RampsAnswer(Answer):
     ramps: list[RampShown]
+
+
+class WalkShown(Shown):
+    """A walk of a cutover. Moments are Unix time by the store's clock; the rest is in seconds."""
+
+    id: int
+    towards: str
+    generation: int
+    state: str
+    rehearsal: bool
+    message: str | None
+    """Why it was cancelled, or what is still to be seen to."""
+    abort: str | None
+    started_by: str
+    reason: str
+    started_at: float
+    held_seconds: float | None
+    """How long requests have waited, at the most."""
+    ended_at: float | None
+    took: float
+    found: dict[str, Any]
+
+
+class CutoverShown(Shown):
+    name: str
+    side: str | None
+    """Which has the authority; None while nobody has prepared it."""
+    generation: int
+    phase: str | None
+    flags: list[str]
+    walks: list[WalkShown]
+    """The latest first."""
+
+
+class CutoverAnswer(CutoverShown, Answer):
+    pass
+
+
+class CutoversAnswer(Answer):
+    cutovers: Sequence[CutoverShown]
+
+
+class BlockerShown(Shown):
+    reason: str
+    message: str
+    remedy: str
+
+
+class CutoverPlanAnswer(Answer):
+    """What stands against the next walk, all of it. `lag` is how long the stream needs now, in seconds."""
+
+    name: str
+    towards: str
+    possible: bool
+    blockers: list[BlockerShown]
+    lag: float | None
+    lag_back: float | None
+    tables: list[str]
+    flags: list[str]
+    held_last: float | None
+    """How long requests have waited the last time, in seconds."""
 
 
 class GuardrailShown(Shown):

@@ -14,6 +14,7 @@ from functools import cache
 
 from aiohttp import web
 
+from crossfade.admin.cutover_api import CutoverApi
 from crossfade.admin.desk import Desk
 from crossfade.admin.errors import in_words
 from crossfade.admin.flags_api import FlagsApi
@@ -39,11 +40,13 @@ class Admin:
         self._watch = WatchApi(desk)
         self._shadow = ShadowApi(desk, context, code_rules)
         self._people = PeopleApi(desk)
+        self._cutovers = CutoverApi(desk, context)
         self._public = Public(desk.supervisor, own_samples)
 
     def update(self, context: Message) -> None:
         self._flags.update(context)
         self._shadow.update(context)
+        self._cutovers.update(context)
 
     def operations(self) -> list[Operation]:
         """Those under `/api/v1` that need a token."""
@@ -53,6 +56,7 @@ class Admin:
         guardrail = "/api/v1/guardrails/{id}"
         person = "/api/v1/people/{name}"
         category = "/api/v1/shadow/categories/{id}"
+        cutovers, cutover = self._cutovers, "/api/v1/cutovers/{name}"
         return [
             Operation("GET", "/api/v1/flags", "All flags, as one version", flags.list_flags),
             Operation("POST", "/api/v1/flags", "Create a flag", flags.create),
@@ -88,6 +92,14 @@ class Admin:
             Operation("PUT", guardrail, "Define a guardrail", watch.set_guardrail),
             Operation("POST", f"{guardrail}/rearm", "Arm one that has tripped", watch.rearm),
             Operation("DELETE", guardrail, "Remove a guardrail", watch.delete),
+            Operation("GET", "/api/v1/cutovers", "Which side has the authority", cutovers.list_cutovers),
+            Operation("GET", cutover, "How a cutover stands", cutovers.status),
+            Operation("GET", f"{cutover}/plan", "What stands against it", cutovers.plan),
+            Operation("POST", f"{cutover}/prepare", "Fences, and the way back", cutovers.prepare),
+            Operation("POST", f"{cutover}/run", "Give new the authority", cutovers.run),
+            Operation("POST", f"{cutover}/back", "Give it back to legacy", cutovers.back),
+            Operation("POST", f"{cutover}/abort", "Cancel the walk under way", cutovers.abort),
+            Operation("POST", f"{cutover}/finish", "End it for good", cutovers.finish),
             Operation("GET", "/api/v1/people", "People and their roles", people.list_people, Role.ADMIN),
             Operation("POST", "/api/v1/people", "Give somebody a token", people.add),
             Operation("DELETE", person, "Revoke a token", people.revoke),

@@ -26,6 +26,8 @@ STATUS = {
     "archived": 409,
     "guardrail_tripped": 409,
     "report_needed": 409,
+    "under_authority": 409,
+    "blocked": 409,
     "invalid": 422,
 }
 """Of a refusal, by its kind."""

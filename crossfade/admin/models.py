@@ -117,6 +117,12 @@ class AbortBody(Why):
     """Leave the weight where it is."""
 
 
+class CutoverBody(Why):
+    rehearse: bool = False
+    """Do everything up to the decision, and then cancel."""
+    report: Annotated[str | None, Field(max_length=64)] = None
+
+
 class GuardrailBody(Why):
     dry_run: bool = False
     flag: str

@@ -13,10 +13,12 @@ from flags.change import (
     Archive,
     Command,
     Create,
+    DropAuthority,
     Edit,
     KillAll,
     KillFlag,
     Move,
+    SetAuthority,
     ShadowOff,
     ShadowOn,
     Unkill,
@@ -49,6 +51,8 @@ AFTER_REFUSAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
             f"crossfade shadow report --flag FLAG --keep {WHY}",
             "then the same with --report and the digest that it prints",
         ),
+        "under_authority": ("crossfade cutover status",),
+        "blocked": ("mend what the message names, then look again: crossfade cutover plan",),
         "denied": (f"an admin gives roles: crossfade person add NAME --role ROLE {WHY}",),
         "unauthorized": (
             "send Authorization: Bearer TOKEN",
@@ -145,7 +149,7 @@ def _key(command: Command) -> str | None:
             return flag.key
         case Edit(key) | Move(key) | KillFlag(key) | Unkill(key) | Archive(key):
             return key
-        case KillAll() | UnkillAll() | ShadowOff() | ShadowOn() | Apply():
+        case KillAll() | UnkillAll() | ShadowOff() | ShadowOn() | Apply() | SetAuthority() | DropAuthority():
             return None
 
 

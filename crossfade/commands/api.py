@@ -30,6 +30,8 @@ CODES = {
     "stage_jump": USAGE,
     "guardrail_tripped": TRIPPED,
     "report_needed": REPORT_NEEDED,
+    "under_authority": TRIPPED,
+    "blocked": TRIPPED,
 }
 """Exit codes by the word of an error; any other word is an error of its own, 1."""
 ANSWER_WITHIN = 15.0

@@ -24,6 +24,7 @@ def add(commands: Commands) -> None:
     _audit(commands)
     _person(commands)
     _data(commands)
+    _cutover(commands)
     apply = _command(commands, "apply", "apply:apply", "make flags as a file has them, all or none")
     apply.add_argument("-f", "--file", type=Path, required=True, metavar="FILE", help="flags in YAML")
     _change(apply)
@@ -269,6 +270,35 @@ def _data(commands: Commands) -> None:
             one.add_argument("--table", action="append", metavar="TABLE", help="only this one; repeatable")
         if name == "repair":
             one.add_argument("--dry-run", action="store_true", help="say how many rows it would write")
+
+
+def _cutover(commands: Commands) -> None:
+    cutover = _group(commands, "cutover", "move the authority over data to the other side, and back")
+    for name, text in (
+        ("plan", "what stands against the next walk; exit code 6 if anything does"),
+        ("prepare", "put up the fences and begin the way back; done again, it adds what is missing"),
+        ("run", "give new the authority; exit code 0 done, 6 cancelled, 7 not ended in time"),
+        ("status", "which side has the authority, and the last walks; -w shows it as it changes"),
+        ("back", "give legacy the authority again; exit codes as of run"),
+        ("abort", "cancel the walk under way, unless it was decided"),
+        ("finish", "take the fences away for good; there is no way back then"),
+    ):
+        one = _command(cutover, name, f"cutover:{name}", text)
+        one.add_argument("key", nargs="?", metavar="CUTOVER", help="as crossfade.yaml names it")
+        if name == "status":
+            one.add_argument("-w", "--watch", action="store_true", help="go on showing it until Ctrl-C")
+        if name not in ("plan", "status"):
+            _reason(one)
+        if name in ("run", "back"):
+            one.add_argument(
+                "--rehearse", action="store_true", help="do everything up to the decision, then cancel"
+            )
+        if name in ("run", "back", "abort"):
+            one.add_argument(
+                "--wait", type=_seconds, default=600.0, metavar="SECONDS", help="at the most (default 600)"
+            )
+        if name == "run":
+            _report(one)
 
 
 # What they share.

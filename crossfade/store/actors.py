@@ -21,6 +21,7 @@ class ActorType(StrEnum):
     RAMP = "ramp"
     GUARDRAIL = "guardrail"
     CONFIGURATION = "configuration"
+    CUTOVER = "cutover"
 
 
 class Via(StrEnum):
@@ -31,6 +32,7 @@ class Via(StrEnum):
     RAMP = "ramp"
     GUARDRAIL = "guardrail"
     CONFIG = "config"
+    CUTOVER = "cutover"
 
 
 @total_ordering
@@ -90,6 +92,14 @@ LEAST_ROLE: Mapping[str, Role] = MappingProxyType(
         "guardrail.set": Role.OPERATOR,
         "guardrail.rearm": Role.OPERATOR,
         "guardrail.delete": Role.OPERATOR,
+        "cutover.prepare": Role.OPERATOR,
+        "cutover.run": Role.APPROVER,
+        "cutover.rehearse": Role.OPERATOR,
+        "cutover.back": Role.OPERATOR,
+        "cutover.abort": Role.OPERATOR,
+        "cutover.finish": Role.ADMIN,
+        "authority.set": Role.OPERATOR,
+        "authority.drop": Role.ADMIN,
         "person.add": Role.ADMIN,
         "person.revoke": Role.ADMIN,
     }
@@ -103,6 +113,7 @@ BY_ITSELF: Mapping[ActorType, frozenset[str]] = MappingProxyType(
             {"flag.move", "flag.kill", "ramp.pause", "ramp.abort", "guardrail.trip"}
         ),
         ActorType.CONFIGURATION: frozenset({"flag.create"}),
+        ActorType.CUTOVER: frozenset({"authority.set", "authority.drop", "cutover.end"}),
     }
 )
 

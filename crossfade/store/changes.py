@@ -27,11 +27,13 @@ from flags.change import (
     Archive,
     Command,
     Create,
+    DropAuthority,
     Edit,
     KillAll,
     KillFlag,
     Move,
     Refused,
+    SetAuthority,
     ShadowOff,
     ShadowOn,
     Unkill,
@@ -42,6 +44,7 @@ from flags.conditions import Any as AnyOf
 from flags.document import (
     MOST_FLAGS,
     InvalidFlagError,
+    authority_to_json,
     condition_to_json,
     flag_to_json,
     from_json,
@@ -49,7 +52,7 @@ from flags.document import (
     to_json,
     transition_to_json,
 )
-from flags.model import Flag, FlagSet, Transition
+from flags.model import Authority, Flag, FlagSet, Transition
 
 T = TypeVar("T")
 LONGEST_REASON = 1000
@@ -112,6 +115,8 @@ ACTIONS: Mapping[type[Command], str] = MappingProxyType(
         UnkillAll: "flags.unkill",
         ShadowOff: "shadow.off",
         ShadowOn: "shadow.on",
+        SetAuthority: "authority.set",
+        DropAuthority: "authority.drop",
     }
 )
 
@@ -311,6 +316,9 @@ def _touched(before: FlagSet, after: FlagSet) -> tuple[Json, Json]:
         if old_one != new_one:
             was[name] = None if old_one is None else kill_to_json(old_one)
             becomes[name] = None if new_one is None else kill_to_json(new_one)
+    if before.authorities != after.authorities:
+        was["authorities"] = [authority_to_json(one) for one in before.authorities]
+        becomes["authorities"] = [authority_to_json(one) for one in after.authorities]
     return was, becomes
 
 
@@ -322,6 +330,10 @@ def _keys(command: Command) -> tuple[str, ...]:
             return tuple(flag.key for flag in flags)
         case KillAll() | UnkillAll() | ShadowOff() | ShadowOn():
             return ()
+        case SetAuthority(authority):
+            return authority.flags
+        case DropAuthority(cutover):
+            return (cutover,)
         case _:
             return (command.key,)
 
@@ -331,6 +343,8 @@ def _described(value: Any) -> Any:
     match value:
         case Flag():
             return flag_to_json(value)
+        case Authority():
+            return authority_to_json(value)
         case All() | AnyOf() | Not() | Test():
             return condition_to_json(value)
         case Transition():

@@ -10,13 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crossfade.store.connection import StoreError, StoreReason
 from crossfade.store.tables import flag_set, flags
-from flags.document import InvalidFlagError, flag_to_json, from_json, kill_to_json
+from flags.document import InvalidFlagError, authority_to_json, flag_to_json, from_json, kill_to_json
 from flags.model import FlagSet
 
 _WHOLE = select(
     flag_set.c.version,
     flag_set.c.kill,
     flag_set.c.shadow_off,
+    flag_set.c.authorities,
     select(func.jsonb_agg(aggregate_order_by(flags.c.document, flags.c.key))).scalar_subquery(),
     extract("epoch", func.clock_timestamp()),
     extract("epoch", flag_set.c.updated_at),
@@ -45,8 +46,11 @@ async def version(connection: AsyncConnection) -> int:
 
 async def read_as_written(connection: AsyncConnection) -> tuple[dict[str, Any], float, float]:
     """The set as the JSON that it is kept as, the time now, and when the set was changed last."""
-    version, kill, off, documents, now, changed_at = (await connection.execute(_WHOLE)).one()
-    found = {"version": version, "kill": kill, "shadow_off": off, "flags": documents or []}
+    version, kill, off, authorities, documents, now, changed_at = (await connection.execute(_WHOLE)).one()
+    found = {
+        "version": version, "kill": kill, "shadow_off": off, "authorities": authorities,
+        "flags": documents or [],
+    }  # fmt: skip
     return found, float(now), float(changed_at)
 
 
@@ -63,5 +67,9 @@ async def write(connection: AsyncConnection, before: FlagSet, after: FlagSet) ->
         await connection.execute(written.on_conflict_do_update(index_elements=["key"], set_=row))
     kill = None if after.kill is None else kill_to_json(after.kill)
     off = None if after.shadow_off is None else kill_to_json(after.shadow_off)
-    values = {"version": after.version, "kill": kill, "shadow_off": off, "updated_at": func.now()}
+    authorities = [authority_to_json(one) for one in after.authorities]
+    values = {
+        "version": after.version, "kill": kill, "shadow_off": off, "authorities": authorities,
+        "updated_at": func.now(),
+    }  # fmt: skip
     await connection.execute(update(flag_set).values(values))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -51,6 +52,7 @@ flag_set = Table(
     Column("version", BigInteger, nullable=False),
     Column("kill", JSONB(none_as_null=True)),
     Column("shadow_off", JSONB(none_as_null=True)),
+    Column("authorities", JSONB, nullable=False, server_default=text("'[]'")),
     Column("audit_seq", BigInteger, nullable=False),
     Column("audit_hash", Text, nullable=False),
     Column("updated_at", MOMENT, nullable=False, server_default=func.now()),
@@ -237,3 +239,31 @@ shadow_reports = Table(
     Column("ready", ARRAY(Text), nullable=False),
     Column("report", JSON, nullable=False),
 )
+
+CUTOVER_STATES = (
+    "preparing", "holding", "fencing", "catching_up", "turning", "deciding", "releasing", "cancelling",
+    "done", "cancelled",
+)  # fmt: skip
+
+cutovers = Table(
+    "cutovers",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("towards", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("state", Text, CheckConstraint(f"state IN {CUTOVER_STATES}", name="state"), nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("rehearsal", Boolean, nullable=False, server_default=text("false")),
+    Column("abort", Text),
+    Column("message", Text),
+    Column("document", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("started_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_at", MOMENT, nullable=False, server_default=func.now()),
+    Column("held_at", MOMENT),
+    Column("released_at", MOMENT),
+    Column("ended_at", MOMENT),
+    Index("cutovers_name_idx", "name", unique=True, postgresql_where=text("ended_at IS NULL")),
+)
+"""Walks of cutovers, each forth or back. One of a name is under way at most; `epoch` is who walks it."""

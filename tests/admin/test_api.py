@@ -104,7 +104,8 @@ async def test_whatever_is_answered_is_as_it_is_described(ask: Client, database_
         (method.upper(), path)
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
-        if "security" in operation
+        # Cutovers need two databases: tests/cutover plays them.
+        if "security" in operation and not path.startswith("/api/v1/cutovers")
     }
     assert told == described
 

@@ -17,7 +17,7 @@ targets:
 URL = "expected http://host:port or https://host:port"
 TOP = (
     "listen, admin, workers, data_dir, targets, routes, timeouts, limits, forwarding, tls, proxy_protocol, "
-    "access_log, adapters, jwt, shadow, store, bus, code, data"
+    "access_log, adapters, jwt, shadow, store, bus, code, data, cutovers, hold"
 )
 PATH = 'expected a path from "/" on, each segment plain text or one {name}, with "**" only as the last'
 HOST = "expected a host name without port, such as api.example.com or *.example.com"
@@ -119,6 +119,40 @@ jwt:
             "expected otherwise: a secret of at least 32 bytes is needed",
         ],
     ),
+    "cutovers": (
+        TARGETS
+        + """\
+store: none
+routes: [{flag: items, match: {path: /a}}]
+cutovers:
+  shop: {flags: [items, other]}
+  again: {flags: [items], tables: ["a b"]}
+  nothing: {flags: []}
+""",
+        [
+            ":8: cutovers.again.tables: found a list; "
+            "expected a list of legacy's tables, such as [users, shop.orders]"
+        ],
+    ),
+    "cutovers of what is not there": (
+        TARGETS
+        + """\
+store: none
+routes: [{flag: items, match: {path: /a}}]
+cutovers:
+  shop: {flags: [items, other]}
+  again: {flags: [items]}
+""",
+        [
+            ":7: cutovers.shop: found a mapping; expected data: and code: too, which say what is to be moved",
+            ":7: cutovers.shop: found a mapping; expected a store: without one nobody can move anything",
+            ':7: cutovers.shop.flags[1]: found "other"; expected a flag of routes: items',
+            ":8: cutovers.again: found a mapping; "
+            "expected data: and code: too, which say what is to be moved",
+            ":8: cutovers.again: found a mapping; expected a store: without one nobody can move anything",
+            ':8: cutovers.again.flags[0]: found "items"; expected a flag that shop does not move',
+        ],
+    ),
     "routes": (
         TARGETS
         + """\
@@ -146,7 +180,8 @@ routes:
             ":10: routes[2].match.methods[3]: found 3; expected an HTTP method, such as GET",
             f':10: routes[2].match.path: found "a/**/b"; {PATH}',
             f':10: routes[2].match.host: found "x:80"; {HOST}',
-            ":11: routes[3]: found 5; expected a mapping with keys of flag, match, target, adapter, mirror",
+            ":11: routes[3]: found 5; "
+            "expected a mapping with keys of flag, match, target, adapter, mirror, writes",
             f":12: routes[4].flag: found nothing; {FLAG}",
             f":12: routes[4].match.path: found nothing; {PATH}",
         ],

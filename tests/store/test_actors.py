@@ -13,17 +13,21 @@ NOBODY_BELOW_OPERATOR = {
     "flags.apply", "flags.kill", "flags.unkill", "shadow.off", "shadow.on",
     "ramp.start", "ramp.pause", "ramp.resume", "ramp.abort",
     "guardrail.set", "guardrail.rearm", "guardrail.delete",
+    "cutover.prepare", "cutover.rehearse", "cutover.back", "cutover.abort", "authority.set",
 }  # fmt: skip
 REVIEWERS = {"shadow.mark", "report.keep", "rule.set", "rule.delete"}
-ADMINS_ONLY = {"person.add", "person.revoke", "flag.kill_over"}
+APPROVERS = {"cutover.run"}
+ADMINS_ONLY = {"person.add", "person.revoke", "flag.kill_over", "cutover.finish", "authority.drop"}
 MAY = {
     Role.VIEWER: set[str](),
     Role.REVIEWER: REVIEWERS,
     Role.OPERATOR: REVIEWERS | NOBODY_BELOW_OPERATOR,
-    Role.APPROVER: REVIEWERS | NOBODY_BELOW_OPERATOR,
-    Role.ADMIN: REVIEWERS | NOBODY_BELOW_OPERATOR | ADMINS_ONLY,
+    Role.APPROVER: REVIEWERS | NOBODY_BELOW_OPERATOR | APPROVERS,
+    Role.ADMIN: REVIEWERS | NOBODY_BELOW_OPERATOR | APPROVERS | ADMINS_ONLY,
 }
-ACTIONS = sorted(REVIEWERS | NOBODY_BELOW_OPERATOR | ADMINS_ONLY | {"no.such.thing", "guardrail.trip"})
+ACTIONS = sorted(
+    REVIEWERS | NOBODY_BELOW_OPERATOR | APPROVERS | ADMINS_ONLY | {"no.such.thing", "guardrail.trip"}
+)
 
 
 def may(actor: Actor, action: str) -> bool:
@@ -42,7 +46,7 @@ def test_what_each_role_may_do(role: Role, kind: ActorType) -> None:
 
 
 def test_no_action_is_missing_from_the_table_above() -> None:
-    assert set(LEAST_ROLE) == REVIEWERS | NOBODY_BELOW_OPERATOR | ADMINS_ONLY
+    assert set(LEAST_ROLE) == REVIEWERS | NOBODY_BELOW_OPERATOR | APPROVERS | ADMINS_ONLY
 
 
 @pytest.mark.parametrize("kind", ActorType)

@@ -22,22 +22,36 @@ from flags.change import (
     Archive,
     Command,
     Create,
+    DropAuthority,
     Edit,
     KillAll,
     KillFlag,
     Move,
     Refused,
+    SetAuthority,
     ShadowOff,
     ShadowOn,
     Unkill,
     UnkillAll,
 )
 from flags.conditions import Operator, Test
-from flags.model import Bucketing, Flag, FlagSet, Override, Rule, Stage, Transition
+from flags.model import (
+    Authority,
+    Bucketing,
+    Flag,
+    FlagSet,
+    Override,
+    Phase,
+    Rule,
+    Side,
+    Stage,
+    Transition,
+)
 from flags.stages import settled_at
 from tests.store.relay import Relay
 
 ADA = Actor(ActorType.HUMAN, "ada", Role.OPERATOR, "192.0.2.1", Via.CLI)
+ROOT = Actor(ActorType.HUMAN, "root", Role.ADMIN, None, Via.API)
 EVE = replace(ADA, name="eve", role=Role.VIEWER)
 WHEN = Test("header:x-tenant", Operator.IN, ("a", "b"))
 
@@ -123,10 +137,12 @@ async def test_every_command_comes_back_from_the_store_as_it_went_in(store: Stor
         Edit("items.read", overrides=(), rules=()),
         Archive("items.read"),
         Apply((flag("b.one"), flag("b.two"))),
+        SetAuthority(Authority("shop", ("b.one",), Side.LEGACY, 3, Phase.HOLD)),
+        DropAuthority("shop"),
     ]
     assert {type(command) for command in commands} == set(ACTIONS)
     for version, command in enumerate(commands, 1):
-        applied = await store.change(ADA, command, reason=f"step {version}")
+        applied = await store.change(ROOT, command, reason=f"step {version}")
         assert applied.version == version
         assert await store.flag_set() == applied.after
         assert applied.differences

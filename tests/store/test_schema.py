@@ -20,7 +20,7 @@ from crossfade.store.connection import Database, StoreError, StoreReason
 from crossfade.store.tables import SCHEMA, metadata
 
 ROOT = Path(__file__).parents[2]
-REVISIONS = ["base", "0001", "0002", "0003", "0004", "0005", "0006", "0007"]
+REVISIONS = ["base", "0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"]
 
 
 def tables(connection: Connection) -> set[str]:
@@ -47,6 +47,7 @@ async def test_the_revisions_make_the_tables_that_the_code_knows(database: Datab
         assert await connection.run_sync(schema.current) == schema.newest() == REVISIONS[-1]
         assert await connection.run_sync(checks) == {
             "flag_set_one_row_check", "audit_outcome_check", "people_role_check",
+            "cutovers_state_check",
         }  # fmt: skip
 
 

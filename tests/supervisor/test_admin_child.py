@@ -55,7 +55,7 @@ def context(folder: Path) -> Message:
     return {
         "config": "", "data_dir": str(folder), "store": "none", "bus": "none", "routes": [], "address": "",
         "operations": [], "token_header": "authorization", "compare_here": True,
-        "started": 0.0,
+        "started": 0.0, "databases": None, "cutovers": [], "code": None,
     }  # fmt: skip
 
 

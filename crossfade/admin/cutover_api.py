@@ -1,0 +1,241 @@
+"""Cutovers over HTTP: look, prepare, and begin a walk, which `crossfade.cutover.conductor` then walks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crossfade.admin.answers import (
+    BlockerShown,
+    CutoverAnswer,
+    CutoverPlanAnswer,
+    CutoversAnswer,
+    WalkShown,
+)
+from crossfade.admin.asked import Asked
+from crossfade.admin.desk import Desk
+from crossfade.admin.models import CutoverBody, Nothing, Why
+from crossfade.admin.next_steps import WHY
+from crossfade.channel import Message
+from crossfade.cutover import ground
+from crossfade.cutover.ground import Ground, Plot
+from crossfade.cutover.plan import Blocker, Facts, blockers, facts
+from crossfade.store import cutovers, reports
+from crossfade.store.audit import Deed, Head
+from crossfade.store.changes import Done
+from crossfade.store.cutovers import Walk
+from dualwrite.capture import CaptureStopped
+from dualwrite.fence import WritersError
+from dualwrite.mapped import other
+from flags.change import DropAuthority, Refused, SetAuthority
+from flags.model import Authority, FlagSet, Phase, Side
+
+
+class CutoverApi:
+    """The handlers of `/api/v1/cutovers`."""
+
+    def __init__(self, desk: Desk, context: Message) -> None:
+        self._desk = desk
+        self._context = context
+
+    def update(self, context: Message) -> None:
+        self._context = context
+
+    async def list_cutovers(self, asked: Asked[Nothing]) -> CutoversAnswer:  # noqa: ARG002
+        found = [await self._shown(name) for name in ground.plots(self._context)]
+        next_ = [f"crossfade cutover plan {one.name}" for one in found]
+        nothing = ["name one in crossfade.yaml: docs/cutover.md"]
+        return CutoversAnswer(cutovers=found, next=next_ or nothing)
+
+    async def status(self, asked: Asked[Nothing]) -> CutoverAnswer:
+        return await self._shown(self._plot(asked).name)
+
+    async def plan(self, asked: Asked[Nothing]) -> CutoverPlanAnswer:
+        plot = self._plot(asked)
+        flag_set = await self._desk.store().flag_set()
+        authority = flag_set.authority(plot.name)
+        side = Side.LEGACY if authority is None else authority.side
+        found, against = await self._looked(plot, authority, flag_set, other(side))
+        walk = "run" if side is Side.LEGACY else "back"
+        return CutoverPlanAnswer(
+            name=plot.name,
+            towards=other(side).value,
+            possible=not against,
+            blockers=[BlockerShown(**asdict(one)) for one in against],
+            lag=found.lag,
+            lag_back=found.back,
+            tables=sorted(found.wanted[side]),
+            flags=list(plot.flags),
+            held_last=_held_last(await cutovers.walks(self._desk.store(), plot.name)),
+            next=[one.remedy for one in against] or [f"crossfade cutover {walk} {plot.name} {WHY}"],
+        )
+
+    async def prepare(self, asked: Asked[Why]) -> CutoverAnswer:
+        """Fences in both databases, the stream of the way back, and the flags bound to the authority."""
+        plot = self._plot(asked)
+        store = self._desk.store()
+        known = (await store.flag_set()).authority(plot.name)
+        if known is not None and known.phase is not Phase.OPEN:
+            raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
+        side = Side.LEGACY if known is None else known.side
+        authority = Authority(plot.name, plot.flags, side, 0 if known is None else known.generation)
+        said = asked.said
+        deed = Deed(
+            "cutover.prepare", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id
+        )
+
+        async def work(_: AsyncConnection, __: Head) -> Done[None]:
+            return Done(None, after={"tables": {one.value: ground.shown(plot.fenced(one)) for one in Side}})
+
+        # Who may, and why, stands before anything is done to a database.
+        await store.perform(asked.actor, deed, work)
+        async with _in_words(plot):
+            await ground.prepare(plot, side)
+        await store.change(
+            asked.actor, SetAuthority(authority), reason=said.reason, ticket=said.ticket,
+            request_id=asked.request_id,
+        )  # fmt: skip
+        return await self._shown(plot.name)
+
+    async def run(self, asked: Asked[CutoverBody]) -> CutoverAnswer:
+        return await self._begin(asked, Side.NEW)
+
+    async def back(self, asked: Asked[CutoverBody]) -> CutoverAnswer:
+        return await self._begin(asked, Side.LEGACY)
+
+    async def _begin(self, asked: Asked[CutoverBody], towards: Side) -> CutoverAnswer:
+        plot, said, store = self._plot(asked), asked.said, self._desk.store()
+        flag_set = await store.flag_set()
+        authority = flag_set.authority(plot.name)
+        _, against = await self._looked(plot, authority, flag_set, towards)
+        if against or authority is None:
+            lines = "; ".join(f"{one.reason}: {one.message} (then: {one.remedy})" for one in against)
+            raise Refused("blocked", lines or f"nobody has prepared {plot.name}")
+        asking = [
+            key for key in plot.flags
+            if towards is Side.NEW and (flag := flag_set.flag(key)) is not None and flag.needs_report
+        ]  # fmt: skip
+        if asking and not said.rehearse:
+            async with store.transaction() as connection:
+                await reports.check(connection, said.report, asking)
+        await cutovers.begin(
+            store,
+            asked.actor,
+            authority,
+            reason=said.reason,
+            ticket=said.ticket,
+            rehearsal=said.rehearse,
+            evidence=None if said.report is None else {"report": said.report},
+            request_id=asked.request_id,
+        )
+        return await self._shown(plot.name)
+
+    async def abort(self, asked: Asked[Why]) -> CutoverAnswer:
+        plot, said = self._plot(asked), asked.said
+        found = await cutovers.walks(self._desk.store(), plot.name)
+        if not found or found[0].ended_at is not None:
+            raise Refused("not_found", f"no walk of {plot.name} is under way")
+        await cutovers.ask_to_abort(
+            self._desk.store(), asked.actor, found[0],
+            reason=said.reason, ticket=said.ticket, request_id=asked.request_id,
+        )  # fmt: skip
+        return await self._shown(plot.name)
+
+    async def finish(self, asked: Asked[Why]) -> CutoverAnswer:
+        """Take the fences away and let the flags go; there is no way back then."""
+        plot, said, store = self._plot(asked), asked.said, self._desk.store()
+        authority = (await store.flag_set()).authority(plot.name)
+        if authority is None:
+            raise Refused("not_found", f"{plot.name} is not prepared")
+        if authority.phase is not Phase.OPEN:
+            raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
+        deed = Deed(
+            "cutover.finish", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id
+        )
+
+        async def work(_: AsyncConnection, __: Head) -> Done[None]:
+            return Done(None, before={"side": authority.side.value, "generation": authority.generation})
+
+        await store.perform(asked.actor, deed, work)
+        await store.change(
+            asked.actor, DropAuthority(plot.name), reason=said.reason, ticket=said.ticket,
+            request_id=asked.request_id,
+        )  # fmt: skip
+        async with _in_words(plot):
+            await ground.finish(plot)
+        return await self._shown(plot.name)
+
+    # Details.
+
+    def _plot(self, asked: Asked[Nothing] | Asked[Why] | Asked[CutoverBody]) -> Plot:
+        known = ground.plots(self._context)
+        name = asked.path["name"]
+        if name not in known:
+            there = ", ".join(known) or "none; docs/cutover.md says how to name one in crossfade.yaml"
+            raise Refused("not_found", f"there is no cutover {name}; there is {there}")
+        return known[name]
+
+    async def _looked(
+        self, plot: Plot, authority: Authority | None, flag_set: FlagSet, towards: Side
+    ) -> tuple[Facts, list[Blocker]]:
+        async with _in_words(plot), Ground.of(plot, towards) as here:
+            found = await facts(here)
+        workers = await self._desk.feed.converged(flag_set.version, 1.0)
+        return found, blockers(found, authority, flag_set, workers)
+
+    async def _shown(self, name: str) -> CutoverAnswer:
+        store = self._desk.store()
+        authority = (await store.flag_set()).authority(name)
+        found = await cutovers.walks(store, name)
+        next_ = [f"crossfade cutover plan {name}"]
+        if authority is None:
+            next_ = [f"crossfade cutover prepare {name} {WHY}"]
+        elif found and found[0].ended_at is None:
+            next_ = [f"crossfade cutover status {name} -w", f"crossfade cutover abort {name} {WHY}"]
+        elif authority.side is Side.NEW:
+            next_ = [f"crossfade cutover back {name} {WHY}", f"crossfade cutover finish {name} {WHY}"]
+        return CutoverAnswer(
+            name=name,
+            side=None if authority is None else authority.side.value,
+            generation=0 if authority is None else authority.generation,
+            phase=None if authority is None else authority.phase.value,
+            flags=[] if authority is None else list(authority.flags),
+            walks=[walk_shown(walk) for walk in found],
+            next=next_,
+        )
+
+
+def _held_last(found: list[Walk]) -> float | None:
+    for walk in found:
+        until = walk.released_at or walk.ended_at
+        if walk.held_at is not None and until is not None:
+            return round(until - walk.held_at, 3)
+    return None
+
+
+def walk_shown(walk: Walk) -> WalkShown:
+    until = walk.released_at or walk.ended_at or walk.now
+    return WalkShown(
+        id=walk.id, towards=walk.towards.value, generation=walk.generation, state=walk.state.value,
+        rehearsal=walk.rehearsal, message=walk.message, abort=walk.abort, started_by=walk.started_by,
+        reason=walk.reason, started_at=walk.started_at,
+        held_seconds=None if walk.held_at is None else round(until - walk.held_at, 3),
+        ended_at=walk.ended_at, took=round((walk.ended_at or walk.now) - walk.started_at, 3),
+        found={key: value for key, value in walk.document.items() if key != "version"},
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def _in_words(plot: Plot) -> AsyncIterator[None]:
+    """What a database refuses is no fault of Crossfade."""
+    try:
+        yield
+    except (WritersError, CaptureStopped) as error:
+        raise Refused("blocked", str(error)) from error
+    except (psycopg.Error, OSError) as error:
+        said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+        raise Refused("blocked", f"{plot.name}: a database does not do what it is asked: {said}") from error

@@ -1,0 +1,171 @@
+"""`crossfade cutover …`: which side has the authority over the data, and the walk that moves it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any, Final
+from urllib.parse import quote
+
+from crossfade.commands.api import ERROR, NOT_CONVERGED, OK, TRIPPED, USAGE, Api, ApiError
+from crossfade.commands.live_view import watch
+from crossfade.commands.telling import Paint, api, data, said, table, talk, tell_json, tell_next
+
+LOOK_EVERY: Final = 0.2
+"""Seconds."""
+DATABASES_WITHIN: Final = 30.0
+"""Seconds that looking at both databases, and putting fences up, may take besides."""
+_COLOURS: Final = {"done": Paint.GOOD, "cancelled": Paint.WARNING}
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Exit code 6 if something stands against it."""
+    asked = api(options)
+    found = asked.ask("GET", _cutover(asked, options, "plan"), patience=DATABASES_WITHIN)
+    code = OK if found["possible"] else TRIPPED
+    if tell_json(options, found):
+        return code
+    verdict = "nothing stands against it" if found["possible"] else "not now"
+    data(f"{found['name']} to {found['towards']}: {verdict}")
+    data(f"flags   {', '.join(found['flags'])}")
+    data(f"tables  {', '.join(found['tables'])}")
+    for what, key in (("the stream", "lag"), ("the way back", "lag_back")):
+        lag = found[key]
+        data(f"{what} needs {'?' if lag is None else f'{lag * 1000:.0f} ms'} for what is written now")
+    if found["held_last"] is not None:
+        data(f"the last time requests have waited for {found['held_last'] * 1000:.0f} ms")
+    for one in found["blockers"]:
+        data("")
+        data(f"{one['reason']}: {one['message']}")
+        data(f"       → {one['remedy']}")
+    tell_next(found["next"][:1] if not found["possible"] else found["next"])
+    return code
+
+
+def status(options: argparse.Namespace) -> int:
+    asked = api(options)
+    if options.key is None and not options.watch:
+        found = asked.get("/api/v1/cutovers")
+        if not tell_json(options, found):
+            rows = (
+                (one["name"], one["side"] or "not prepared", one["phase"] or "-", one["generation"],
+                 one["walks"][0]["state"] if one["walks"] else "-")
+                for one in found["cutovers"]
+            )  # fmt: skip
+            table(("cutover", "authority", "phase", "generation", "last walk"), rows, _COLOURS)
+            tell_next(found["next"])
+        return OK
+    path = _cutover(asked, options)
+    if options.watch:
+        return watch(options, asked, path, described)
+    found = asked.get(path)
+    if not tell_json(options, found):
+        for line in described(found):
+            data(line)
+        tell_next(found["next"])
+    return OK
+
+
+def described(found: dict[str, Any]) -> list[str]:
+    side = "nobody has prepared it" if found["side"] is None else f"{found['side']} has the authority"
+    lines = [f"{found['name']}  {side}, generation {found['generation']}, {found['phase'] or '-'}"]
+    for walk in found["walks"][:5]:
+        held = "" if walk["held_seconds"] is None else f", held {walk['held_seconds'] * 1000:.0f} ms"
+        kind = " (rehearsal)" if walk["rehearsal"] else ""
+        lines.append(
+            f"  walk {walk['id']} to {walk['towards']}{kind}: {walk['state']}, {walk['took']:.1f} s{held}"
+        )
+        if walk["message"]:
+            lines.append(f"    {walk['message']}")
+    return lines
+
+
+def prepare(options: argparse.Namespace) -> int:
+    return _tell(options, _post(options, "prepare"))
+
+
+def finish(options: argparse.Namespace) -> int:
+    return _tell(options, _post(options, "finish"))
+
+
+def abort(options: argparse.Namespace) -> int:
+    """What has been decided by then goes on."""
+    asked = api(options)
+    path = _cutover(asked, options)
+    asked.ask("POST", f"{path}/abort", said(options))
+    return _until_ended(options, asked, path, wanted="cancelled")
+
+
+def run(options: argparse.Namespace) -> int:
+    return _walk(options, "run")
+
+
+def back(options: argparse.Namespace) -> int:
+    return _walk(options, "back")
+
+
+def _walk(options: argparse.Namespace, what: str) -> int:
+    """Exit code 0 when it is done, 6 if it was cancelled, 7 if it has not ended in time (it goes on)."""
+    asked = api(options)
+    path = _cutover(asked, options)
+    body = {**said(options), "rehearse": options.rehearse}
+    body.pop("wait", None)
+    asked.ask("POST", f"{path}/{what}", body, patience=DATABASES_WITHIN)
+    return _until_ended(options, asked, path, wanted="cancelled" if options.rehearse else "done")
+
+
+def _until_ended(options: argparse.Namespace, asked: Api, path: str, wanted: str) -> int:
+    deadline = time.monotonic() + options.wait
+    seen = None
+    while True:
+        try:
+            found = asked.get(path)
+        except ApiError as error:
+            if not error.unreachable:
+                raise
+            found = None
+        if found is not None:
+            walk = found["walks"][0]
+            if walk["state"] != seen:
+                seen = walk["state"]
+                talk(f"  {seen}")
+            if walk["ended_at"] is not None:
+                break
+        if time.monotonic() > deadline:
+            talk(f"it has not ended within {options.wait:g} s, and goes on: crossfade cutover status -w")
+            return NOT_CONVERGED
+        time.sleep(LOOK_EVERY)
+    rehearsed = walk["rehearsal"] and str(walk["message"]).startswith("rehearsed")
+    code = (
+        OK
+        if walk["state"] == wanted and (wanted == "done" or rehearsed or not walk["rehearsal"])
+        else TRIPPED
+    )
+    _tell(options, found)
+    return code
+
+
+def _post(options: argparse.Namespace, what: str) -> dict[str, Any]:
+    asked = api(options)
+    return asked.ask("POST", _cutover(asked, options, what), said(options), patience=DATABASES_WITHIN)
+
+
+def _tell(options: argparse.Namespace, found: dict[str, Any]) -> int:
+    if not tell_json(options, found):
+        for line in described(found):
+            data(line)
+        tell_next(found["next"])
+    return OK
+
+
+def _cutover(asked: Api, options: argparse.Namespace, what: str = "") -> str:
+    """The path of the one that is named, or of the only one there is."""
+    name = options.key
+    if name is None:
+        known = [one["name"] for one in asked.get("/api/v1/cutovers")["cutovers"]]
+        if len(known) != 1:
+            there = ", ".join(known)
+            word = f"say which one: {there}" if known else "crossfade.yaml names no cutover: docs/cutover.md"
+            raise ApiError(USAGE if known else ERROR, word, word="invalid")
+        name = known[0]
+    return f"/api/v1/cutovers/{quote(name, safe='')}" + (f"/{what}" if what else "")

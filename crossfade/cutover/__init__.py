@@ -1,0 +1,1 @@
+"""The switch: which side may change data, moved in one step, forth and back."""

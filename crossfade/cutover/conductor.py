@@ -1,0 +1,368 @@
+"""The one who walks: it takes a walk from the store and does the work of one state after the other.
+
+It runs in the control process. However many of these run, one walks: the one that holds a lock in the store;
+that is for promptness. That nothing is done by two rests on the rows (`store/cutovers.py`), on the turn that
+each fence remembers, and on the journal's key. Whatever fails before the journal has decided cancels the
+walk, and says why. After that it is tried until it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import psycopg
+import structlog
+from sqlalchemy import func, select
+
+from core.metrics import CUTOVER_HOLD, CUTOVERS, LATENCY_BUCKETS, Histogram, Sample
+from crossfade.channel import Message
+from crossfade.convergence import Convergence
+from crossfade.cutover.ground import Ground, plots
+from crossfade.cutover.walk import ENDED, HELD, NEXT, State
+from crossfade.feed import Feed
+from crossfade.store import cutovers
+from crossfade.store.connection import StoreError
+from crossfade.store.cutovers import OvertakenError, Walk
+from crossfade.store.store import Store
+from dualwrite import fence, rest, sequences
+from dualwrite.capture import CaptureStopped
+from dualwrite.fence import OldTurnError, Outcome, WritersError
+from dualwrite.mapped import MappingFailedError
+from dualwrite.rest import EmptiedError
+from dualwrite.verify import Compared, NotFollowingError
+from flags.change import Refused
+from flags.document import one_line
+from flags.model import Authority, Phase
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY: Final = 0.25
+"""Seconds between two looks for a walk to do."""
+TRY_AGAIN: Final = 0.25
+KEEP_ALIVE: Final = 2.0
+TENURE: Final = 24 * 3600.0
+
+ACKNOWLEDGED_WITHIN: Final = 5.0
+"""Seconds that workers have to hold, with nothing under way any more that changes something."""
+FENCED_WITHIN: Final = 3.0
+"""Seconds that writers who pass by the proxy have to end."""
+CAUGHT_UP_WITHIN: Final = 5.0
+HELD_AT_MOST: Final = 10.0
+"""Seconds from the hold to the decision; then the walk is cancelled."""
+FEW: Final = 100
+"""Rows that may be left for the comparison in which everybody waits."""
+
+
+class CannotError(Exception):
+    """The walk cannot go on, and is cancelled for this reason."""
+
+
+class Conductor:
+    """`run` goes on until it is cancelled."""
+
+    def __init__(self, store: Store, feed: Feed, context: Callable[[], Message]) -> None:
+        self._store = store
+        self._feed = feed
+        self._context = context
+        self._ended: dict[tuple[str, str, str], int] = {}
+        self._holds = [0] * (len(LATENCY_BUCKETS) + 1)
+        self._held_seconds = 0.0
+        self._times: dict[str, float] = {}
+        """How long each state of the walk took, as far as this process has walked it."""
+
+    async def run(self) -> None:
+        while True:
+            try:
+                for walk in await cutovers.under_way(self._store):
+                    await self._try_to_walk(walk)
+            except StoreError as error:
+                log.info("conductor_waits", message=str(error))
+            except Exception:
+                # A bug of ours: a walk that is tried again is better than one that nobody walks.
+                log.exception("conductor_failed")
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _try_to_walk(self, walk: Walk) -> None:
+        """Unless somebody else does."""
+        async with self._store.transaction(TENURE) as line:
+            lock = func.pg_try_advisory_xact_lock(func.hashtext(f"crossfade.store.cutover.{walk.name}"))
+            if not (await line.execute(select(lock))).scalar_one():
+                return
+            walking = asyncio.create_task(self._walk(await cutovers.take(self._store, walk)))
+            try:
+                while not walking.done():
+                    await asyncio.wait((walking,), timeout=KEEP_ALIVE)
+                    await line.execute(select(1))
+                await walking
+            finally:
+                walking.cancel()
+                await asyncio.gather(walking, return_exceptions=True)
+
+    async def _walk(self, walk: Walk) -> None:
+        """Until it has ended, or somebody else walks."""
+        log.info("walk", walk=walk.id, cutover=walk.name, towards=walk.towards.value, state=walk.state.value)
+        self._times = {}
+        try:
+            while walk.state not in ENDED:
+                walk = await self._go_on(walk)
+        except OldTurnError as error:
+            log.warning("walk_overtaken", walk=walk.id, message=str(error))
+        else:
+            self._note_end(walk)
+
+    async def _go_on(self, walk: Walk) -> Walk:
+        """As far as it gets with these connections. Raises OldTurnError."""
+        try:
+            plot = plots(self._context()).get(walk.name)
+            if plot is None:
+                raise CannotError(f"the configuration knows no cutover {walk.name} any more")
+            async with Ground.of(plot, walk.towards) as ground:
+                while walk.state not in ENDED:
+                    walk = await self._one_step(walk, ground)
+        except OvertakenError:
+            walk = await self._reread(walk)
+            if walk.abort is not None:
+                return await self._fail(walk, f"aborted: {walk.abort}")
+        except (CannotError, Refused) as error:
+            return await self._fail(walk, str(error))
+        except (psycopg.Error, OSError) as error:
+            return await self._fail(walk, f"a database does not do what it is asked: {error}")
+        except StoreError as error:
+            log.warning("walk_waits", walk=walk.id, state=walk.state.value, message=str(error))
+            await asyncio.sleep(TRY_AGAIN)
+            return await self._reread(walk)
+        return walk
+
+    async def _fail(self, walk: Walk, why: str) -> Walk:
+        """Cancel what can be cancelled; what has been decided, or is taken back already, is tried again."""
+        if walk.state in (State.PREPARING, *HELD):
+            return await self._cancel(walk, why)
+        log.warning("walk_waits", walk=walk.id, state=walk.state.value, message=why)
+        await asyncio.sleep(TRY_AGAIN)
+        return await self._reread(walk)
+
+    async def _one_step(self, walk: Walk, ground: Ground) -> Walk:
+        if walk.abort is not None and walk.state in (State.PREPARING, *HELD):
+            raise CannotError(f"aborted: {walk.abort}")
+        do = _STEPS[walk.state]
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._may_take(walk)):
+                return await do(self, walk, ground)
+        except TimeoutError:
+            raise CannotError(f"it has been held for {HELD_AT_MOST:g} s, in {walk.state}") from None
+        finally:
+            self._times[walk.state.value] = round(time.monotonic() - began, 4)
+
+    def _may_take(self, walk: Walk) -> float | None:
+        """Seconds that the step has, so that nobody waits for too long; None where nobody waits."""
+        if walk.state not in HELD:
+            return None
+        assert walk.held_at is not None
+        return max(0.0, walk.held_at + HELD_AT_MOST - walk.now)
+
+    # The work of each state. All of it does no harm when it is done again.
+
+    async def _prepare(self, walk: Walk, ground: Ground) -> Walk:
+        """Compare everything, and then what has changed meanwhile, until little is left."""
+        stream = ground.stream.name
+        await rest.watch(ground.gaining, stream, on=True)
+        # What was applied before it was watched is seen by the comparison.
+        if await ground.brought(CAUGHT_UP_WITHIN) is None:
+            raise CannotError(f"the stream {stream} does not bring what is written")
+        rows = 0
+        for pair in ground.plot.pairs(walk.towards):
+            urls = ground.stream.source_url, ground.stream.target_url
+            found = await _sure(rest.compare_all(stream, *urls, pair))
+            rows += found.rows
+            _must_not_differ([found])
+        before, left = None, await rest.left(ground.gaining, stream)
+        while left > FEW and (before is None or left < before):
+            before = left
+            _must_not_differ(await _sure(ground.rest.compare(at_rest=False)))
+            left = await rest.left(ground.gaining, stream)
+        lag = await ground.brought(CAUGHT_UP_WITHIN)
+        back = await ground.brought_back(CAUGHT_UP_WITHIN)
+        if lag is None or back is None:
+            raise CannotError(f"the stream {stream if lag is None else ground.way_back.name} is behind")
+        walk = cutovers.also_noted(walk, compared=rows, lag=round(lag, 4))
+        authority = await self._authority(walk)
+        if authority.side is walk.towards:
+            raise CannotError(f"{walk.towards} has the authority already")
+        held = replace(authority, phase=Phase.HOLD)
+        return await cutovers.step_with(self._store, walk, State.HOLDING, held)
+
+    async def _hold(self, walk: Walk, _: Ground) -> Walk:
+        await self._acknowledged(walk)
+        return await cutovers.step(self._store, walk, State.FENCING)
+
+    async def _fence(self, walk: Walk, ground: Ground) -> Walk:
+        try:
+            await fence.close(ground.losing, walk.name, walk.turn, FENCED_WITHIN)
+        except WritersError as error:
+            raise CannotError(str(error)) from error
+        return await cutovers.step(self._store, walk, State.CATCHING_UP)
+
+    async def _catch_up(self, walk: Walk, ground: Ground) -> Walk:
+        # The position is read behind the fence: nothing of ours comes after it.
+        took = await ground.brought(CAUGHT_UP_WITHIN)
+        if took is None:
+            raise CannotError(f"the stream {ground.stream.name} has not caught up in {CAUGHT_UP_WITHIN:g} s")
+        turned = replace(await self._authority(walk), phase=Phase.TURN)
+        return await cutovers.step_with(self._store, walk, State.TURNING, turned, caught_up_in=round(took, 4))
+
+    async def _turn(self, walk: Walk, ground: Ground) -> Walk:
+        async def compare() -> int:
+            seen = 0
+            while some := await _sure(ground.rest.compare(at_rest=True)):
+                _must_not_differ(some, at_rest=True)
+                seen += sum(one.suspected for one in some)
+            return seen
+
+        acknowledged = asyncio.create_task(self._acknowledged(walk))
+        try:
+            seen = await compare()
+            moved = await sequences.carry(ground.losing, ground.gaining, ground.sources.values())
+            await acknowledged
+        finally:
+            acknowledged.cancel()
+            await asyncio.gather(acknowledged, return_exceptions=True)
+        walk = cutovers.also_noted(walk, compared_at_rest=seen, sequences=moved)
+        if walk.rehearsal:
+            raise CannotError("rehearsed: everything up to the decision was done")
+        return await cutovers.step(self._store, walk, State.DECIDING)
+
+    async def _decide(self, walk: Walk, ground: Ground) -> Walk:
+        """The point of no return."""
+        wanted = Outcome.SWITCHED if walk.abort is None else Outcome.CANCELLED
+        found = await fence.decide(ground.gaining, walk.name, walk.generation, wanted)
+        if found is Outcome.CANCELLED:
+            return await self._cancel(walk, f"aborted: {walk.abort}")
+        await self._open(ground.gaining, walk)
+        authority = await self._authority(walk)
+        moved = Authority(authority.cutover, authority.flags, walk.towards, walk.generation)
+        return await cutovers.step_with(self._store, walk, State.RELEASING, moved)
+
+    async def _release(self, walk: Walk, ground: Ground) -> Walk:
+        await rest.watch(ground.gaining, ground.stream.name, on=False)
+        found = await self._converged(walk, ACKNOWLEDGED_WITHIN)
+        late = "; ".join(found.missing)
+        message = one_line(f"not told yet: {late}", 500) if late else None
+        times = dict(self._times)
+        return await cutovers.step(self._store, walk, State.DONE, message=message, times=times)
+
+    async def _take_back(self, walk: Walk, ground: Ground) -> Walk:
+        """First the fence, then those who wait behind it."""
+        await self._open(ground.losing, walk)
+        await rest.watch(ground.gaining, ground.stream.name, on=False)
+        authority = replace(await self._authority(walk), phase=Phase.OPEN)
+        return await cutovers.step_with(self._store, walk, State.CANCELLED, authority)
+
+    async def _open(self, where: Any, walk: Walk) -> None:
+        """A reader of the fence's lock ends soon: it is our apply, or a writer that is refused."""
+        while True:
+            try:
+                return await fence.open_(where, walk.name, walk.turn, FENCED_WITHIN)
+            except WritersError as error:
+                log.warning("walk_waits", walk=walk.id, message=str(error))
+
+    # What the steps share.
+
+    async def _authority(self, walk: Walk) -> Authority:
+        found = (await self._store.flag_set()).authority(walk.name)
+        if found is None:
+            raise CannotError(f"{walk.name} is not prepared any more")
+        return found
+
+    async def _acknowledged(self, walk: Walk) -> None:
+        found = await self._converged(walk, ACKNOWLEDGED_WITHIN)
+        if not found.complete:
+            raise CannotError(f"not all workers have acknowledged: {'; '.join(found.missing)}")
+
+    async def _converged(self, walk: Walk, within: float) -> Convergence:
+        return await self._feed.converged(int(walk.document["version"]), within)
+
+    async def _cancel(self, walk: Walk, why: str) -> Walk:
+        """Whatever it takes: nobody shall wait for a walk that goes nowhere."""
+        message = one_line(why, 900)
+        while State.CANCELLING in NEXT[walk.state]:
+            log.warning("walk_cancelled", walk=walk.id, state=walk.state.value, message=message)
+            try:
+                return await cutovers.step(self._store, walk, State.CANCELLING, message=message)
+            except (StoreError, OvertakenError) as error:
+                log.warning("walk_waits", walk=walk.id, message=str(error))
+                await asyncio.sleep(TRY_AGAIN)
+                known = await self._reread(walk)
+                if known.state not in (walk.state, State.CANCELLING):
+                    return known  # the step before has been done after all
+                walk = known
+        return walk
+
+    async def _reread(self, walk: Walk) -> Walk:
+        """As the store has it; what was written before its answer was lost is in it."""
+        while True:
+            with contextlib.suppress(StoreError):
+                found = await cutovers.read(self._store, walk.id)
+                if found.epoch != walk.epoch:
+                    raise OldTurnError(f"walk {walk.id} is walked by somebody else")
+                return found
+            await asyncio.sleep(TRY_AGAIN)
+
+    def _note_end(self, walk: Walk) -> None:
+        labels = (walk.name, walk.towards.value, walk.state.value)
+        self._ended[labels] = self._ended.get(labels, 0) + 1
+        held = None
+        until = walk.released_at if walk.state is State.DONE else walk.ended_at
+        if walk.held_at is not None and until is not None:
+            held = until - walk.held_at
+            place = next(
+                (at for at, most in enumerate(LATENCY_BUCKETS) if held <= most), len(LATENCY_BUCKETS)
+            )
+            self._holds[place] += 1
+            self._held_seconds += held
+        log.info("walk_ended", walk=walk.id, cutover=walk.name, state=walk.state.value,
+                 held=held, message=walk.message)  # fmt: skip
+
+    def samples(self) -> list[Sample]:
+        found = [Sample(CUTOVERS.name, labels, count) for labels, count in self._ended.items()]
+        found.append(Sample(CUTOVER_HOLD.name, (), Histogram(tuple(self._holds), self._held_seconds)))
+        return found
+
+
+_STEPS: Final[Mapping[State, Callable[[Conductor, Walk, Ground], Awaitable[Walk]]]] = {
+    State.PREPARING: Conductor._prepare,
+    State.HOLDING: Conductor._hold,
+    State.FENCING: Conductor._fence,
+    State.CATCHING_UP: Conductor._catch_up,
+    State.TURNING: Conductor._turn,
+    State.DECIDING: Conductor._decide,
+    State.RELEASING: Conductor._release,
+    State.CANCELLING: Conductor._take_back,
+}
+
+
+async def _sure(comparing: Awaitable[Any]) -> Any:
+    """Raises CannotError where a comparison cannot be made."""
+    try:
+        return await comparing
+    except (NotFollowingError, MappingFailedError, CaptureStopped, EmptiedError) as error:
+        raise CannotError(f"it cannot be compared: {error}") from error
+
+
+def _must_not_differ(found: Sequence[Compared], *, at_rest: bool = False) -> None:
+    """Raises CannotError. What has changed while it was compared was noted, and is compared again."""
+    for one in found:
+        if one.differences:
+            first = one.differences[0]
+            what = ", ".join((first.kind, *first.columns))
+            raise CannotError(
+                f"{one.name}: {len(one.differences)} rows differ, such as key {', '.join(first.key)}"
+                f" ({what}); crossfade data repair, then again"
+            )
+        if one.unsettled and at_rest:
+            raise CannotError(f"{one.name}: {one.unsettled} rows change although both sides are fenced")

@@ -1,0 +1,180 @@
+"""What a cutover stands on: both databases, the streams between them, and the tables that it moves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from crossfade import users_code
+from crossfade.channel import Message
+from crossfade.directions import NoDirectionError, direction_of
+from crossfade.users_code import UsersCodeError
+from dualwrite import fence, heartbeat, sync, target
+from dualwrite.mapped import SourceTable, by_table, other
+from dualwrite.mapping import qualified_name
+from dualwrite.pg_connect import connect
+from dualwrite.rest import Pair, Rest
+from dualwrite.sync import Direction
+from flags.change import Refused
+from flags.model import Side
+
+Connection = psycopg.AsyncConnection[Any]
+
+LOOK_AGAIN: Final = 0.004
+"""Seconds between two looks at how far a stream has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A cutover as the configuration says it. `tables` are legacy's; none are all that is mapped."""
+
+    name: str
+    flags: tuple[str, ...]
+    tables: tuple[str, ...]
+    urls: Mapping[Side, str]
+    streams: Mapping[Side, Direction]
+    """By the side that they go to."""
+
+    def sources(self, towards: Side) -> dict[str, SourceTable]:
+        """What of the stream towards a side belongs to this cutover, by the source's tables."""
+        known = self.streams[towards].sources
+        if not self.tables:
+            return dict(known)
+        legacy = {qualified_name(name) for name in self.tables}
+        if towards is Side.NEW:
+            return {name: one for name, one in known.items() if name in legacy}
+        new = self._targets()
+        return {
+            name: one for name, one in known.items()
+            if name in new or any(str(mapping.table) in legacy for mapping in one.mappings)
+        }  # fmt: skip
+
+    def fenced(self, side: Side) -> list[fence.Table]:
+        """The tables on this side that only the one with the authority may write, as schema and name.
+
+        What is only there for the stream (nothing of it ever comes from here) is none of them.
+        """
+        found = set(self.sources(other(side)))
+        for source in self.sources(side).values():
+            if not source.one_way:
+                found.update(str(mapping.table) for mapping in source.mappings)
+        parts = (name.partition(".") for name in sorted(found))
+        return [(schema, name) for schema, _, name in parts]
+
+    def pairs(self, towards: Side) -> list[Pair]:
+        """What has to be alike. On the way back by the same mapping as on the way there."""
+        there = by_table(self.sources(Side.NEW))
+        if towards is Side.NEW:
+            return [Pair(table, mapping, backwards=False) for table, mapping in there]
+        alone = {name: one for name, one in self.sources(towards).items() if one.one_way}
+        return [
+            *(Pair(table, mapping, backwards=True) for table, mapping in there),
+            *(Pair(table, mapping, backwards=False) for table, mapping in by_table(alone)),
+        ]
+
+    def _targets(self) -> set[str]:
+        """Tables of new that rows of legacy's tables become."""
+        found = self.sources(Side.NEW).values()
+        return {str(mapping.table) for source in found for mapping in source.mappings}
+
+
+def plots(context: Message) -> dict[str, Plot]:
+    """The cutovers of the configuration, by name. Raises Refused where they cannot be read."""
+    if not context["cutovers"]:
+        return {}
+    urls = {Side(side): url for side, url in context["databases"].items()}
+    path, text = context["code"]
+    try:
+        project = users_code.load(Path(path), text)
+        streams = {side: direction_of(project, urls, side, path) for side in Side}
+    except (UsersCodeError, NoDirectionError) as error:
+        raise Refused("invalid", f"the cutover cannot be read: {error}") from error
+    return {
+        one["name"]: Plot(one["name"], tuple(one["flags"]), tuple(one["tables"]), urls, streams)
+        for one in context["cutovers"]
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Connections to both databases, seen from a walk towards one of them."""
+
+    plot: Plot
+    towards: Side
+    losing: Connection
+    gaining: Connection
+    rest: Rest
+    """Of the comparison."""
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def of(cls, plot: Plot, towards: Side) -> AsyncIterator[Ground]:
+        """Raises psycopg.Error."""
+        async with (
+            await connect(plot.urls[other(towards)], "crossfade cutover") as losing,
+            await connect(plot.urls[towards], "crossfade cutover") as gaining,
+        ):
+            stream = plot.streams[towards].name
+            yield cls(plot, towards, losing, gaining, Rest(stream, losing, gaining, plot.pairs(towards)))
+
+    @property
+    def stream(self) -> Direction:
+        """The one that brings what the losing side writes."""
+        return self.plot.streams[self.towards]
+
+    @property
+    def way_back(self) -> Direction:
+        return self.plot.streams[other(self.towards)]
+
+    @property
+    def sources(self) -> dict[str, SourceTable]:
+        return self.plot.sources(self.towards)
+
+    async def brought(self, within: float) -> float | None:
+        """Seconds until the stream had brought all that is written by now; None if it takes longer."""
+        return await brought(self.losing, self.gaining, self.stream.name, within)
+
+    async def brought_back(self, within: float) -> float | None:
+        return await brought(self.gaining, self.losing, self.way_back.name, within)
+
+
+async def brought(source: Connection, looking: Connection, stream: str, within: float) -> float | None:
+    """Seconds until all that is in the source's log by now was applied; None if not within so many."""
+    began = time.monotonic()
+    position = await heartbeat.mark(source, stream)
+    while time.monotonic() - began < within:
+        state = await target.state(looking, stream)
+        if state is not None and state.applied >= position:
+            return time.monotonic() - began
+        await asyncio.sleep(LOOK_AGAIN)
+    return None
+
+
+async def prepare(plot: Plot, authority: Side) -> None:
+    """Put up the fences as the authority stands, and then begin the stream of the way back.
+
+    In this order: what others have written to the other side before it was fenced never comes back. Safe to
+    be done again. Raises fence.WritersError, CaptureStopped and psycopg.Error.
+    """
+    for side in (other(authority), authority):
+        async with await connect(plot.urls[side]) as connection:
+            await fence.install(connection, plot.name, plot.fenced(side), is_open=side is authority)
+    await sync.begin_alike(plot.streams[authority])
+
+
+async def finish(plot: Plot) -> None:
+    """Take the fences away. Raises fence.WritersError and psycopg.Error."""
+    for side in Side:
+        async with await connect(plot.urls[side]) as connection:
+            await fence.remove(connection, plot.name)
+
+
+def shown(tables: Sequence[fence.Table]) -> str:
+    return ", ".join(f"{schema}.{name}" for schema, name in tables)

@@ -1,0 +1,67 @@
+"""Sequences, which no stream brings: the side that gains the authority goes on where the other one was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from dualwrite.mapped import Mapped, SourceTable, by_table
+from dualwrite.target import qualified
+
+Connection = psycopg.AsyncConnection[Any]
+
+_OWNED: Final = """
+    SELECT t.nspname || '.' || c.relname, a.attname::text, n.nspname::text, s.relname::text,
+           coalesce(pg_sequence_last_value(s.oid), 0)
+      FROM pg_depend d
+      JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+      JOIN pg_namespace n ON n.oid = s.relnamespace
+      JOIN pg_class c ON c.oid = d.refobjid
+      JOIN pg_namespace t ON t.oid = c.relnamespace
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
+     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+       AND d.deptype IN ('a', 'i')
+"""
+"""Sequences that belong to a column, by serial or identity, and the last number that each gave."""
+
+Owned = dict[tuple[str, str], tuple[tuple[str, str], int]]
+"""By table (schema.table) and column: the sequence's schema and name, and its last number."""
+
+
+async def carry(losing: Connection, gaining: Connection, sources: Iterable[SourceTable]) -> list[str]:
+    """Move each sequence of the gaining side behind all numbers that either side has given; those it moved.
+
+    Never back, so it does no harm to do it twice, or to have done it for a cutover that is cancelled.
+    """
+    ours, theirs = await _owned(gaining), await _owned(losing)
+    moved = []
+    for source, mapping in by_table({one.name: one for one in sources}):
+        table = mapping.table
+        for at, name in enumerate(mapping.inputs):
+            column = table.columns[at]
+            if (str(table), column) not in ours:
+                continue
+            sequence, given = ours[str(table), column]
+            converted = isinstance(mapping, Mapped) and mapping.conversions[at] is not None
+            _, floor = ((), 0) if converted else theirs.get((source.name, name), ((), 0))
+            wanted = max(floor, await _highest(gaining, (table.schema, table.name), column))
+            if wanted > given:
+                place = qualified(*sequence).as_string(gaining)
+                await gaining.execute("SELECT setval(%s::regclass, %s)", (place, wanted))
+                moved.append(".".join(sequence))
+    return moved
+
+
+async def _owned(where: Connection) -> Owned:
+    rows = await (await where.execute(_OWNED)).fetchall()
+    return {(table, column): ((schema, name), given) for table, column, schema, name, given in rows}
+
+
+async def _highest(where: Connection, table: tuple[str, str], column: str) -> int:
+    query = sql.SQL("SELECT coalesce(max({}), 0) FROM {}").format(sql.Identifier(column), qualified(*table))
+    row = await (await where.execute(query)).fetchone()
+    assert row is not None
+    return int(row[0])

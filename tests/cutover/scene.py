@@ -1,0 +1,367 @@
+"""The night of the switch: the sample product behind Crossfade, both streams, and people who go on.
+
+Everything is a real process. The people know what they were told, and after it is over they compare that with
+both databases: every write that was acknowledged is there once, none that nobody has made, and no session has
+ever read less than it had read or written before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psycopg
+
+import new_backend.schema
+from crossfade.embedded.postgres import EmbeddedPostgres
+from examples.legacy import database, seed
+from tests.sample.backends import PASSWORD, SAMPLE, SEED, Backend
+from tests.sample.conftest import fresh_database
+from tests.support.crossfade_process import PATIENCE, Finished, RunningCrossfade, running_crossfade
+
+CUTOVER = "shop"
+MIGRATION = Path(__file__).parents[2] / "examples" / "migration.py"
+PEOPLE = [row["username"] for row in SAMPLE["accounts"]][:6]
+IDS = {row["username"]: row["id"] for row in SAMPLE["accounts"]}
+_numbers = itertools.count()
+
+
+@dataclass
+class Person:
+    """One session: what it was told, in order."""
+
+    name: str
+    token: str
+    posts: list[int] = field(default_factory=list)
+    """Its own, by their ids, that were acknowledged."""
+    titles: dict[str, int] = field(default_factory=dict)
+    transfers: dict[str, int] = field(default_factory=dict)
+    """By idempotency key."""
+    unsure: set[str] = field(default_factory=set)
+    """Titles and keys that were sent and not answered."""
+
+
+@dataclass
+class Load:
+    """What all people saw."""
+
+    people: list[Person] = field(default_factory=list)
+    answers: int = 0
+    failures: list[str] = field(default_factory=list)
+    backwards: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    stopping: bool = False
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def grows_by(self, number: int) -> None:
+        goal = self.answers + number
+        async with asyncio.timeout(PATIENCE):
+            while self.answers < goal and not self.failures:  # noqa: ASYNC110  (clients count here)
+                await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        self.stopping = True
+        for task in self.tasks:
+            await task
+
+    def must_be_fine(self) -> None:
+        assert not self.failures, self.failures[:5]
+        assert not self.backwards, self.backwards[:5]
+
+
+class Night:
+    def __init__(
+        self, cf: RunningCrossfade, legacy: Backend, new: Backend, urls: dict[str, str], stack: ExitStack
+    ) -> None:
+        self.cf = cf
+        self.legacy = legacy
+        self.new = new
+        self.urls = urls
+        self.streams: dict[str, asyncio.subprocess.Process] = {}
+
+    async def sync(self, towards: str) -> None:
+        """A process that works on the stream towards one side."""
+        log = (self.cf.config_path.parent / f"sync-{towards}.log").open("ab")
+        with log:
+            command = ["-m", "crossfade", "sync", "--towards", towards, "-c", str(self.cf.config_path)]
+            self.streams[towards] = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stdout=log, stderr=log, env={**os.environ}
+            )
+
+    async def end_sync(self, towards: str, signum: int = signal.SIGKILL) -> None:
+        process = self.streams.pop(towards)
+        if process.returncode is None:
+            process.send_signal(signum)
+        await process.wait()
+
+    async def follows(self, towards: str) -> None:
+        async with asyncio.timeout(60):
+            while True:
+                done = await self.cf.command("data", "status", "--towards", towards, "-o", "json")
+                if done.out and json.loads(done.out)["state"] == "following":
+                    return
+                await asyncio.sleep(0.1)
+
+    async def is_up(self) -> None:
+        """The control process has found the store, and the store knows the flag."""
+        async with asyncio.timeout(PATIENCE):
+            while "shop" not in (await self.cf.command("flag", "list")).out:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async def prepare(self) -> None:
+        """Up to the point where nothing stands against the switch."""
+        await self.sync("new")
+        await self.follows("new")
+        await self.does("prepare")
+        await self.sync("legacy")
+        await self.follows("legacy")
+
+    async def cutover(self, what: str, *more: str, **options: Any) -> tuple[int, Any]:
+        """Exit code, and the answer."""
+        reason = [] if what in ("plan", "status") else ["--reason", "a test"]
+        name = [CUTOVER]
+        done: Finished = await self.cf.command("cutover", what, *name, *reason, *more, "-o", "json")
+        assert done.out or done.err, done
+        return done.code, json.loads(done.out or done.err.strip().splitlines()[-1])
+
+    async def does(self, what: str, *more: str, code: int = 0) -> Any:
+        found, answer = await self.cutover(what, *more)
+        assert found == code, (found, answer, self.cf.log()[-3000:])
+        return answer
+
+    async def side(self) -> str:
+        answer = await self.does("status")
+        side: str = answer["side"]
+        return side
+
+    @contextlib.asynccontextmanager
+    async def people(self, rest: float = 0.0, number: int = 6) -> AsyncIterator[Load]:
+        """They read, write and transfer until this ends."""
+        load = Load()
+        base = f"http://127.0.0.1:{self.cf.port}"
+        timeout = aiohttp.ClientTimeout(total=30)
+        async with aiohttp.ClientSession(
+            base, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            for name in itertools.islice(itertools.cycle(PEOPLE), number):
+                load.people.append(Person(name, await _logged_in(session, name)))
+            load.tasks = [asyncio.create_task(_live(session, load, person, rest)) for person in load.people]
+            try:
+                yield load
+            finally:
+                await load.stop()
+
+    async def settled(self) -> None:
+        """Both streams have brought all there is."""
+        async with asyncio.timeout(60):
+            for source, looking, stream in (("legacy", "new", "to_new"), ("new", "legacy", "to_legacy")):
+                async with (
+                    await psycopg.AsyncConnection.connect(self.urls[source], autocommit=True) as one,
+                    await psycopg.AsyncConnection.connect(self.urls[looking], autocommit=True) as other,
+                ):
+                    row = await (await one.execute("SELECT pg_current_wal_insert_lsn()")).fetchone()
+                    await one.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+                    assert row is not None
+                    query = "SELECT applied >= %s::pg_lsn FROM crossfade_sync.streams WHERE name = %s"
+                    while not (await (await other.execute(query, (row[0], stream))).fetchone() or [None])[0]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+
+    async def nothing_is_lost(self, load: Load) -> None:
+        """Every history against both databases."""
+        await self.settled()
+        for side, posts, transfers in (
+            (
+                "legacy",
+                "SELECT post_id, title FROM posts WHERE deleted = 'N'",
+                "SELECT idem_key FROM transfers",
+            ),
+            ("new", "SELECT id, title FROM posts", "SELECT idempotency_key FROM transfers"),
+        ):
+            async with await psycopg.AsyncConnection.connect(self.urls[side]) as connection:
+                there = await (await connection.execute(posts.encode())).fetchall()  # type: ignore[arg-type]
+                keys = [key for (key,) in await (await connection.execute(transfers.encode())).fetchall()]  # type: ignore[arg-type]
+            titles = [title for _, title in there if title.startswith("night-")]
+            assert len(titles) == len(set(titles)), f"{side} has a post twice"
+            for person in load.people:
+                for title, number in person.titles.items():
+                    assert (number, title) in there, f"{side} lacks {title} ({number})"
+                for key in person.transfers:
+                    assert keys.count(key) == 1, f"{side} has the transfer {key} {keys.count(key)} times"
+            known = {title for person in load.people for title in (*person.titles, *person.unsure)}
+            assert set(titles) <= known, f"{side} has what nobody has written"
+        await self.money_is_right()
+
+    async def money_is_right(self) -> None:
+        sums = []
+        for side, query in (
+            ("legacy", "SELECT sum(balance::bigint) FROM users WHERE deleted = 'N'"),
+            ("new", "SELECT sum(balance_cents) FROM wallets"),
+        ):
+            async with await psycopg.AsyncConnection.connect(self.urls[side]) as connection:
+                row = await (await connection.execute(query.encode())).fetchone()  # type: ignore[arg-type]
+                assert row is not None
+                sums.append(int(row[0]))
+        assert sums[0] == sums[1] == sum(row["balance_cents"] for row in SAMPLE["accounts"]), sums
+
+    async def both_are_equal(self) -> None:
+        done = await self.cf.command("data", "verify", "-o", "json")
+        assert done.code == 0, done
+
+
+async def _logged_in(session: aiohttp.ClientSession, name: str) -> str:
+    async with session.post("/api/session", json={"username": name, "password": PASSWORD}) as answer:
+        assert answer.status == 201, await answer.text()
+        cookie = answer.cookies.get("sid")
+        if cookie is not None:
+            return cookie.value
+        token: str = (await answer.json())["token"]
+        return token
+
+
+async def _live(session: aiohttp.ClientSession, load: Load, person: Person, rest: float) -> None:
+    chance = random.Random(person.name)
+    while not load.stopping:
+        began = time.monotonic()
+        act = chance.random()
+        try:
+            if act < 0.3:
+                await _write(session, load, person)
+            elif act < 0.5:
+                await _transfer(
+                    session, load, person, chance.choice([one for one in PEOPLE if one != person.name])
+                )
+            else:
+                await _read(session, load, person)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            load.failures.append(f"{person.name}: {error!r}")
+        load.answers += 1
+        load.slowest = max(load.slowest, time.monotonic() - began)
+        if rest:
+            await asyncio.sleep(rest)
+
+
+def _as(person: Person, **more: str) -> dict[str, str]:
+    return {"Cookie": f"sid={person.token}", **more}
+
+
+async def _write(session: aiohttp.ClientSession, load: Load, person: Person) -> None:
+    title = f"night-{next(_numbers)}"
+    person.unsure.add(title)
+    body = {"title": title, "body": "as it was", "tags": ["night", f"of-{person.name}"]}
+    async with session.post("/api/posts", json=body, headers=_as(person)) as answer:
+        if answer.status != 201:
+            load.failures.append(f"post {title}: {answer.status} {(await answer.text())[:200]}")
+            return
+        number = (await answer.json())["id"]
+    person.unsure.discard(title)
+    person.titles[title] = number
+    person.posts.append(number)
+
+
+async def _transfer(session: aiohttp.ClientSession, load: Load, person: Person, to: str) -> None:
+    key = f"night-{next(_numbers)}"
+    person.unsure.add(key)
+    body = {"to_account_id": IDS[to], "amount_cents": 1}
+    headers = _as(person, **{"Idempotency-Key": key})
+    async with session.post("/api/transfers", json=body, headers=headers) as answer:
+        if answer.status == 409 and "funds" in await answer.text():
+            return
+        if answer.status != 201:
+            load.failures.append(f"transfer {key}: {answer.status} {(await answer.text())[:200]}")
+            return
+        person.transfers[key] = (await answer.json())["id"]
+    person.unsure.discard(key)
+
+
+async def _read(session: aiohttp.ClientSession, load: Load, person: Person) -> None:
+    """The last of its own posts has to be there: nothing that was seen goes away."""
+    if not person.posts:
+        return
+    number = person.posts[-1]
+    async with session.get(f"/api/posts/{number}", headers=_as(person)) as answer:
+        if answer.status == 404:
+            load.backwards.append(f"{person.name} does not see its post {number}")
+        elif answer.status != 200:
+            load.failures.append(f"get {number}: {answer.status} {(await answer.text())[:200]}")
+
+
+@contextlib.asynccontextmanager
+async def night(
+    folder: Path, store_url: str, bus_url: str, legacy_url: str, new_url: str
+) -> AsyncIterator[Night]:
+    (folder / "migration.py").write_text(MIGRATION.read_text())
+    with ExitStack() as stack:
+        legacy = stack.enter_context(Backend("legacy", legacy_url, folder, seeded=False))
+        new = stack.enter_context(Backend("new", new_url, folder, seeded=False))
+        config = {
+            "workers": 2,
+            "store": store_url,
+            "bus": bus_url,
+            "targets": {"legacy": {"url": legacy.url}, "new": {"url": new.url}},
+            "routes": [{"flag": "shop", "match": {"path": "/api/**"}, "adapter": {"new": "session"}}],
+            "code": "migration.py",
+            "data": {"legacy": {"url": legacy_url}, "new": {"url": new_url}},
+            "cutovers": {CUTOVER: {"flags": ["shop"]}},
+        }
+        async with running_crossfade(folder, config) as cf:
+            found = Night(cf, legacy, new, {"legacy": legacy_url, "new": new_url}, stack)
+            await found.is_up()
+            try:
+                yield found
+            finally:
+                for towards in list(found.streams):
+                    await found.end_sync(towards)
+
+
+@contextlib.contextmanager
+def databases(postgres: EmbeddedPostgres) -> Iterator[tuple[str, str]]:
+    """Legacy's database with the sample data, and new's without any."""
+    with fresh_database(postgres) as legacy, fresh_database(postgres) as new:
+        with contextlib.closing(database.connect(legacy)) as connection:
+            database.create_schema(connection)
+            seed.plant(connection, SEED)
+            connection.execute((SEED.parent / "copies.sql").read_text())
+        new_backend.schema.upgrade(new)
+        try:
+            yield legacy, new
+        finally:
+            forget(legacy, "crossfade_to_new")
+            forget(new, "crossfade_to_legacy")
+
+
+def forget(url: str, slot: str) -> None:
+    """What a stream leaves behind in the cluster: its slot, and its origin."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name = %s OR pid IN"
+            " (SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s)",
+            (f"crossfade apply {slot.removeprefix('crossfade_')}", slot),
+        )
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+            (slot,),
+        )
+        connection.execute(
+            "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = %s", (slot,)
+        )
+
+
+@contextlib.contextmanager
+def fresh_store(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """An empty database, which Crossfade makes its store."""
+    with fresh_database(postgres) as url:
+        yield url

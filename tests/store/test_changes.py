@@ -148,7 +148,7 @@ async def test_every_command_comes_back_from_the_store_as_it_went_in(store: Stor
         assert applied.differences
     rows = await store.audit_tail(0, 100)
     assert [row.action for row in rows] == [ACTIONS[type(command)] for command in commands]
-    assert rows[-1].objects == ("b.one", "b.two")
+    assert rows[-3].objects == ("b.one", "b.two")
     assert rows[5].before == {"flags": {}, "kill": None}
     assert [row.action for row in await store.history("items.read")] == [
         "flag.archive", "flag.edit", "flag.edit", "flag.create",

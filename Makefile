@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN = .venv/bin
 
-.PHONY: setup demo test check bench format lock clean
+.PHONY: setup demo test check bench faults format lock clean
 
 setup: .venv/.stamp
 
@@ -25,6 +25,12 @@ check: setup
 
 bench: setup
 	@$(BIN)/python -m bench $(ARGS)
+
+# Some hundred cutovers with a fault in each; about 25 minutes. make faults RUNS=50 SEED=300 for others.
+RUNS ?= 300
+SEED ?= 0
+faults: setup
+	@CROSSFADE_FAULT_RUNS=$(RUNS) CROSSFADE_FAULT_SEED=$(SEED) $(BIN)/python -m pytest -s tests/cutover/test_faults.py
 
 format: setup
 	$(BIN)/ruff check --fix .

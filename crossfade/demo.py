@@ -1,8 +1,9 @@
 """`crossfade demo`: the sample product on the move, all of it real and on this machine.
 
-One embedded PostgreSQL, both backends with a database each, Crossfade before them with the reading of
-posts on new and the rest on legacy, some people who use it, and a table of who answered what. Each
-program runs in a process of its own, as it would in production; this one starts and ends them.
+One embedded PostgreSQL, both backends with a database each, a stream that keeps new's like legacy's,
+Crossfade before them with the reading of posts on new and the rest on legacy, some people who use it, and a
+table of who answered what. Then the switch, forth and back and again (`demo_switch.py`). Each program runs in
+a process of its own, as it would in production; this one starts and ends them.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 
 from core.metrics import REQUEST_SECONDS, REQUESTS
-from crossfade import instance
+from crossfade import demo_switch, instance
+from crossfade.demo_switch import SwitchError
 from crossfade.embedded import launch
 from crossfade.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
-from flags.model import NO_ROUTE, Side
+from flags.model import Side
 
 LOAD_SECONDS = 4.0
 MOST_TURNS = 60
@@ -47,7 +49,7 @@ END_TIMEOUT = 10.0
 COUNTED_WITHIN = 3.0
 """Seconds after the last answer in which Crossfade must have counted all of them."""
 
-READ, WRITE = "posts.read", "posts.write"
+READ, WRITE, REST = "posts.read", "posts.write", "rest"
 PEOPLE = ("ada", "moritz", "bea", "chen", "emil", "fatou", "gus", "hana")
 PASSWORD = "demo-password"  # noqa: S105 - everybody's, in the sample data
 CONFIGURATION = """\
@@ -61,10 +63,20 @@ targets:
   legacy: {{url: "{legacy}"}}
   new:    {{url: "{new}"}}
 routes:
-  - {{flag: posts.read,  match: {{methods: [GET, HEAD], path: "/api/posts/**"}}, target: new}}
-  - {{flag: posts.write, match: {{path: "/api/posts/**"}}, target: legacy}}
+  - flag: posts.read
+    match: {{methods: [GET, HEAD], path: "/api/posts/**"}}
+    target: new
+    adapter: {{new: session}}
+  - {{flag: posts.write, match: {{path: "/api/posts/**"}}, adapter: {{new: session}}}}
+  - {{flag: rest, match: {{path: "/api/**"}}, adapter: {{new: session}}}}
+code: {code}
+data:
+  legacy: {{url: "${{LEGACY_DATABASE}}"}}
+  new:    {{url: "${{NEW_DATABASE}}"}}
+cutovers:
+  shop: {{flags: [posts.read, posts.write, rest]}}
 """
-EXPECTED = {READ: Side.NEW, WRITE: Side.LEGACY, NO_ROUTE: Side.LEGACY}
+EXPECTED = {READ: Side.NEW, WRITE: Side.LEGACY, REST: Side.LEGACY}
 """What the configuration above promises, by flag."""
 
 
@@ -83,7 +95,7 @@ def run(serve: bool, folder: Path | None) -> int:
     try:
         with ExitStack() as stack:
             return _run(stack, serve, folder)
-    except (DemoError, EmbeddedPostgresError) as error:
+    except (DemoError, SwitchError, EmbeddedPostgresError) as error:
         _say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
@@ -115,11 +127,27 @@ def _run(stack: ExitStack, serve: bool, folder: Path | None) -> int:
     urls = {Side.LEGACY: legacy.address(), Side.NEW: new.address()}
     _say(f"legacy on {urls[Side.LEGACY]} and new on {urls[Side.NEW]} after {time.monotonic() - begun:.1f} s")
 
+    with psycopg.connect(postgres.url("legacy"), autocommit=True) as connection:
+        connection.execute((Path(seed).parent / "copies.sql").read_bytes())
+    # By the environment: a file would show the password, and so would the command lines.
+    databases = {side.value: postgres.url(side.value) for side in Side}
+    os.environ.update({f"{side.upper()}_DATABASE": url for side, url in databases.items()})
     config = folder / "crossfade.yaml"
-    config.write_text(CONFIGURATION.format(legacy=urls[Side.LEGACY], new=urls[Side.NEW]), encoding="utf-8")
-    crossfade = stack.enter_context(_program(folder / "crossfade.log", "crossfade", "up", "-c", str(config)))
+    code = Path(seed).parent / "migration.py"
+    text = CONFIGURATION.format(legacy=urls[Side.LEGACY], new=urls[Side.NEW], code=code)
+    config.write_text(text, encoding="utf-8")
+    ours = ("-c", str(config))
+    stack.enter_context(_program(folder / "sync-new.log", "crossfade", "sync", "--towards", "new", *ours))
+    crossfade = stack.enter_context(_program(folder / "crossfade.log", "crossfade", "up", *ours))
     front, admin = _wait_until_ready(crossfade, config)
     _say(f"crossfade on {front}, admin on {admin} after {time.monotonic() - begun:.1f} s")
+
+    demo_switch.until_it_follows(config, "new")
+    _say(f"new's database is like legacy's after {time.monotonic() - begun:.1f} s")
+    way_back = ("crossfade", "sync", "--towards", "legacy", *ours)
+    if demo_switch.is_prepared(config):
+        stack.enter_context(_program(folder / "sync-legacy.log", *way_back))
+        demo_switch.go_home(config)
 
     _say(f"{len(PEOPLE)} people use it for {LOAD_SECONDS:.0f} s")
     seen = asyncio.run(_load(front, urls))
@@ -132,6 +160,15 @@ def _run(stack: ExitStack, serve: bool, folder: Path | None) -> int:
     if not wrong:
         total = sum(len(times) for times in seen.seconds.values())
         _print(f"{total} requests, none failed, each answered by the side that its route names")
+        _print("")
+        if not demo_switch.is_prepared(config):
+            _print("$ crossfade cutover prepare shop --reason demo")
+            demo_switch.prepare(config)
+            stack.enter_context(_program(folder / "sync-legacy.log", *way_back))
+        demo_switch.until_it_follows(config, "legacy")
+        wrong = asyncio.run(demo_switch.play(front, config, databases, PEOPLE, PASSWORD, _print))
+        for line in wrong:
+            _print(f"WRONG: {line}")
     if serve:
         _print("")
         for name, address in (
@@ -264,14 +301,14 @@ async def _person(number: int, front: str, signatures: Mapping[str, str], seen: 
         cookie_jar=aiohttp.CookieJar(unsafe=True),  # the session cookie of an address without a name
     ) as session:
         credentials = {"username": PEOPLE[number], "password": PASSWORD}
-        await _take(session, Step(NO_ROUTE, "POST", "/api/session", 201, credentials), signatures, seen)
+        await _take(session, Step(REST, "POST", "/api/session", 201, credentials), signatures, seen)
         for turn in range(MOST_TURNS):
             if time.monotonic() > end:
                 break
             for step in _turn(number, turn):
                 await asyncio.sleep(THINK_SECONDS)
                 await _take(session, step, signatures, seen)
-        await _take(session, Step(NO_ROUTE, "DELETE", "/api/session", 204), signatures, seen)
+        await _take(session, Step(REST, "DELETE", "/api/session", 204), signatures, seen)
 
 
 def _turn(number: int, turn: int) -> Iterator[Step]:
@@ -281,15 +318,15 @@ def _turn(number: int, turn: int) -> Iterator[Step]:
     yield Step(READ, "GET", f"/api/posts/{post}")
     yield Step(READ, "GET", f"/api/posts/{post}/comments")
     yield Step(READ, "HEAD", f"/api/posts/{post}")
-    yield Step(NO_ROUTE, "GET", "/api/me")
-    yield Step(NO_ROUTE, "GET", f"/api/accounts/{1 + turn % 8}")
-    yield Step(NO_ROUTE, "GET", "/api/wallet")
+    yield Step(REST, "GET", "/api/me")
+    yield Step(REST, "GET", f"/api/accounts/{1 + turn % 8}")
+    yield Step(REST, "GET", "/api/wallet")
     if turn % 4 == 0:
         yield Step(WRITE, "POST", f"/api/posts/{post}/comments", 201, {"body": "Written during a move."})
         receiver = 1 + (number + 1) % 4
         if receiver != number + 1:
             order = {"to_account_id": receiver, "amount_cents": 1, "note": "for the demo"}
-            yield Step(NO_ROUTE, "POST", "/api/transfers", 201, order)
+            yield Step(REST, "POST", "/api/transfers", 201, order)
 
 
 async def _take(

@@ -320,12 +320,21 @@ async def _read(session: aiohttp.ClientSession, load: Load, person: Person) -> N
 
 @contextlib.asynccontextmanager
 async def night(
-    folder: Path, store_url: str, bus_url: str, legacy_url: str, new_url: str
+    folder: Path, store_url: str, bus_url: str, legacy_url: str, new_url: str, *, demanding: bool = True
 ) -> AsyncIterator[Night]:
+    """`demanding`: neither backend may see a fault."""
     (folder / "migration.py").write_text(MIGRATION.read_text())
     with ExitStack() as stack:
-        legacy = stack.enter_context(Backend("legacy", legacy_url, folder, seeded=False))
-        new = stack.enter_context(Backend("new", new_url, folder, seeded=False))
+        legacy, new = (
+            Backend(name, url, folder, seeded=False)
+            for name, url in (("legacy", legacy_url), ("new", new_url))
+        )
+        for backend in (legacy, new):
+            if demanding:
+                stack.enter_context(backend)
+            else:
+                backend.start()
+                stack.callback(backend.stop)
         config = {
             "workers": 2,
             "store": store_url,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.cutover.faults import FAULTS, one_run
 from tests.cutover.scene import Night
 
@@ -14,6 +16,7 @@ RUNS = int(os.environ.get("CROSSFADE_FAULT_RUNS", str(len(FAULTS))))
 FIRST = int(os.environ.get("CROSSFADE_FAULT_SEED", "0"))
 
 
+@pytest.mark.timeout(60 + 15 * RUNS)
 async def test_whatever_goes_wrong_nothing_is_lost(eve: Night) -> None:
     await eve.prepare()
     async with eve.people(rest=0.02) as load:

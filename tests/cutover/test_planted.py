@@ -1,0 +1,157 @@
+"""The checker is checked: walks that are broken on purpose must be found out by the other scenes' demands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from crossfade.embedded.postgres import EmbeddedPostgres
+from crossfade.embedded.valkey import EmbeddedValkey
+from tests.cutover.faults import ended, one_is_open
+from tests.cutover.scene import Load, Night, databases, night
+
+IN_CONTROL = """
+import sys
+if "crossfade.control" in sys.orig_argv:
+    import asyncio
+    from dataclasses import replace
+    from crossfade.cutover import conductor
+    from crossfade.cutover.conductor import Conductor
+    from crossfade.cutover.walk import State
+    from crossfade.store import cutovers
+    from dualwrite import fence
+    from flags.model import Authority
+"""
+
+POSITION_BEFORE_THE_FENCE = """
+    async def fence_late(self, walk, ground):
+        return await cutovers.step(self._store, walk, State.CATCHING_UP)
+
+    async def catch_up_early(self, walk, ground):
+        await ground.brought(5.0)
+        await asyncio.sleep(0.3)
+        await fence.close(ground.losing, walk.name, walk.turn, 3.0)
+        turned = replace(await self._authority(walk), phase=conductor.Phase.TURN)
+        return await cutovers.step_with(self._store, walk, State.TURNING, turned)
+
+    conductor._STEPS[State.FENCING] = fence_late
+    conductor._STEPS[State.CATCHING_UP] = catch_up_early
+"""
+NO_ACKNOWLEDGEMENT = """
+    async def nobody_is_asked(self, walk):
+        return None
+
+    Conductor._acknowledged = nobody_is_asked
+"""
+NO_JOURNAL = """
+    async def release_first(self, walk, ground):
+        await self._open(ground.gaining, walk)
+        authority = await self._authority(walk)
+        moved = Authority(authority.cutover, authority.flags, walk.towards, walk.generation)
+        return await cutovers.step_with(self._store, walk, State.RELEASING, moved)
+
+    conductor._STEPS[State.DECIDING] = release_first
+"""
+NO_FENCE = """
+    async def never_closed(self, walk, ground):
+        return await cutovers.step(self._store, walk, State.CATCHING_UP)
+
+    conductor._STEPS[State.FENCING] = never_closed
+"""
+
+
+@contextlib.asynccontextmanager
+async def broken(
+    fault: str,
+    folder: Path,
+    postgres: EmbeddedPostgres,
+    store_url: str,
+    bus: EmbeddedValkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Night]:
+    """A night whose control process does something else than it should."""
+    patch = folder / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(IN_CONTROL + textwrap.dedent(fault).replace("\n", "\n    "))
+    monkeypatch.setenv("PYTHONPATH", str(patch))
+    with databases(postgres) as (legacy, new):
+        async with night(folder, store_url, bus.url(), legacy, new, demanding=False) as found:
+            await found.prepare()
+            yield found
+
+
+async def all_is_well(eve: Night, load: Load) -> None:
+    """What the other scenes demand after a walk."""
+    walk = await ended(eve)
+    assert walk["state"] == "done", walk
+    assert await one_is_open(eve) == await eve.side()
+    load.must_be_fine()
+    plan = await eve.cutover("plan")
+    assert plan[0] == 0, plan
+    await eve.nothing_is_lost(load)
+    await eve.both_are_equal()
+
+
+async def cron(eve: Night, until: asyncio.Event) -> None:
+    """A job that writes to legacy all the time, without the proxy."""
+    async with await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as connection:
+        with contextlib.suppress(psycopg.errors.ReadOnlySqlTransaction):
+            while not until.is_set():
+                await connection.execute("UPDATE users SET about = about || '.' WHERE user_id = 1")
+                await asyncio.sleep(0.001)
+
+
+Job = Callable[[Night, asyncio.Event], Awaitable[None]]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("fault", "job", "walks", "is_found"),
+    [
+        ("", cron, 1, False),
+        (POSITION_BEFORE_THE_FENCE, cron, 1, True),
+        (NO_FENCE, cron, 1, True),
+        # Something has to be under way at the moment of the fence.
+        (NO_ACKNOWLEDGEMENT, None, 9, True),
+        (NO_JOURNAL, None, 1, True),
+    ],
+    ids=["none", "the position before the fence", "no fence", "no acknowledgement", "no journal"],
+)
+async def test_a_broken_walk_is_found_out(
+    fault: str,
+    job: Job | None,
+    walks: int,
+    is_found: bool,
+    tmp_path: Path,
+    postgres: EmbeddedPostgres,
+    store_url: str,
+    bus: EmbeddedValkey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with broken(fault, tmp_path, postgres, store_url, bus, monkeypatch) as eve:
+        over = asyncio.Event()
+        working = None if job is None else asyncio.ensure_future(job(eve, over))
+        wrong: BaseException | None = None
+        async with eve.people() as load:
+            await load.grows_by(50)
+            for turn in range(walks):
+                await eve.cutover("back" if turn % 2 else "run", "--wait", "40")
+                with contextlib.suppress(TimeoutError):
+                    await load.grows_by(50)
+                if load.failures:
+                    break
+        over.set()
+        if working is not None:
+            await working
+        try:
+            async with asyncio.timeout(30):
+                await all_is_well(eve, load)
+        except (AssertionError, TimeoutError) as error:
+            wrong = error
+        assert (wrong is not None) is is_found, (wrong, load.failures[:3])

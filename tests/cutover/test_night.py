@@ -2,23 +2,171 @@
 
 from __future__ import annotations
 
-from tests.cutover.scene import Night
+import asyncio
+import json
+
+import psycopg
+import pytest
+
+from tests.admin.client import WHY, Client, conforms
+from tests.cutover.faults import one_is_open
+from tests.cutover.scene import CUTOVER, Night
 
 
 async def test_forth_and_back_and_forth_again(eve: Night) -> None:
-    plan = await eve.does("plan", code=6)
-    assert {one["reason"] for one in plan["blockers"]} >= {"not_prepared", "no_stream"}
     await eve.prepare()
-    plan = await eve.does("plan")
-    assert plan["possible"], plan
+    assert (await eve.does("plan"))["possible"]
     async with eve.people(rest=0.01) as load:
         await load.grows_by(100)
         for what, side in (("run", "new"), ("back", "legacy"), ("run", "new")):
             answer = await eve.does(what)
             assert answer["side"] == side
-            print(answer["walks"][0])
+            assert answer["walks"][0]["held_seconds"] < 5
             await load.grows_by(100)
             load.must_be_fine()
     load.must_be_fine()
     await eve.nothing_is_lost(load)
     await eve.both_are_equal()
+    measured = await eve.cf.metrics()
+    assert measured.total("crossfade_cutovers_total", outcome="done") == 3
+    assert measured.total("crossfade_authority", cutover=CUTOVER, side="new") == 1
+    assert measured.total("crossfade_authority_phase", phase="open") == 1
+    assert measured.total("crossfade_held_requests_total", outcome="went_on") > 0
+
+
+async def test_what_stands_against_it_is_said_at_once_and_nothing_is_changed(eve: Night) -> None:
+    plan = await eve.does("plan", code=6)
+    assert {one["reason"] for one in plan["blockers"]} >= {"not_prepared", "no_stream"}
+    assert all(one["remedy"] for one in plan["blockers"])
+    refused = await eve.does("run", code=6)
+    assert refused["error"] == "blocked"
+    assert "not_prepared" in refused["message"]
+    assert "no_stream" in refused["message"]
+    assert (await eve.does("status"))["walks"] == []
+
+    await eve.prepare()
+    async with await psycopg.AsyncConnection.connect(eve.urls["legacy"]) as cron:
+        await cron.execute("SET application_name = 'nightly'")
+        await cron.execute("UPDATE users SET about = about WHERE user_id = 1")
+        await eve.end_sync("legacy")
+        async with asyncio.timeout(20):
+            while True:
+                plan = await eve.does("plan", code=6)
+                reasons = {one["reason"] for one in plan["blockers"]}
+                if reasons >= {"long_transaction", "no_process"}:
+                    break
+        named = next(one for one in plan["blockers"] if one["reason"] == "long_transaction")
+        assert "nightly" in named["message"]
+    assert await eve.side() == "legacy"
+
+
+async def test_a_rehearsal_moves_nothing_and_says_how_long_it_would_take(eve: Night) -> None:
+    await eve.prepare()
+    async with eve.people(rest=0.02) as load:
+        await load.grows_by(30)
+        answer = await eve.does("run", "--rehearse")
+        walk = answer["walks"][0]
+        assert (answer["side"], walk["state"]) == ("legacy", "cancelled")
+        assert walk["message"].startswith("rehearsed")
+        assert 0 < walk["held_seconds"] < 5
+        await load.grows_by(30)
+    load.must_be_fine()
+    assert await one_is_open(eve) == "legacy"
+    await eve.nothing_is_lost(load)
+    assert (await eve.does("plan"))["held_last"] == walk["held_seconds"]
+
+
+async def test_a_row_that_differs_cancels_it_before_anybody_waits(eve: Night) -> None:
+    await eve.prepare()
+    async with await psycopg.AsyncConnection.connect(eve.urls["new"], autocommit=True) as spoiler:
+        # As a fault of our own apply would do it.
+        await spoiler.execute("SELECT pg_replication_origin_create('crossfade_fault')")
+        try:
+            await spoiler.execute("SELECT pg_replication_origin_session_setup('crossfade_fault')")
+            await spoiler.execute("UPDATE accounts SET bio = 'spoiled' WHERE id = 2")
+            await spoiler.execute("SELECT pg_replication_origin_session_reset()")
+        finally:
+            await spoiler.execute("SELECT pg_replication_origin_drop('crossfade_fault')")
+    answer = await eve.does("run", code=6)
+    walk = answer["walks"][0]
+    assert "key 2 (different, bio)" in walk["message"]
+    assert walk["held_seconds"] is None
+    assert await eve.side() == "legacy"
+
+
+async def test_who_writes_to_the_other_side_in_spite_of_the_fence_is_found_out(eve: Night) -> None:
+    await eve.prepare()
+    async with await psycopg.AsyncConnection.connect(eve.urls["new"], autocommit=True) as stubborn:
+        await stubborn.execute("ALTER TABLE accounts DISABLE TRIGGER crossfade_fence")
+        await stubborn.execute("UPDATE accounts SET bio = 'mine' WHERE id = 2")
+        await stubborn.execute("ALTER TABLE accounts ENABLE ALWAYS TRIGGER crossfade_fence")
+    async with asyncio.timeout(30):
+        while True:
+            _, plan = await eve.cutover("plan")
+            stopped = [one for one in plan["blockers"] if one["reason"] == "stopped"]
+            if stopped:
+                break
+    # Its write has come to legacy by the way back, which takes nothing of ours while it has the authority.
+    assert "legacy has stopped (refused)" in stopped[0]["message"]
+    assert "nothing is applied to it" in stopped[0]["message"]
+
+
+async def test_who_passes_by_the_proxy_is_refused_where_the_authority_is_not(eve: Night) -> None:
+    await eve.prepare()
+    update = "UPDATE users SET about = 'by a job' WHERE user_id = 1"
+    async with await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as cron:
+        await cron.execute(update)
+        await eve.does("run")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match="users is fenced"):
+            await cron.execute(update)
+        await eve.does("back")
+        await cron.execute(update)
+
+
+async def test_the_end_of_the_migration_takes_the_fences_away(eve: Night) -> None:
+    await eve.prepare()
+    async with eve.people(rest=0.02) as load:
+        await eve.does("run")
+        answer = await eve.does("finish")
+        assert answer["side"] is None
+        await load.grows_by(50)
+    load.must_be_fine()
+    flag = json.loads((await eve.cf.command("flag", "get", "shop", "-o", "json")).out)
+    assert flag["stands"] == "new"
+    async with await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as archivist:
+        await archivist.execute("UPDATE users SET about = 'archived' WHERE user_id = 1")
+
+
+async def test_the_api_says_what_it_describes(eve: Night) -> None:
+    ask = Client(eve.cf)
+    document = await ask.done("GET", "/api/v1/openapi.json")
+    here = f"/api/v1/cutovers/{CUTOVER}"
+    await eve.sync("new")
+    await eve.follows("new")
+
+    async def conforming(method: str, path: str, template: str, said: object = None) -> None:
+        answer = await ask(method, path, said)
+        assert answer.status == 200, (method, path, answer)
+        described = document["paths"][template][method.lower()]
+        conforms(answer.body, described["responses"]["200"], document)
+
+    cutover = "/api/v1/cutovers/{name}"
+    await conforming("GET", here, cutover)
+    await conforming("POST", f"{here}/prepare", f"{cutover}/prepare", WHY)
+    await conforming("POST", f"{here}/prepare", f"{cutover}/prepare", WHY)
+    await eve.sync("legacy")
+    await eve.follows("legacy")
+    await conforming("GET", f"{here}/plan", f"{cutover}/plan")
+    await conforming("POST", f"{here}/run", f"{cutover}/run", {**WHY, "rehearse": True})
+    again = await ask("POST", f"{here}/run", WHY)
+    assert (again.status, again.body["error"]) in {(409, "conflict"), (409, "blocked")}
+    await conforming("POST", f"{here}/abort", f"{cutover}/abort", WHY)
+    await conforming("GET", "/api/v1/cutovers", "/api/v1/cutovers")
+    async with asyncio.timeout(30):
+        while (await ask("GET", here)).body["walks"][0]["ended_at"] is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    nothing = await ask("POST", f"{here}/abort", WHY)
+    assert (nothing.status, nothing.body["error"]) == (404, "not_found")
+    assert (await ask("GET", "/api/v1/cutovers/other")).status == 404
+    assert (await ask("POST", f"{here}/back", WHY)).body["error"] == "blocked"
+    await conforming("POST", f"{here}/finish", f"{cutover}/finish", WHY)

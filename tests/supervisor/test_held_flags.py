@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from crossfade.held_flags import HeldFlags, Kills, RefusedSetError
 from flags.document import to_json
-from flags.model import Bucketing, Flag, FlagSet, Kill, Stage
+from flags.model import Authority, Bucketing, Flag, FlagSet, Kill, Phase, Side, Stage
 from flags.stages import settled_at
 
 KILL = Kill("it burns", "ada", "2026-11-23T18:00:00.000+00:00")
@@ -142,3 +143,51 @@ def test_the_first_reason_of_a_kill_stays() -> None:
     later = Kill("again", "bob", "2026-11-23T19:00:00.000+00:00")
     assert Kills().with_kill("aa", KILL).with_kill("aa", later).flags == {"aa": KILL}
     assert Kills().with_kill(None, KILL).with_kill(None, later).every == KILL
+
+
+# Which side may change data is not taken from the disk.
+
+SHOP = Authority("shop", ("items",), Side.NEW, 3)
+
+
+def test_what_the_disk_says_of_the_authority_is_not_believed_before_the_store_has_been_heard(
+    tmp_path: Path,
+) -> None:
+    first = HeldFlags(tmp_path)
+    first.take(to_json(FlagSet(7, authorities=(SHOP,))))
+    first.save()
+    assert first.effective is not None
+    assert first.effective.authorities == (SHOP,)
+
+    later = HeldFlags(tmp_path)
+    later.load()
+    assert later.effective is not None
+    assert later.effective.authorities == (replace(SHOP, phase=Phase.HOLD),)
+    assert later.hear()
+    assert not later.hear()
+    assert later.effective.authorities == (SHOP,)
+
+
+def test_a_host_that_knows_nothing_yet_lets_wait_what_its_configuration_says_may_have_moved(
+    tmp_path: Path,
+) -> None:
+    configured = Authority("shop", ("items",), Side.LEGACY, 0)
+    held = HeldFlags(tmp_path, [configured])
+    held.load()
+    assert held.effective == FlagSet(0, authorities=(replace(configured, phase=Phase.HOLD),))
+    assert held.take(to_json(FlagSet(7, authorities=(SHOP,))))
+    assert held.effective == FlagSet(7, authorities=(SHOP,))
+
+
+def test_one_that_was_held_before_the_cutover_was_prepared_waits_as_well(tmp_path: Path) -> None:
+    before = HeldFlags(tmp_path)
+    before.take(to_json(FlagSet(7)))
+    before.save()
+    configured = Authority("shop", ("items",), Side.LEGACY, 0)
+    held = HeldFlags(tmp_path, [configured])
+    held.load()
+    assert held.effective is not None
+    assert [one.phase for one in held.effective.authorities] == [Phase.HOLD]
+    # The same set again is news: it says that nothing was moved.
+    assert held.take(to_json(FlagSet(7)))
+    assert held.effective == FlagSet(7)

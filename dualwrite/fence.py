@@ -7,7 +7,7 @@ only), under a lock that every writer holds, shared, until its transaction ends.
 fence takes the lock alone, so it waits for the writers that are running, and names them if they do not end.
 
 The journal stands in the database that gains the authority. Its row is the one point at which a cutover is
-done or not: a generation has one row, whatever happens, and who reads it knows.
+done or not: a walk has one row, whoever writes it, and who reads it knows.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ _CREATE: Final = """
     );
     CREATE TABLE IF NOT EXISTS crossfade_sync.journal (
         cutover    text NOT NULL,
+        walk       text NOT NULL,
         generation bigint NOT NULL,
         outcome    text NOT NULL CHECK (outcome IN ('switched', 'cancelled')),
         at         timestamptz NOT NULL DEFAULT now(),
-        PRIMARY KEY (cutover, generation)
+        PRIMARY KEY (cutover, walk)
     );
 """
 _GUARD: Final = """
@@ -219,6 +220,16 @@ async def state(connection: Connection, cutover: str) -> Fence | None:
     return Fence(value[0] == OPEN, row[0], frozenset(one for (one,) in rows))
 
 
+async def is_any_open(connection: Connection) -> bool:
+    """Whether this database has the authority over some tables; False where no fence stands."""
+    there = await (await connection.execute("SELECT to_regclass('crossfade_sync.fences')")).fetchone()
+    if there is None or there[0] is None:
+        return False
+    names = await (await connection.execute("SELECT cutover FROM crossfade_sync.fences")).fetchall()
+    states = [await state(connection, name) for (name,) in names]
+    return any(one is not None and one.is_open for one in states)
+
+
 async def writers(connection: Connection, cutover: str) -> list[str]:
     """Who has written to the fenced tables and not ended its transaction, by name."""
     rows = await (
@@ -243,23 +254,25 @@ async def writers(connection: Connection, cutover: str) -> list[str]:
 # The journal.
 
 
-async def decide(connection: Connection, cutover: str, generation: int, outcome: Outcome) -> Outcome:
-    """Write the row of this generation, unless it is there; what it says. The point of no return."""
+async def decide(
+    connection: Connection, cutover: str, walk: str, generation: int, outcome: Outcome
+) -> Outcome:
+    """Write the row of this walk, unless it is there; what it says. The point of no return."""
     await connection.execute(
-        "INSERT INTO crossfade_sync.journal (cutover, generation, outcome) VALUES (%s, %s, %s)"
+        "INSERT INTO crossfade_sync.journal (cutover, walk, generation, outcome) VALUES (%s, %s, %s, %s)"
         " ON CONFLICT DO NOTHING",
-        (cutover, generation, outcome.value),
+        (cutover, walk, generation, outcome.value),
     )
-    found = await decided(connection, cutover, generation)
+    found = await decided(connection, cutover, walk)
     assert found is not None
     return found
 
 
-async def decided(connection: Connection, cutover: str, generation: int) -> Outcome | None:
+async def decided(connection: Connection, cutover: str, walk: str) -> Outcome | None:
     row = await (
         await connection.execute(
-            "SELECT outcome FROM crossfade_sync.journal WHERE cutover = %s AND generation = %s",
-            (cutover, generation),
+            "SELECT outcome FROM crossfade_sync.journal WHERE cutover = %s AND walk = %s",
+            (cutover, walk),
         )
     ).fetchone()
     return None if row is None else Outcome(row[0])

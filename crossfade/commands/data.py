@@ -18,7 +18,7 @@ import psycopg
 from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, OK, TRIPPED, USAGE, ApiError
 from crossfade.commands.telling import Paint, data, table, talk, tell_json, tell_next
 from crossfade.directions import NoDirectionError, direction
-from dualwrite import pg_source, repair, survey, target, verify
+from dualwrite import fence, pg_source, repair, survey, target, verify
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.mapped import MappingFailedError, by_table
@@ -136,6 +136,13 @@ def verify_(options: argparse.Namespace) -> int:
 def repair_(options: argparse.Namespace) -> int:
     """Compare, have what differs written anew, and compare that again. Exit codes as of verify."""
     of = _direction(options)
+    if _asked(_has_authority(of)):
+        raise ApiError(
+            TRIPPED,
+            f"{options.towards} has the authority over its rows; nothing is written over them",
+            word="under_authority",
+            next_steps=("crossfade cutover status",),
+        )
     found = _asked(_compared(of, options.table))
     wrong = [one for one in found if one.differences]
     count = sum(len(one.differences) for one in wrong)
@@ -149,14 +156,22 @@ def repair_(options: argparse.Namespace) -> int:
     return _tell_compared(options, [again.get(one.name, one) for one in found])
 
 
+async def _has_authority(of: Direction) -> bool:
+    """Whether the side that the stream goes to is the one that people write to."""
+    async with await connect(of.target_url) as looking:
+        return await fence.is_any_open(looking)
+
+
 async def _compared(of: Direction, names: list[str] | None) -> list[Compared]:
     found = []
+    backwards = await _has_authority(of)
+    stream = of.name if not backwards else "to_legacy" if of.name == "to_new" else "to_new"
     for source, mapping in by_table(of.sources):
         wanted = (source.name, str(mapping.table), copy_name(source.name, mapping))
         if names and not any(name in (*wanted, source.name.removeprefix("public.")) for name in names):
             continue
         began = time.monotonic()
-        one = await verify.compare(of.name, of.source_url, of.target_url, source, mapping)
+        one = await verify.compare(stream, of.source_url, of.target_url, source, mapping, backwards=backwards)
         talk(f"{one.name}: {one.rows:,} rows in {time.monotonic() - began:.1f} s")
         found.append(one)
     if not found:

@@ -22,7 +22,7 @@ from sqlalchemy import func, select
 from core.metrics import CUTOVER_HOLD, CUTOVERS, LATENCY_BUCKETS, Histogram, Sample
 from crossfade.channel import Message
 from crossfade.convergence import Convergence
-from crossfade.cutover.ground import Ground, plots
+from crossfade.cutover.ground import NAME, Connection, Ground, Plot, plots
 from crossfade.cutover.walk import ENDED, HELD, NEXT, State
 from crossfade.feed import Feed
 from crossfade.store import cutovers
@@ -32,7 +32,8 @@ from crossfade.store.store import Store
 from dualwrite import fence, rest, sequences
 from dualwrite.capture import CaptureStopped
 from dualwrite.fence import OldTurnError, Outcome, WritersError
-from dualwrite.mapped import MappingFailedError
+from dualwrite.mapped import MappingFailedError, other
+from dualwrite.pg_connect import connect
 from dualwrite.rest import EmptiedError
 from dualwrite.verify import Compared, NotFollowingError
 from flags.change import Refused
@@ -72,6 +73,7 @@ class Conductor:
         self._ended: dict[tuple[str, str, str], int] = {}
         self._holds = [0] * (len(LATENCY_BUCKETS) + 1)
         self._held_seconds = 0.0
+        self._plots: dict[str, Plot] = {}
         self._times: dict[str, float] = {}
         """How long each state of the walk took, as far as this process has walked it."""
 
@@ -118,12 +120,21 @@ class Conductor:
     async def _go_on(self, walk: Walk) -> Walk:
         """As far as it gets with these connections. Raises OldTurnError."""
         try:
-            plot = plots(self._context()).get(walk.name)
-            if plot is None:
-                raise CannotError(f"the configuration knows no cutover {walk.name} any more")
+            plot = self._plot(walk)
+            if walk.state is State.RELEASING:
+                return await self._release(walk, plot)
+            if walk.state is State.CANCELLING:
+                # Whatever has become of the other side: this one is not to wait for it.
+                async with await connect(plot.urls[other(walk.towards)], NAME) as losing:
+                    return await self._take_back(walk, losing, plot)
+            if walk.state is State.DECIDING:
+                async with await connect(plot.urls[walk.towards], NAME) as gaining:
+                    return await self._decide(walk, gaining)
             async with Ground.of(plot, walk.towards) as ground:
-                while walk.state not in ENDED:
+                while walk.state in (State.PREPARING, *HELD):
                     walk = await self._one_step(walk, ground)
+                if walk.state is State.DECIDING:
+                    walk = await self._decide(walk, ground.gaining)
         except OvertakenError:
             walk = await self._reread(walk)
             if walk.abort is not None:
@@ -138,6 +149,24 @@ class Conductor:
             return await self._reread(walk)
         return walk
 
+    def _plot(self, walk: Walk) -> Plot:
+        """As the configuration says; what was begun is ended by what it said then.
+
+        Raises CannotError and Refused.
+        """
+        known = self._plots.get(walk.name)
+        try:
+            found = plots(self._context()).get(walk.name)
+        except Refused:
+            if known is None:
+                raise
+            found = None
+        plot = found or known
+        if plot is None:
+            raise CannotError(f"the configuration knows no cutover {walk.name} any more")
+        self._plots[walk.name] = plot
+        return plot
+
     async def _fail(self, walk: Walk, why: str) -> Walk:
         """Cancel what can be cancelled; what has been decided, or is taken back already, is tried again."""
         if walk.state in (State.PREPARING, *HELD):
@@ -147,7 +176,7 @@ class Conductor:
         return await self._reread(walk)
 
     async def _one_step(self, walk: Walk, ground: Ground) -> Walk:
-        if walk.abort is not None and walk.state in (State.PREPARING, *HELD):
+        if walk.abort is not None:
             raise CannotError(f"aborted: {walk.abort}")
         do = _STEPS[walk.state]
         began = time.monotonic()
@@ -237,33 +266,41 @@ class Conductor:
             raise CannotError("rehearsed: everything up to the decision was done")
         return await cutovers.step(self._store, walk, State.DECIDING)
 
-    async def _decide(self, walk: Walk, ground: Ground) -> Walk:
+    async def _decide(self, walk: Walk, gaining: Connection) -> Walk:
         """The point of no return."""
         wanted = Outcome.SWITCHED if walk.abort is None else Outcome.CANCELLED
-        found = await fence.decide(ground.gaining, walk.name, walk.generation, wanted)
+        found = await fence.decide(gaining, walk.name, walk.token, walk.generation, wanted)
         if found is Outcome.CANCELLED:
             return await self._cancel(walk, f"aborted: {walk.abort}")
-        await self._open(ground.gaining, walk)
+        await self._open(gaining, walk)
         authority = await self._authority(walk)
         moved = Authority(authority.cutover, authority.flags, walk.towards, walk.generation)
         return await cutovers.step_with(self._store, walk, State.RELEASING, moved)
 
-    async def _release(self, walk: Walk, ground: Ground) -> Walk:
-        await rest.watch(ground.gaining, ground.stream.name, on=False)
+    async def _release(self, walk: Walk, plot: Plot) -> Walk:
+        await self._forget(walk, plot)
         found = await self._converged(walk, ACKNOWLEDGED_WITHIN)
         late = "; ".join(found.missing)
         message = one_line(f"not told yet: {late}", 500) if late else None
         times = dict(self._times)
         return await cutovers.step(self._store, walk, State.DONE, message=message, times=times)
 
-    async def _take_back(self, walk: Walk, ground: Ground) -> Walk:
+    async def _take_back(self, walk: Walk, losing: Connection, plot: Plot) -> Walk:
         """First the fence, then those who wait behind it."""
-        await self._open(ground.losing, walk)
-        await rest.watch(ground.gaining, ground.stream.name, on=False)
+        await self._open(losing, walk)
         authority = replace(await self._authority(walk), phase=Phase.OPEN)
-        return await cutovers.step_with(self._store, walk, State.CANCELLED, authority)
+        walk = await cutovers.step_with(self._store, walk, State.CANCELLED, authority)
+        await self._forget(walk, plot)
+        return walk
 
-    async def _open(self, where: Any, walk: Walk) -> None:
+    async def _forget(self, walk: Walk, plot: Plot) -> None:
+        """Which rows have changed: nobody asks any more. The next walk begins with this, too."""
+        stream = plot.streams[walk.towards]
+        with contextlib.suppress(psycopg.Error, OSError):
+            async with await connect(stream.target_url, NAME) as fed:
+                await rest.watch(fed, stream.name, on=False)
+
+    async def _open(self, where: Connection, walk: Walk) -> None:
         """A reader of the fence's lock ends soon: it is our apply, or a writer that is refused."""
         while True:
             try:
@@ -340,10 +377,8 @@ _STEPS: Final[Mapping[State, Callable[[Conductor, Walk, Ground], Awaitable[Walk]
     State.FENCING: Conductor._fence,
     State.CATCHING_UP: Conductor._catch_up,
     State.TURNING: Conductor._turn,
-    State.DECIDING: Conductor._decide,
-    State.RELEASING: Conductor._release,
-    State.CANCELLING: Conductor._take_back,
 }
+"""Those that need both databases."""
 
 
 async def _sure(comparing: Awaitable[Any]) -> Any:

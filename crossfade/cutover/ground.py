@@ -27,6 +27,8 @@ from flags.model import Side
 
 Connection = psycopg.AsyncConnection[Any]
 
+NAME: Final = "crossfade cutover"
+"""By which servers know the sessions of a walk."""
 LOOK_AGAIN: Final = 0.004
 """Seconds between two looks at how far a stream has come."""
 
@@ -118,8 +120,8 @@ class Ground:
     async def of(cls, plot: Plot, towards: Side) -> AsyncIterator[Ground]:
         """Raises psycopg.Error."""
         async with (
-            await connect(plot.urls[other(towards)], "crossfade cutover") as losing,
-            await connect(plot.urls[towards], "crossfade cutover") as gaining,
+            await connect(plot.urls[other(towards)], NAME) as losing,
+            await connect(plot.urls[towards], NAME) as gaining,
         ):
             stream = plot.streams[towards].name
             yield cls(plot, towards, losing, gaining, Rest(stream, losing, gaining, plot.pairs(towards)))

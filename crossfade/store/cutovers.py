@@ -56,8 +56,16 @@ class Walk:
 
     @property
     def turn(self) -> int:
-        """Who moves a fence: a later walk, or a later process of the same, is never undone by an earlier."""
-        return self.id << 20 | self.epoch
+        """Who moves a fence: a later walk, or a later process of the same, is never undone by an earlier.
+
+        By time and not by number: a store may have been made anew since the last walk.
+        """
+        return int(self.started_at * 1000) << 20 | self.epoch
+
+    @property
+    def token(self) -> str:
+        """What this walk is called in the journals: no other one is, whatever becomes of the store."""
+        return f"{self.id} of {self.started_at:.6f}"
 
     @property
     def actor(self) -> Actor:

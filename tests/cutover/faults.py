@@ -125,7 +125,7 @@ async def one_run(night: Night, load: Load, seed: int) -> str:
     await night.look_around()
     began = asyncio.create_task(night.cutover("run" if side == "legacy" else "back", "--wait", "60"))
     load.lenient = True
-    await _reached(night, state)
+    await reached(night, state)
     await fault(night, chance)
     await began
     walk = await ended(night)
@@ -142,7 +142,7 @@ async def one_run(night: Night, load: Load, seed: int) -> str:
     return f"{fault.__name__} in {state} {seed}: {walk['state']} {walk['message'] or ''}"
 
 
-async def _reached(night: Night, state: str) -> None:
+async def reached(night: Night, state: str) -> None:
     """Until the walk is in this state, or beyond it."""
     later = (*STATES[STATES.index(state) :], "done", "cancelling", "cancelled")
     query = "SELECT state FROM crossfade_store.cutovers WHERE id > %s"

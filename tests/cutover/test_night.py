@@ -24,6 +24,12 @@ async def test_forth_and_back_and_forth_again(eve: Night) -> None:
             assert answer["walks"][0]["held_seconds"] < 5
             await load.grows_by(100)
             load.must_be_fine()
+        # New is written to now, and so it is what is read first.
+        compared = await eve.cf.command("data", "verify", "-o", "json")
+        assert compared.code == 0, compared
+        refused = await eve.cf.command("data", "repair")
+        assert refused.code == 6
+        assert "new has the authority" in refused.err
     load.must_be_fine()
     await eve.nothing_is_lost(load)
     await eve.both_are_equal()

@@ -50,13 +50,13 @@ NO_ACKNOWLEDGEMENT = """
     Conductor._acknowledged = nobody_is_asked
 """
 NO_JOURNAL = """
-    async def release_first(self, walk, ground):
-        await self._open(ground.gaining, walk)
+    async def release_first(self, walk, gaining):
+        await self._open(gaining, walk)
         authority = await self._authority(walk)
         moved = Authority(authority.cutover, authority.flags, walk.towards, walk.generation)
         return await cutovers.step_with(self._store, walk, State.RELEASING, moved)
 
-    conductor._STEPS[State.DECIDING] = release_first
+    Conductor._decide = release_first
 """
 NO_FENCE = """
     async def never_closed(self, walk, ground):

@@ -146,14 +146,17 @@ async def test_it_is_put_up_again_without_harm_and_taken_away_whole(db: Connecti
     await db.execute(INSERT)
 
 
-async def test_a_generation_has_one_outcome_whoever_writes_it(db: Connection, target_url: str) -> None:
+async def test_a_walk_has_one_outcome_whoever_writes_it(db: Connection, target_url: str) -> None:
     await install(db, is_open=True)
-    assert await fence.decided(db, CUTOVER, 1) is None
+    assert await fence.decided(db, CUTOVER, "7") is None
 
     async def decide(outcome: Outcome) -> Outcome:
         async with await psycopg.AsyncConnection.connect(target_url, autocommit=True) as other:
-            return await fence.decide(other, CUTOVER, 1, outcome)
+            return await fence.decide(other, CUTOVER, "7", 1, outcome)
 
     found = await asyncio.gather(*(decide(one) for one in (*Outcome, *Outcome, *Outcome)))
     assert len(set(found)) == 1
     assert await fence.newest(db, CUTOVER) == (1 if found[0] is Outcome.SWITCHED else 0)
+    # A walk that was cancelled leaves its generation to the next one.
+    assert await fence.decide(db, CUTOVER, "8", 1, Outcome.SWITCHED) is Outcome.SWITCHED
+    assert await fence.newest(db, CUTOVER) == 1

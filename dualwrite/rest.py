@@ -3,14 +3,16 @@
 A cutover compares all rows while both sides are written to, which may take hours, and has the apply note from
 before that on which rows it changes. These are compared again, in rounds, until few are left; the last ones
 while nobody writes, so what differs then is a difference. The keys stand in the database that the stream goes
-to and are committed with the rows, so that no crash loses one.
+to and are committed with the rows. While both sides are written to, keys are taken before their rows are
+read, and who comes after a crash compares everything anew; at rest they are taken afterwards, so that no crash
+loses one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 
@@ -20,6 +22,15 @@ from dualwrite.verify import Compared, Comparison, Key, compare
 AT_ONCE: Final = 2_000
 ROUNDS: Final = 2
 """A row that changes between two looks was noted anew; one that is gone has to be missed twice."""
+
+_LOOK: Final = "SELECT tbl, key FROM crossfade_sync.changed WHERE stream = %s AND tbl = ANY(%s) LIMIT %s"
+_TAKE: Final = (
+    "DELETE FROM crossfade_sync.changed WHERE ctid = ANY(ARRAY("
+    " SELECT ctid FROM crossfade_sync.changed WHERE stream = %s AND tbl = ANY(%s) LIMIT %s))"
+    " RETURNING tbl, key"
+)
+_COUNT: Final = "SELECT count(*) FROM crossfade_sync.changed WHERE stream = %s AND tbl = ANY(%s)"
+_FORGET: Final = "DELETE FROM crossfade_sync.changed WHERE stream = %s AND tbl = %s AND key = %s"
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -56,15 +67,6 @@ async def watch(fed: Connection, stream: str, *, on: bool) -> None:
         await fed.execute("DELETE FROM crossfade_sync.changed WHERE stream = %s", (stream,))
 
 
-async def left(fed: Connection, stream: str) -> int:
-    """How many rows have changed and were not compared since."""
-    row = await (
-        await fed.execute("SELECT count(*) FROM crossfade_sync.changed WHERE stream = %s", (stream,))
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 async def compare_all(stream: str, written_url: str, fed_url: str, pair: Pair) -> Compared:
     """Everything, while both sides are written to. Raises as `verify.compare`."""
     urls = (fed_url, written_url) if pair.backwards else (written_url, fed_url)
@@ -77,6 +79,8 @@ class Rest:
     def __init__(self, stream: str, written: Connection, fed: Connection, pairs: Sequence[Pair]) -> None:
         self._stream = stream
         self._fed = fed
+        self._tables = sorted({pair.fed for pair in pairs})
+        """The stream may write to others, which are not to be compared."""
         self._pairs = [
             (
                 pair,
@@ -91,36 +95,39 @@ class Rest:
             for pair in pairs
         ]
 
-    async def compare(self, *, at_rest: bool) -> Sequence[Compared]:
-        """Take some of the noted rows and compare them; a row that changes again is noted again.
+    async def left(self) -> int:
+        """How many rows have changed and were not compared since."""
+        row = await (await self._fed.execute(_COUNT, (self._stream, self._tables))).fetchone()
+        assert row is not None
+        return int(row[0])
 
-        They are taken before they are read: a change that comes between is noted anew. Raises as
-        `verify.compare`, and then what was taken is noted again.
+    async def compare(self, *, at_rest: bool) -> Sequence[Compared]:
+        """Compare some of the noted rows, which are noted no more then; none are left where it is empty.
+
+        Raises EmptiedError, and as `verify.compare`.
         """
-        rows = await (
-            await self._fed.execute(
-                "DELETE FROM crossfade_sync.changed WHERE ctid = ANY(ARRAY("
-                " SELECT ctid FROM crossfade_sync.changed WHERE stream = %s LIMIT %s)) RETURNING tbl, key",
-                (self._stream, AT_ONCE),
-            )
-        ).fetchall()
+        if not at_rest:
+            # Before they are read: a change that comes between is noted anew.
+            return await self._compared(await self._noted(_TAKE), at_rest=False)
+        noted = await self._noted(_LOOK)
+        found = await self._compared(noted, at_rest=True)
+        async with self._fed.cursor() as cursor:
+            await cursor.executemany(_FORGET, [(self._stream, table, key) for table, key in noted])
+        return found
+
+    async def _noted(self, query: LiteralString) -> list[tuple[str, list[str]]]:
+        return await (await self._fed.execute(query, (self._stream, self._tables, AT_ONCE))).fetchall()
+
+    async def _compared(self, noted: Sequence[tuple[str, list[str]]], *, at_rest: bool) -> Sequence[Compared]:
         keys: dict[str, list[Key]] = {}
-        for table, key in rows:
+        for table, key in noted:
             keys.setdefault(table, []).append(tuple(key))
         found = []
-        try:
-            for pair, comparison in self._pairs:
-                noted = keys.get(pair.fed, [])
-                if () in noted:
-                    raise EmptiedError(f"{pair.fed} was emptied (TRUNCATE) while it was compared")
-                if noted:
-                    wanted = list(map(pair.key_of, noted))
-                    found.append(await comparison.again(wanted, ROUNDS, at_rest=at_rest))
-        except BaseException:
-            async with self._fed.cursor() as cursor:
-                await cursor.executemany(
-                    "INSERT INTO crossfade_sync.changed VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                    [(self._stream, table, key) for table, key in rows],
-                )
-            raise
+        for pair, comparison in self._pairs:
+            here = keys.get(pair.fed, [])
+            if () in here:
+                raise EmptiedError(f"{pair.fed} was emptied (TRUNCATE) while it was compared")
+            if here:
+                wanted = list(map(pair.key_of, here))
+                found.append(await comparison.again(wanted, ROUNDS, at_rest=at_rest))
         return found

@@ -29,7 +29,7 @@ from dualwrite import heartbeat, pg_source, target
 from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
-from dualwrite.mapped import Mapped, RowMapping, SourceTable
+from dualwrite.mapped import Mapped, MappingFailedError, RowMapping, SourceTable
 from dualwrite.pg_connect import connect
 from dualwrite.pg_source import PLAIN_TYPES, bare_type
 from dualwrite.plan import Copying, TargetTable
@@ -382,7 +382,7 @@ class Comparison:
             found = await self._differences(list(by_key))
         if not found:
             return []
-        suspects = {by_key[one.key]: one for one in found if one.key in by_key}
+        suspects = {by_key[self._known(one.key, by_key)]: one for one in found}
         after: Mapping[Key, _Version | None]
         if self._backwards:
             after = await self._at_target(
@@ -427,8 +427,19 @@ class Comparison:
         found: dict[Key, _Version | None] = dict.fromkeys(by_key.values())
         if by_key:
             for there, *version in await (await self._looking.execute(query)).fetchall():
-                found[by_key[tuple(there)]] = _Version(b"", tuple(part.encode() for part in version))
+                found[by_key[self._known(tuple(there), by_key)]] = _Version(
+                    b"", tuple(part.encode() for part in version)
+                )
         return found
+
+    def _known(self, there: Key, by_key: Mapping[Key, Key]) -> Key:
+        """A key as it was asked for. Raises MappingFailedError: else its row would be passed over unseen."""
+        if there in by_key:
+            return there
+        raise MappingFailedError(
+            f"{self._mapping.table}: a key that the mapping writes comes back as {', '.join(there)}; what a"
+            " function returns for a key has to be written as PostgreSQL writes it"
+        )
 
     async def _applied(self) -> None:
         """Until the side that is fed has all that has been written by now."""

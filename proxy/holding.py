@@ -80,7 +80,12 @@ class Holding:
         self._turn = None
         for _ in range(min(AT_ONCE, self._to_go)):
             self._to_go -= 1
-            self._waiting.popleft().go_on()
+            exchange = self._waiting.popleft()
+            try:
+                exchange.go_on()
+            except Exception as bug:
+                # Those behind it are not to wait for ever because of it.
+                exchange.client.on_bug(bug)
         if self._to_go:
             self._turn = self._later(NEXT_TURN, self._some_go_on)
 

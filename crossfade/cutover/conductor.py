@@ -210,11 +210,11 @@ class Conductor:
             found = await _sure(rest.compare_all(stream, *urls, pair))
             rows += found.rows
             _must_not_differ([found])
-        before, left = None, await rest.left(ground.gaining, stream)
+        before, left = None, await ground.rest.left()
         while left > FEW and (before is None or left < before):
             before = left
             _must_not_differ(await _sure(ground.rest.compare(at_rest=False)))
-            left = await rest.left(ground.gaining, stream)
+            left = await ground.rest.left()
         lag = await ground.brought(CAUGHT_UP_WITHIN)
         back = await ground.brought_back(CAUGHT_UP_WITHIN)
         if lag is None or back is None:

@@ -8,12 +8,12 @@ import random
 import psycopg
 import pytest
 
-from dualwrite import repair, sync, verify
-from dualwrite.mapped import SourceTable, by_table, towards
+from dualwrite import repair, rest, sync, verify
+from dualwrite.mapped import MappingFailedError, SourceTable, by_table, towards
 from dualwrite.mapping import Convert, Table
 from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import State
-from dualwrite.verify import NotFollowingError
+from dualwrite.verify import Compared, Comparison, NotFollowingError
 from examples.migration import follow_ups, tables
 from flags.model import Side
 from tests.dualwrite.test_sample import NAME, _is, connected, legacy_url, new_url, rows, running, until, write
@@ -159,3 +159,85 @@ async def test_a_missing_row_stops_every_process_until_a_person_knows(pair: tupl
         assert (await compared(pair)).equal
         going.cancel()
         await asyncio.gather(going, return_exceptions=True)
+
+
+async def test_a_value_that_went_up_and_down_again_is_no_difference(pair: tuple[str, str]) -> None:
+    """It looks the same at the source twice, while the target was seen in between."""
+    async with connected(pair[0]) as legacy, running(*pair, [WIDE], []) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        stop = asyncio.Event()
+
+        async def back_and_forth() -> None:
+            while not stop.is_set():
+                await legacy.execute("UPDATE wide SET n = -1 WHERE id <= 20")
+                await legacy.execute("UPDATE wide SET n = id WHERE id <= 20")
+
+        writing = asyncio.create_task(back_and_forth())
+        found = [await compared(pair) for _ in range(8)]
+        stop.set()
+        await writing
+        assert [one.differences for one in found] == [[]] * 8
+
+
+async def test_a_key_that_comes_back_otherwise_is_said_and_not_passed_over(pair: tuple[str, str]) -> None:
+    padded = Table(
+        "wide",
+        "wide",
+        key=["id"],
+        columns={
+            "id": Convert("id", lambda text: f"0{text}", lambda text: text),
+            "a": "a",
+            "b": "b",
+            "n": "n",
+        },
+    )
+    async with connected(pair[1]) as new, running(*pair, [padded], []) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await new.execute("UPDATE wide SET n = 0 WHERE id = 7")
+        with pytest.raises(MappingFailedError, match="a key that the mapping writes comes back as 7"):
+            await compared(pair, padded)
+
+
+# What is left of a comparison.
+
+
+async def test_at_rest_no_key_is_lost_where_a_comparison_breaks_off(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = the_only(Side.NEW, WIDE)
+    pairs = [rest.Pair(source, source.mappings[0], backwards=False)]
+    async with connected(pair[0]) as legacy, running(*pair, [WIDE], []) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        async with connected(pair[1]) as new:
+            await rest.watch(new, NAME, on=True)
+            await legacy.execute("UPDATE wide SET n = 0 WHERE id <= 30")
+            await legacy.execute("DELETE FROM wide WHERE id = 31")
+            look = rest.Rest(NAME, legacy, new, pairs)
+            await until(lambda: _has(look, 31), "all are noted")
+            # The stream may write to tables that are none of ours, and to many rows of them.
+            await new.execute(
+                "INSERT INTO crossfade_sync.changed"
+                " SELECT %s, 'public.other', ARRAY[i::text] FROM generate_series(1, 3000) i",
+                (NAME,),
+            )
+
+            async def killed(*_: object, **__: object) -> Compared:
+                await new.close()  # as a process that ends here: nothing can be put back
+                raise SystemExit
+
+            monkeypatch.setattr(Comparison, "again", killed)
+            with pytest.raises(SystemExit):
+                await look.compare(at_rest=True)
+            monkeypatch.undo()
+        async with connected(pair[1]) as new:
+            look = rest.Rest(NAME, legacy, new, pairs)
+            assert await look.left() == 31
+            await new.execute("UPDATE wide SET n = 1 WHERE id = 3")
+            (found,) = await look.compare(at_rest=True)
+            assert [one.key for one in found.differences] == [("3",)]
+            assert await look.left() == 0
+            assert await look.compare(at_rest=True) == []
+
+
+async def _has(look: rest.Rest, number: int) -> bool:
+    return await look.left() == number

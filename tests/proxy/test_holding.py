@@ -7,9 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from flags.model import Authority, Bucketing, Flag, FlagSet, Phase, Route, Side, Stage
+import pytest
+
+from flags.model import Authority, Bucketing, Decision, Flag, FlagSet, Phase, Route, Side, Stage
 from flags.stages import settled_at
 from proxy.config import HoldLimits
+from proxy.pipeline import Exchange
 from proxy.worker import Worker
 from tests.differential.wire import named
 from tests.support.world import Asked, Play, Wire, World, get, plain, post, until
@@ -192,6 +195,29 @@ async def test_a_reload_lets_it_be_decided_anew() -> None:
         await world.worker.reconfigure(world.config, world.snapshot(2))
         assert (await client.answer()).status == 200
         assert written(new) == [b"/items"]
+
+
+async def test_a_fault_of_ours_is_kept_to_the_one_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with shop() as (world, _, new):
+        first, second = await world.client(), await world.client()
+        first.send(post(b"/first", b"abc"))
+        await world.counted(HOLDING, 1)
+        second.send(post(b"/second", b"abc"))
+        await world.counted(HOLDING, 2)
+        start = Exchange.start
+
+        def broken(exchange: Exchange, instead: Decision | None = None) -> None:
+            if exchange.head.sent_target == b"/first":
+                raise RuntimeError("a fault")
+            start(exchange, instead)
+
+        monkeypatch.setattr(Exchange, "start", broken)
+        decide(world, Side.NEW)
+        assert (await first.answer()).status == 500
+        assert (await second.answer()).status == 200
+        assert written(new) == [b"/second"]
+        assert [str(fault["exception"]) for fault in world.faults] == ["a fault"]
+        world.faults.clear()
 
 
 async def test_quiet_is_when_nothing_is_under_way_any_more() -> None:

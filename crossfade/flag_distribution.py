@@ -30,7 +30,7 @@ from crossfade.held_flags import HeldFlags, Kills, RefusedSetError
 from crossfade.logs import Log
 from crossfade.outcome import Outcome
 from crossfade.status import FlagsAck, FlagsStatus
-from flags.change import no_say, no_such_flag
+from flags.change import beyond_a_kill, no_say, no_such_flag
 from flags.document import one_line, to_json
 from flags.model import Authority, Kill, Phase, Side
 
@@ -203,7 +203,10 @@ class FlagDistribution:
                 return Outcome(1, [f"not killed: the disk refuses it: {error.strerror}"], "failed")
             acks = await self._distribute()
             self._log.warning("killed", flag=key or EVERYTHING, reason=kill.reason, by=by)
-            return _told(f"killed {name}", acks)
+            told = _told(f"killed {name}", acks)
+            kept = [] if key is not None or self._held.given is None else beyond_a_kill(self._held.given)
+            lines = [f"but not {one}: new has the authority, crossfade cutover back {one}" for one in kept]
+            return replace(told, lines=[*told.lines, *lines])
 
     async def unkill(self, key: str | None, reason: str, by: str) -> Outcome:
         """Take back a kill of this host. One that the store has is the store's to take back."""

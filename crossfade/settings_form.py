@@ -440,11 +440,18 @@ def _some_adapters(value: Any) -> Any:
     return value
 
 
+_LONGEST_CUTOVER = 50
+"""Names in the databases are made of it, which have 63 bytes."""
+
+
 def _some_cutovers(value: Any) -> Any:
     if value is None:
         return {}
-    if not isinstance(value, dict) or not all(KEY.fullmatch(str(name)) for name in value):
-        raise _WrongError(f"cutovers under names ({KEY_FORM}), such as shop: {{flags: [items]}}")
+    if not isinstance(value, dict) or not all(
+        KEY.fullmatch(str(name)) and len(str(name)) <= _LONGEST_CUTOVER for name in value
+    ):
+        form = KEY_FORM.replace("63", str(_LONGEST_CUTOVER), 1)
+        raise _WrongError(f"cutovers under names ({form}), such as shop: {{flags: [items]}}")
     return value
 
 

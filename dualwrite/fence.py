@@ -220,14 +220,14 @@ async def state(connection: Connection, cutover: str) -> Fence | None:
     return Fence(value[0] == OPEN, row[0], frozenset(one for (one,) in rows))
 
 
-async def is_any_open(connection: Connection) -> bool:
-    """Whether this database has the authority over some tables; False where no fence stands."""
+async def open_tables(connection: Connection) -> frozenset[str]:
+    """The fenced tables, as schema.table, over whose rows this database has the authority."""
     there = await (await connection.execute("SELECT to_regclass('crossfade_sync.fences')")).fetchone()
     if there is None or there[0] is None:
-        return False
+        return frozenset()
     names = await (await connection.execute("SELECT cutover FROM crossfade_sync.fences")).fetchall()
     states = [await state(connection, name) for (name,) in names]
-    return any(one is not None and one.is_open for one in states)
+    return frozenset().union(*(one.tables for one in states if one is not None and one.is_open))
 
 
 async def writers(connection: Connection, cutover: str) -> list[str]:
@@ -237,7 +237,9 @@ async def writers(connection: Connection, cutover: str) -> list[str]:
             "SELECT l.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coalesce(a.state, ''),"
             " extract(epoch FROM clock_timestamp() - a.xact_start), p.gid"
             " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-            " LEFT JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction::text"
+            " LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'"
+            "   AND x.virtualtransaction = l.virtualtransaction"
+            " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
             " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s::bigint::oid"
             "   AND l.mode = 'ShareLock' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()",
             (_CLASS, _key(cutover) % 2**32),
@@ -280,6 +282,9 @@ async def decided(connection: Connection, cutover: str, walk: str) -> Outcome | 
 
 async def newest(connection: Connection, cutover: str) -> int:
     """The highest generation that has switched to this database; 0 if none has."""
+    there = await (await connection.execute("SELECT to_regclass('crossfade_sync.journal')")).fetchone()
+    if there is None or there[0] is None:
+        return 0
     row = await (
         await connection.execute(
             "SELECT coalesce(max(generation), 0) FROM crossfade_sync.journal"

@@ -4,8 +4,8 @@ A cutover compares all rows while both sides are written to, which may take hour
 before that on which rows it changes. These are compared again, in rounds, until few are left; the last ones
 while nobody writes, so what differs then is a difference. The keys stand in the database that the stream goes
 to and are committed with the rows. While both sides are written to, keys are taken before their rows are
-read, and who comes after a crash compares everything anew; at rest they are taken afterwards, so that no crash
-loses one.
+read, and who comes after a crash compares everything anew; at rest they are taken afterwards, so that no
+crash loses one.
 """
 
 from __future__ import annotations

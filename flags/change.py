@@ -479,7 +479,7 @@ def differences(before: FlagSet, after: FlagSet) -> list[str]:
     """One line for each thing that is otherwise."""
     lines = []
     if before.kill != after.kill:
-        lines.append("everything goes to legacy" if after.kill else "the kill of everything is taken back")
+        lines.append(_killed_all(after) if after.kill else "the kill of everything is taken back")
     if before.shadow_off != after.shadow_off:
         lines.append("nothing is mirrored any more" if after.shadow_off else "mirroring goes on")
     lines += _authority_differences(before, after)
@@ -491,6 +491,17 @@ def differences(before: FlagSet, after: FlagSet) -> list[str]:
         elif old != flag:
             lines += (f"{flag.key}: {line}" for line in _flag_differences(old, flag))
     return lines
+
+
+def _killed_all(flag_set: FlagSet) -> str:
+    kept = beyond_a_kill(flag_set)
+    but = f", but for the flags of {', '.join(kept)}: new has the authority there" if kept else ""
+    return f"everything goes to legacy{but}"
+
+
+def beyond_a_kill(flag_set: FlagSet) -> list[str]:
+    """The cutovers whose flags a kill of everything leaves at new."""
+    return [one.cutover for one in flag_set.authorities if one.read_from_new]
 
 
 def _authority_differences(before: FlagSet, after: FlagSet) -> Iterator[str]:

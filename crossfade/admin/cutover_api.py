@@ -81,8 +81,12 @@ class CutoverApi:
         known = (await store.flag_set()).authority(plot.name)
         if known is not None and known.phase is not Phase.OPEN:
             raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
-        side = Side.LEGACY if known is None else known.side
-        authority = Authority(plot.name, plot.flags, side, 0 if known is None else known.generation)
+        if known is None:
+            async with _in_words(plot):
+                side, generation = await ground.by_the_journals(plot)
+        else:
+            side, generation = known.side, known.generation
+        authority = Authority(plot.name, plot.flags, side, generation)
         said = asked.said
         deed = Deed(
             "cutover.prepare", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id
@@ -146,19 +150,23 @@ class CutoverApi:
         return await self._shown(plot.name)
 
     async def finish(self, asked: Asked[Why]) -> CutoverAnswer:
-        """Take the fences away and let the flags go; there is no way back then."""
+        """Let the flags go, and take the fence away where everybody writes; the other side's stays."""
         plot, said, store = self._plot(asked), asked.said, self._desk.store()
         authority = (await store.flag_set()).authority(plot.name)
-        if authority is None:
-            raise Refused("not_found", f"{plot.name} is not prepared")
-        if authority.phase is not Phase.OPEN:
+        if authority is not None and authority.phase is not Phase.OPEN:
             raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
+        if authority is None:
+            # It may have been cut short between the flags and the fence.
+            async with _in_words(plot):
+                side, generation = await ground.by_the_journals(plot)
+        else:
+            side, generation = authority.side, authority.generation
         deed = Deed(
             "cutover.finish", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id
         )
 
         async def work(_: AsyncConnection, __: Head) -> Done[None]:
-            return Done(None, before={"side": authority.side.value, "generation": authority.generation})
+            return Done(None, before={"side": side.value, "generation": generation})
 
         await store.perform(asked.actor, deed, work)
         await store.change(
@@ -166,7 +174,9 @@ class CutoverApi:
             request_id=asked.request_id,
         )  # fmt: skip
         async with _in_words(plot):
-            await ground.finish(plot)
+            stood = await ground.finish(plot, side)
+        if authority is None and not stood:
+            raise Refused("not_found", f"{plot.name} is not prepared")
         return await self._shown(plot.name)
 
     # Details.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -93,7 +94,7 @@ def abort(options: argparse.Namespace) -> int:
     asked = api(options)
     path = _cutover(asked, options)
     asked.ask("POST", f"{path}/abort", said(options))
-    return _until_ended(options, asked, path, wanted="cancelled")
+    return _until_ended(options, asked, path, lambda walk: walk["state"] == "cancelled")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -111,10 +112,21 @@ def _walk(options: argparse.Namespace, what: str) -> int:
     body = {**said(options), "rehearse": options.rehearse}
     body.pop("wait", None)
     asked.ask("POST", f"{path}/{what}", body, patience=DATABASES_WITHIN)
-    return _until_ended(options, asked, path, wanted="cancelled" if options.rehearse else "done")
+    return _until_ended(options, asked, path, _was_rehearsed if options.rehearse else _is_done)
 
 
-def _until_ended(options: argparse.Namespace, asked: Api, path: str, wanted: str) -> int:
+def _is_done(walk: dict[str, Any]) -> bool:
+    return bool(walk["state"] == "done")
+
+
+def _was_rehearsed(walk: dict[str, Any]) -> bool:
+    return str(walk["message"]).startswith("rehearsed")
+
+
+def _until_ended(
+    options: argparse.Namespace, asked: Api, path: str, went_well: Callable[[dict[str, Any]], bool]
+) -> int:
+    """Exit code 0 if the last walk has ended so, 6 if otherwise, 7 if it has not ended in time."""
     deadline = time.monotonic() + options.wait
     seen = None
     while True:
@@ -135,14 +147,8 @@ def _until_ended(options: argparse.Namespace, asked: Api, path: str, wanted: str
             talk(f"it has not ended within {options.wait:g} s, and goes on: crossfade cutover status -w")
             return NOT_CONVERGED
         time.sleep(LOOK_EVERY)
-    rehearsed = walk["rehearsal"] and str(walk["message"]).startswith("rehearsed")
-    code = (
-        OK
-        if walk["state"] == wanted and (wanted == "done" or rehearsed or not walk["rehearsal"])
-        else TRIPPED
-    )
     _tell(options, found)
-    return code
+    return OK if went_well(walk) else TRIPPED
 
 
 def _post(options: argparse.Namespace, what: str) -> dict[str, Any]:

@@ -136,16 +136,16 @@ def verify_(options: argparse.Namespace) -> int:
 def repair_(options: argparse.Namespace) -> int:
     """Compare, have what differs written anew, and compare that again. Exit codes as of verify."""
     of = _direction(options)
-    if _asked(_has_authority(of)):
-        raise ApiError(
-            TRIPPED,
-            f"{options.towards} has the authority over its rows; nothing is written over them",
-            word="under_authority",
-            next_steps=("crossfade cutover status",),
-        )
     found = _asked(_compared(of, options.table))
     wrong = [one for one in found if one.differences]
     count = sum(len(one.differences) for one in wrong)
+    if kept := _asked(_written_by_people(of, [one.name for one in wrong])):
+        raise ApiError(
+            TRIPPED,
+            f"{options.towards} has the authority over {', '.join(kept)}; nothing is written over its rows",
+            word="under_authority",
+            next_steps=("crossfade cutover status",),
+        )
     if options.dry_run or not wrong:
         if options.dry_run:
             talk(f"dry run: {count:,} rows would be written anew")
@@ -156,21 +156,26 @@ def repair_(options: argparse.Namespace) -> int:
     return _tell_compared(options, [again.get(one.name, one) for one in found])
 
 
-async def _has_authority(of: Direction) -> bool:
-    """Whether the side that the stream goes to is the one that people write to."""
+async def _written_by_people(of: Direction, names: list[str]) -> list[str]:
+    """Of these copies' tables those at the target that have the authority."""
     async with await connect(of.target_url) as looking:
-        return await fence.is_any_open(looking)
+        kept = await fence.open_tables(looking)
+    tables = {copy_name(source.name, mapping): str(mapping.table) for source, mapping in by_table(of.sources)}
+    return sorted({tables[name] for name in names} & kept)
 
 
 async def _compared(of: Direction, names: list[str] | None) -> list[Compared]:
     found = []
-    backwards = await _has_authority(of)
-    stream = of.name if not backwards else "to_legacy" if of.name == "to_new" else "to_new"
+    way_back = "to_legacy" if of.name == "to_new" else "to_new"
+    async with await connect(of.target_url) as looking:
+        written_to = await fence.open_tables(looking)
     for source, mapping in by_table(of.sources):
         wanted = (source.name, str(mapping.table), copy_name(source.name, mapping))
         if names and not any(name in (*wanted, source.name.removeprefix("public.")) for name in names):
             continue
         began = time.monotonic()
+        backwards = str(mapping.table) in written_to
+        stream = way_back if backwards else of.name
         one = await verify.compare(stream, of.source_url, of.target_url, source, mapping, backwards=backwards)
         talk(f"{one.name}: {one.rows:,} rows in {time.monotonic() - began:.1f} s")
         found.append(one)

@@ -281,7 +281,7 @@ def _cutover(commands: Commands) -> None:
         ("status", "which side has the authority, and the last walks; -w shows it as it changes"),
         ("back", "give legacy the authority again; exit codes as of run"),
         ("abort", "cancel the walk under way, unless it was decided"),
-        ("finish", "take the fences away for good; there is no way back then"),
+        ("finish", "let the flags go, and take the fence away where everybody writes"),
     ):
         one = _command(cutover, name, f"cutover:{name}", text)
         one.add_argument("key", nargs="?", metavar="CUTOVER", help="as crossfade.yaml names it")

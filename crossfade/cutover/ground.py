@@ -98,6 +98,14 @@ def plots(context: Message) -> dict[str, Plot]:
         streams = {side: direction_of(project, urls, side, path) for side in Side}
     except (UsersCodeError, NoDirectionError) as error:
         raise Refused("invalid", f"the cutover cannot be read: {error}") from error
+    known = set(streams[Side.NEW].sources)
+    for one in context["cutovers"]:
+        if unknown := sorted({qualified_name(name) for name in one["tables"]} - known):
+            raise Refused(
+                "invalid",
+                f"cutovers.{one['name']}.tables: {', '.join(unknown)} is no table that {path} carries to new;"
+                f" it has {', '.join(sorted(known))}",
+            )
     return {
         one["name"]: Plot(one["name"], tuple(one["flags"]), tuple(one["tables"]), urls, streams)
         for one in context["cutovers"]
@@ -171,11 +179,29 @@ async def prepare(plot: Plot, authority: Side) -> None:
     await sync.begin_alike(plot.streams[authority])
 
 
-async def finish(plot: Plot) -> None:
-    """Take the fences away. Raises fence.WritersError and psycopg.Error."""
+async def by_the_journals(plot: Plot) -> tuple[Side, int]:
+    """The side that gained the authority last, and the generation; legacy and 0 where it was never moved.
+
+    What a store that was made anew, or a cutover that was finished, does not know. Raises psycopg.Error.
+    """
+    found = []
     for side in Side:
         async with await connect(plot.urls[side]) as connection:
-            await fence.remove(connection, plot.name)
+            found.append((await fence.newest(connection, plot.name), side))
+    generation, side = max(found, key=lambda one: one[0])
+    return (side, generation) if generation else (Side.LEGACY, 0)
+
+
+async def finish(plot: Plot, authority: Side) -> bool:
+    """Take the fence away from the side that has the authority; False if none stood there.
+
+    The other side's stays: nobody but our stream is to write there as long as a stream can bring it back.
+    Raises fence.WritersError and psycopg.Error.
+    """
+    async with await connect(plot.urls[authority]) as connection:
+        stood = await fence.state(connection, plot.name) is not None
+        await fence.remove(connection, plot.name)
+    return stood
 
 
 def shown(tables: Sequence[fence.Table]) -> str:

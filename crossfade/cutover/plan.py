@@ -27,6 +27,7 @@ _OLD: Final = """
      WHERE backend_xid IS NOT NULL AND xact_start < clock_timestamp() - make_interval(secs => %s)
        AND datname = current_database() AND pid <> pg_backend_pid()
 """
+_DISAGREE: Final = 'docs/cutover.md, "When the journals disagree"'
 _PREPARED: Final = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
 
 
@@ -66,7 +67,6 @@ async def facts(ground: Ground) -> Facts:
     towards = ground.towards
     sides = {other(towards): ground.losing, towards: ground.gaining}
     fences = {side: await fence.state(connection, ground.plot.name) for side, connection in sides.items()}
-    there = all(fences.values())
     stream, held = await _stream(ground, ground.stream.name, gaining=True)
     way_back, back_held = await _stream(ground, ground.way_back.name, gaining=False)
     rows = await (await ground.losing.execute(_OLD, (OLD,))).fetchall()
@@ -83,8 +83,7 @@ async def facts(ground: Ground) -> Facts:
             side: frozenset(f"{schema}.{name}" for schema, name in ground.plot.fenced(side)) for side in sides
         },
         decided={
-            side: await fence.newest(connection, ground.plot.name) if there else 0
-            for side, connection in sides.items()
+            side: await fence.newest(connection, ground.plot.name) for side, connection in sides.items()
         },
         stream=stream,
         stream_held=held,
@@ -139,7 +138,7 @@ def _not_prepared(found: Facts, authority: Authority | None) -> Iterator[Blocker
             "journal",
             f"the databases' journals know generation {max(found.decided.values())}, and the flags"
             f" {authority.generation}: was a store or a database restored from an old copy?",
-            'docs/cutover.md, "When the journals disagree"',
+            _DISAGREE,
         )
     for side, fence_ in found.fences.items():
         if fence_ is None:
@@ -149,9 +148,7 @@ def _not_prepared(found: Facts, authority: Authority | None) -> Iterator[Blocker
             yield Blocker("not_fenced", f"{side}'s {', '.join(sorted(missing))} has no fence", prepare)
         if fence_.is_open is not (side is losing):
             stands = "open" if fence_.is_open else "closed"
-            yield Blocker(
-                "fence", f"{side}'s fence is {stands}", f"crossfade cutover abort {name} --reason WHY"
-            )
+            yield Blocker("fence", f"{side}'s fence is {stands}", _DISAGREE)
 
 
 def _streams(found: Facts) -> Iterator[Blocker]:
@@ -161,9 +158,12 @@ def _streams(found: Facts) -> Iterator[Blocker]:
     )
     for what, towards, state, held, took in streams:
         run = f"crossfade sync --towards {towards}"
+        # Towards the side that is written to nothing is to be copied, as `sync` by itself would.
+        back = towards is other(found.towards)
+        begin = f"crossfade cutover prepare {found.name} --reason WHY" if back else run
         status = f"crossfade data status --towards {towards}"
         if state is None:
-            yield Blocker("no_stream", f"{what} towards {towards} was never begun", run)
+            yield Blocker("no_stream", f"{what} towards {towards} was never begun", begin)
         elif state.state is State.STOPPED:
             yield Blocker(
                 "stopped", f"{what} towards {towards} has stopped ({state.reason}): {state.message}", status

@@ -113,7 +113,7 @@ BY_ITSELF: Mapping[ActorType, frozenset[str]] = MappingProxyType(
             {"flag.move", "flag.kill", "ramp.pause", "ramp.abort", "guardrail.trip"}
         ),
         ActorType.CONFIGURATION: frozenset({"flag.create"}),
-        ActorType.CUTOVER: frozenset({"authority.set", "authority.drop", "cutover.end"}),
+        ActorType.CUTOVER: frozenset({"authority.set"}),
     }
 )
 

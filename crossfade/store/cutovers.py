@@ -1,7 +1,7 @@
 """Walks of cutovers as rows. Each step says in its WHERE what it has seen: the state, and who walks.
 
 A step that tells workers something is one transaction with the change of the flag set that they obey
-(`Walks.step_with`), so that what a walk has done and what workers do cannot disagree.
+(`step_with`), so that what a walk has done and what workers do cannot disagree.
 """
 
 from __future__ import annotations

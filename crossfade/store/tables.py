@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
+from crossfade.cutover.walk import State
 from crossfade.store.actors import Role
 
 SCHEMA = "crossfade_store"
@@ -240,10 +241,7 @@ shadow_reports = Table(
     Column("report", JSON, nullable=False),
 )
 
-CUTOVER_STATES = (
-    "preparing", "holding", "fencing", "catching_up", "turning", "deciding", "releasing", "cancelling",
-    "done", "cancelled",
-)  # fmt: skip
+CUTOVER_STATES = tuple(state.value for state in State)
 
 cutovers = Table(
     "cutovers",

@@ -50,6 +50,8 @@ class Person:
     titles: dict[str, int] = field(default_factory=dict)
     transfers: dict[str, int] = field(default_factory=dict)
     """By idempotency key."""
+    newest: int = 0
+    """The highest id of a post, of whomever, that it has seen."""
     unsure: set[str] = field(default_factory=set)
     """Titles and keys that were sent and not answered."""
 
@@ -217,8 +219,12 @@ class Night:
                     assert (number, title) in there, f"{side} lacks {title} ({number})"
                 for key in person.transfers:
                     assert keys.count(key) == 1, f"{side} has the transfer {key} {keys.count(key)} times"
-            known = {title for person in load.people for title in (*person.titles, *person.unsure)}
-            assert set(titles) <= known, f"{side} has what nobody has written"
+            known = {
+                one for person in load.people for one in (*person.titles, *person.transfers, *person.unsure)
+            }
+            written = [*titles, *(key for key in keys if key is not None and key.startswith("night-"))]
+            assert len(written) == len(set(written)), f"{side} has something twice"
+            assert set(written) <= known, f"{side} has what nobody has written"
         await self.money_is_right()
 
     async def money_is_right(self) -> None:
@@ -260,8 +266,10 @@ async def _live(session: aiohttp.ClientSession, load: Load, person: Person, rest
                 await _transfer(
                     session, load, person, chance.choice([one for one in PEOPLE if one != person.name])
                 )
-            else:
+            elif act < 0.75:
                 await _read(session, load, person)
+            else:
+                await _read_the_newest(session, load, person)
         except (aiohttp.ClientError, OSError) as error:
             if load.lenient and not isinstance(error, TimeoutError):
                 load.broken += 1
@@ -304,6 +312,18 @@ async def _transfer(session: aiohttp.ClientSession, load: Load, person: Person, 
             return
         person.transfers[key] = (await answer.json())["id"]
     person.unsure.discard(key)
+
+
+async def _read_the_newest(session: aiohttp.ClientSession, load: Load, person: Person) -> None:
+    """Whoever wrote it: what a session has seen once is there the next time."""
+    async with session.get("/api/posts?limit=10", headers=_as(person)) as answer:
+        if answer.status != 200:
+            load.failures.append(f"list: {answer.status} {(await answer.text())[:200]}")
+            return
+        newest = max(post["id"] for post in (await answer.json())["items"])
+    if newest < person.newest:
+        load.backwards.append(f"{person.name} saw post {person.newest}, and then none after {newest}")
+    person.newest = max(newest, person.newest)
 
 
 async def _read(session: aiohttp.ClientSession, load: Load, person: Person) -> None:

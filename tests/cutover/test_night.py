@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
@@ -27,9 +29,6 @@ async def test_forth_and_back_and_forth_again(eve: Night) -> None:
         # New is written to now, and so it is what is read first.
         compared = await eve.cf.command("data", "verify", "-o", "json")
         assert compared.code == 0, compared
-        refused = await eve.cf.command("data", "repair")
-        assert refused.code == 6
-        assert "new has the authority" in refused.err
     load.must_be_fine()
     await eve.nothing_is_lost(load)
     await eve.both_are_equal()
@@ -84,20 +83,43 @@ async def test_a_rehearsal_moves_nothing_and_says_how_long_it_would_take(eve: Ni
 
 async def test_a_row_that_differs_cancels_it_before_anybody_waits(eve: Night) -> None:
     await eve.prepare()
-    async with await psycopg.AsyncConnection.connect(eve.urls["new"], autocommit=True) as spoiler:
-        # As a fault of our own apply would do it.
-        await spoiler.execute("SELECT pg_replication_origin_create('crossfade_fault')")
-        try:
-            await spoiler.execute("SELECT pg_replication_origin_session_setup('crossfade_fault')")
-            await spoiler.execute("UPDATE accounts SET bio = 'spoiled' WHERE id = 2")
-            await spoiler.execute("SELECT pg_replication_origin_session_reset()")
-        finally:
-            await spoiler.execute("SELECT pg_replication_origin_drop('crossfade_fault')")
+    async with as_our_apply(eve.urls["new"]) as faulty:
+        await faulty.execute("UPDATE accounts SET bio = 'spoiled' WHERE id = 2")
     answer = await eve.does("run", code=6)
     walk = answer["walks"][0]
     assert "key 2 (different, bio)" in walk["message"]
     assert walk["held_seconds"] is None
     assert await eve.side() == "legacy"
+
+
+@contextlib.asynccontextmanager
+async def as_our_apply(url: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A session that the fence takes for ours: a fault of our own would come by it."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as faulty:
+        await faulty.execute("SELECT pg_replication_origin_create('crossfade_fault')")
+        try:
+            await faulty.execute("SELECT pg_replication_origin_session_setup('crossfade_fault')")
+            yield faulty
+            await faulty.execute("SELECT pg_replication_origin_session_reset()")
+        finally:
+            await faulty.execute("SELECT pg_replication_origin_drop('crossfade_fault')")
+
+
+async def test_repair_writes_over_the_side_that_is_fed_and_never_over_the_other(eve: Night) -> None:
+    await eve.prepare()
+    await eve.does("run")
+    async with as_our_apply(eve.urls["legacy"]) as faulty:
+        await faulty.execute("UPDATE users SET fullname = 'spoiled' WHERE user_id = 2")
+    found = await eve.cf.command("data", "verify")
+    assert found.code == 6
+    refused = await eve.cf.command("data", "repair")
+    assert refused.code == 6
+    assert "new has the authority over public.accounts" in refused.err
+    await eve.cf.command("data", "repair", "--towards", "legacy")
+    await eve.both_are_equal()
+    async with await psycopg.AsyncConnection.connect(eve.urls["legacy"]) as legacy:
+        query = "SELECT fullname FROM users WHERE user_id = 2"
+        assert await (await legacy.execute(query)).fetchone() != ("spoiled",)
 
 
 async def test_who_writes_to_the_other_side_in_spite_of_the_fence_is_found_out(eve: Night) -> None:
@@ -129,18 +151,46 @@ async def test_who_passes_by_the_proxy_is_refused_where_the_authority_is_not(eve
         await cron.execute(update)
 
 
-async def test_the_end_of_the_migration_takes_the_fences_away(eve: Night) -> None:
+@pytest.mark.timeout(200)
+async def test_the_end_of_the_migration_and_taking_it_up_again(eve: Night) -> None:
+    update = "UPDATE users SET about = 'archived' WHERE user_id = 1"
     await eve.prepare()
     async with eve.people(rest=0.02) as load:
         await eve.does("run")
         answer = await eve.does("finish")
         assert answer["side"] is None
         await load.grows_by(50)
+        assert (await eve.does("finish", code=3))["error"] == "not_found"
+        flag = json.loads((await eve.cf.command("flag", "get", "shop", "-o", "json")).out)
+        assert flag["stands"] == "new"
+    async with (
+        await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as legacy,
+        await psycopg.AsyncConnection.connect(eve.urls["new"], autocommit=True) as new,
+    ):
+        await new.execute("UPDATE accounts SET bio = 'by hand' WHERE id = 1")
+        # The stream towards new runs on: what is written to legacy would come over new.
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await legacy.execute(update)
+        answer = await eve.does("prepare")
+        assert (answer["side"], answer["generation"]) == ("new", 1)
+        await eve.does("back")
+        await legacy.execute(update)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await new.execute("UPDATE accounts SET bio = 'by hand' WHERE id = 1")
     load.must_be_fine()
-    flag = json.loads((await eve.cf.command("flag", "get", "shop", "-o", "json")).out)
-    assert flag["stands"] == "new"
-    async with await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as archivist:
-        await archivist.execute("UPDATE users SET about = 'archived' WHERE user_id = 1")
+    await eve.nothing_is_lost(load)
+
+
+async def test_tables_that_nobody_carries_are_said(eve: Night) -> None:
+    config = eve.cf.config_path.read_text()
+    eve.cf.configure(config.replace("cutovers:\n  shop:\n", "cutovers:\n  shop:\n    tables: [user]\n"))
+    assert (await eve.cf.command("reload")).code == 0
+    async with asyncio.timeout(10):
+        while (await eve.cutover("plan"))[0] != 2:  # noqa: ASYNC110  (the control process hears of it)
+            await asyncio.sleep(0.05)
+    _, refused = await eve.cutover("plan")
+    assert "tables: public.user is no table that" in refused["message"]
+    assert "public.users" in refused["message"]
 
 
 async def test_the_api_says_what_it_describes(eve: Night) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from crossfade.embedded.postgres import EmbeddedPostgres
 from dualwrite import fence, target
 from dualwrite.apply import Applier
 from dualwrite.fence import OldTurnError, Outcome, WritersError
@@ -160,3 +162,23 @@ async def test_a_walk_has_one_outcome_whoever_writes_it(db: Connection, target_u
     # A walk that was cancelled leaves its generation to the next one.
     assert await fence.decide(db, CUTOVER, "8", 1, Outcome.SWITCHED) is Outcome.SWITCHED
     assert await fence.newest(db, CUTOVER) == 1
+
+
+async def test_a_prepared_transaction_is_waited_for_and_named(tmp_path: Path) -> None:
+    """Nobody is connected that holds it; it survives its session, and even the server."""
+    with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
+        async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as admin:
+            await admin.execute("ALTER SYSTEM SET max_prepared_transactions = 5")
+    with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
+        async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as db:
+            await db.execute("CREATE TABLE notes (id int PRIMARY KEY, title text, body text)")
+            await fence.install(db, CUTOVER, [("public", "notes")], is_open=True)
+            async with await psycopg.AsyncConnection.connect(server.url()) as job:
+                await job.execute(INSERT)
+                await job.execute("PREPARE TRANSACTION 'payroll'")
+            with pytest.raises(WritersError, match=r"a prepared transaction \(payroll\)"):
+                await fence.close(db, CUTOVER, 1, 0.2)
+            await db.execute("COMMIT PREPARED 'payroll'")
+            await fence.close(db, CUTOVER, 1, 1.0)
+            with pytest.raises(errors.ReadOnlySqlTransaction):
+                await db.execute("DELETE FROM notes")

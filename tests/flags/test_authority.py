@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from flags.change import (
     Archive,
     DropAuthority,
+    KillAll,
     KillFlag,
     Move,
     Refused,
     SetAuthority,
     Unkill,
     change,
+    differences,
 )
 from flags.document import InvalidFlagError, from_json, to_json
 from flags.explain import explain
@@ -153,6 +155,13 @@ def test_letting_the_flags_go_moves_nobody() -> None:
     with pytest.raises(Refused, match="would send what changes data to new"):
         change(flags(HERE, Stage.LIVE), DropAuthority("shop"), now=0)
     assert change(flags(HERE, Stage.SHADOW), DropAuthority("shop"), now=0).authorities == ()
+
+
+def test_a_kill_of_everything_says_what_it_leaves() -> None:
+    every = KillAll("it burns", "ada")
+    assert differences(flags(HERE), change(flags(HERE), every, now=0)) == ["everything goes to legacy"]
+    (line,) = differences(flags(THERE), change(flags(THERE), every, now=0))
+    assert line == "everything goes to legacy, but for the flags of shop: new has the authority there"
 
 
 def test_it_is_explained() -> None:

@@ -134,6 +134,13 @@ cutovers:
             "expected a list of legacy's tables, such as [users, shop.orders]"
         ],
     ),
+    "a cutover with a name that no database would keep": (
+        TARGETS + "cutovers:\n  " + "a" * 51 + ": {flags: [items]}\n",
+        [
+            ":4: cutovers: found a mapping; expected cutovers under names (2 to 50 of a-z, 0-9, dot, "
+            "underscore and hyphen, with a letter or digit first), such as shop: {flags: [items]}"
+        ],
+    ),
     "cutovers of what is not there": (
         TARGETS
         + """\

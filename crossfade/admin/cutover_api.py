@@ -82,7 +82,8 @@ class CutoverApi:
         if known is not None and known.phase is not Phase.OPEN:
             raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
         side = Side.LEGACY if known is None else known.side
-        authority = Authority(plot.name, plot.flags, side, 0 if known is None else known.generation)
+        generation = 0 if known is None else known.generation
+        authority = Authority(plot.name, plot.flags, side, generation, own_writes=plot.own_writes)
         said = asked.said
         deed = Deed(
             "cutover.prepare", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id

@@ -221,6 +221,9 @@ class _SaidFacts:
     def assigned_identity(self, cookie: str) -> str:  # noqa: ARG002  (nobody is given one by asking)
         return "(a new identity)"
 
+    def is_behind(self, cutover: str) -> bool:  # noqa: ARG002  (nobody has written by asking)
+        return False
+
 
 def row_shown(row: AuditRow) -> AuditRowShown:
     return AuditRowShown(

@@ -133,6 +133,8 @@ async def test_the_end_of_the_migration_takes_the_fences_away(eve: Night) -> Non
     await eve.prepare()
     async with eve.people(rest=0.02) as load:
         await eve.does("run")
+        shown = (await eve.cf.command("flag", "list")).out
+        assert "new, by the cutover shop (else legacy)" in shown
         answer = await eve.does("finish")
         assert answer["side"] is None
         await load.grows_by(50)

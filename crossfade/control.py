@@ -27,8 +27,9 @@ from crossfade.admin.auth import local_token
 from crossfade.admin.desk import Desk
 from crossfade.channel import Channel, Message
 from crossfade.comparing import Comparing
+from crossfade.cutover import fresh
 from crossfade.cutover.conductor import Conductor
-from crossfade.feed import Feed
+from crossfade.feed import Ask, Feed
 from crossfade.processes import BEHIND_TRAFFIC, die_with_parent
 from crossfade.reconciler import Reconciler
 from crossfade.settings_file import mask
@@ -93,7 +94,13 @@ class _Process:
             await web.SockSite(runner, sock).start()
         channel.answer(order, {"ready": True})
         self._context = context
-        stories = (feed.run(), self._reconcile(feed), self._compare(feed), self._conduct(feed))
+        stories = (
+            feed.run(),
+            self._reconcile(feed),
+            self._compare(feed),
+            self._conduct(feed),
+            self._tell_freshness(feed, supervisor.ask),
+        )
         working = [asyncio.create_task(story) for story in stories]
         for task in working:
             task.add_done_callback(self._notice_fault)
@@ -122,6 +129,12 @@ class _Process:
         assert feed.store is not None
         self._conductor = Conductor(feed.store, feed, lambda: self._context)
         await self._conductor.run()
+
+    async def _tell_freshness(self, feed: Feed, ask: Ask) -> None:
+        """So that sessions read what they have written."""
+        await feed.opened.wait()
+        assert feed.store is not None
+        await fresh.run(feed.store, ask, lambda: self._context)
 
     async def _compare(self, feed: Feed) -> None:
         """Judge the pairs that this and other instances put on the bus."""

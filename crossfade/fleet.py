@@ -265,6 +265,11 @@ class Fleet:
             error,
         )
 
+    def tell_freshness(self, cutover: str, upto: float) -> None:
+        """Who does not hear of it lets sessions that have written stay with legacy."""
+        for worker in self.living:
+            worker.channel.send({"do": "fresh", "cutover": cutover, "upto": upto})
+
     async def recent(self, flag: str) -> dict[str, int]:
         """Sampled requests per bucket of `flag` in the last minutes, over all workers."""
 

@@ -81,6 +81,8 @@ class Cutover:
     flags: tuple[str, ...]
     tables: tuple[str, ...] = ()
     """Of legacy; none are all that `migration.py` maps."""
+    own_writes: bool = False
+    """Whether sessions that have written read from legacy until new has it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,8 @@ def _settings_of(document: Document, path: Path) -> Settings:
             form.shadow.redact.emails,
         ),
         cutovers=tuple(
-            Cutover(name, tuple(one.flags), tuple(one.tables)) for name, one in sorted(form.cutovers.items())
+            Cutover(name, tuple(one.flags), tuple(one.tables), one.read_your_writes)
+            for name, one in sorted(form.cutovers.items())
         ),
     )
 

@@ -764,6 +764,7 @@ class DataForm(Section):
 class CutoverForm(Section):
     flags: Annotated[list[str], _read_by(_flag_names)] = REQUIRED
     tables: Annotated[list[str], _read_by(_table_names)] = []
+    read_your_writes: Annotated[bool, TRUTH] = False
 
 
 class HoldForm(Section):

@@ -584,6 +584,9 @@ class Supervisor:
                 return await self._flags.told(question["ends"])
             case "confirm":
                 return await self._flags.confirm(question["version"])
+            case "fresh":
+                self._fleet.tell_freshness(question["cutover"], question["upto"])
+                return {}
             case "replay":
                 return await self._fleet.replay(question["request"])
             case "recent":
@@ -802,7 +805,7 @@ def _process_age() -> float:
 def _cutovers(settings: Settings | None) -> Sequence[Authority]:
     """Those of the configuration, as they stand before anything was moved."""
     known = () if settings is None else settings.cutovers
-    return [Authority(one.name, one.flags, Side.LEGACY, 0) for one in known]
+    return [Authority(one.name, one.flags, Side.LEGACY, 0, own_writes=one.own_writes) for one in known]
 
 
 def _printable(context: dict[str, Any]) -> dict[str, str]:

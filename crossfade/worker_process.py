@@ -105,6 +105,9 @@ class _Shell:
                 self._run(self._configure(message))
             case "flags":
                 self._run(self._take_flags(message))
+            case "fresh":
+                if self._worker is not None:
+                    self._worker.freshness.learn(message["cutover"], message["upto"])
             case "recent":
                 self._channel.answer(message, {"buckets": self._recent(message["flag"])})
             case "replay":

@@ -42,6 +42,10 @@ class Facts(Protocol):
         """A new random identity for a client that has none; the answer will set it as `cookie`."""
         ...
 
+    def is_behind(self, cutover: str) -> bool:
+        """Whether new may lack what this session has written of the data of `cutover`."""
+        ...
+
 
 Reader: TypeAlias = Callable[[RequestHead, Facts], "str | None"]
 

@@ -49,6 +49,9 @@ def explain(
         held = "; it waits for the cutover" if decision.hold else ""
         why = Step(f"it {what} over which {decision.side} has the authority{held}", decided=True)
         return Explanation(decision, (Step(matched), why))
+    if decision.reason is Reason.OWN_WRITES:
+        why = Step("its session has written what new may not have yet: legacy answers", decided=True)
+        return Explanation(decision, (Step(matched), why))
     return Explanation(decision, (Step(matched), *_steps(route, flag_set, request, facts)))
 
 

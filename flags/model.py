@@ -65,6 +65,8 @@ class Reason(StrEnum):
     """The request has none of the attributes to bucket by, so it stays at the lower stage."""
     FALLBACK = "fallback"
     """New failed, and legacy answered instead."""
+    OWN_WRITES = "own_writes"
+    """The session has written, and new may not have it yet."""
     AUTHORITY = "authority"
     """This side may change the data, and no flag, override or kill says otherwise."""
 
@@ -163,6 +165,8 @@ class Decision:
     """None, and then free, where the side is spoken to as the client speaks."""
     writes: bool = False
     """It changes data of which only one side may change anything (`Authority`)."""
+    noted: bool = False
+    """Its answer tells the client to bring a note, by which its session reads what it wrote."""
     hold: bool = False
     """It waits until it is settled which side that is."""
 
@@ -266,6 +270,8 @@ class Authority:
     generation: int
     """How often it has been moved."""
     phase: Phase = Phase.OPEN
+    own_writes: bool = False
+    """While legacy has the authority, sessions that have written read from there until new has it, too."""
 
     @property
     def read_from_new(self) -> bool:

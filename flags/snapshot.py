@@ -135,24 +135,42 @@ class Plan:
 
 
 class Bound:
-    """What changes something goes to the side that may change it; what reads goes by its own plan."""
+    """What changes something goes to the side that may change it; what reads goes by its own plan.
 
-    __slots__ = ("_reads", "_writes")
+    `own` is what reads decide for a session that has written what new may not have; None where nobody asks.
+    """
 
-    def __init__(self, writes: Decision, reads: Decision | Plan) -> None:
+    __slots__ = ("_all_read", "_cutover", "_own", "_reads", "_writes")
+
+    def __init__(
+        self,
+        cutover: str,
+        writes: Decision,
+        reads: Decision | Plan,
+        own: Decision | None,
+        *,
+        all_read: bool = False,
+    ) -> None:
+        self._cutover = cutover
         self._writes = writes
         self._reads = reads
+        self._own = own
+        self._all_read = all_read
 
     def decisions(self) -> Iterator[Decision]:
         """All that it may decide."""
         yield self._writes
+        yield from () if self._own is None else (self._own,)
         yield from (self._reads,) if isinstance(self._reads, Decision) else self._reads.decisions()
 
     def decide(self, head: RequestHead, facts: Facts) -> Decision:
-        if head.method not in SAFE_METHODS:
+        if head.method not in SAFE_METHODS and not self._all_read:
             return self._writes
         reads = self._reads
-        return reads if isinstance(reads, Decision) else reads.decide(head, facts)
+        found = reads if isinstance(reads, Decision) else reads.decide(head, facts)
+        if self._own is not None and found.side is Side.NEW and facts.is_behind(self._cutover):
+            return self._own
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +268,21 @@ def _bound(
 ) -> Decision | Plan | Bound:
     """`plan` as far as the authority leaves it anything to say."""
     changes = _changes(route)
-    at = Decision(authority.side, Reason.AUTHORITY, route.flag, version, writes=True)
+    watched = authority.own_writes and not authority.read_from_new
+    at = Decision(authority.side, Reason.AUTHORITY, route.flag, version, writes=True, noted=watched)
     writes = _translated(replace(at, hold=authority.phase is not Phase.OPEN), route.adapters)
+    own = None
+    if watched:
+        own = Decision(Side.LEGACY, Reason.OWN_WRITES, route.flag, version, noted=True)
+        own = _translated(own, route.adapters)
     reads = plan
     if authority.read_from_new:
         reads = _translated(Decision(Side.NEW, Reason.AUTHORITY, route.flag, version), route.adapters)
-    if changes is None:
-        return Bound(writes, reads)
-    return writes if changes else reads
+    if changes:
+        return writes
+    if changes is None or own is not None:
+        return Bound(authority.cutover, writes, reads, own, all_read=changes is False)
+    return reads
 
 
 def _mirrors(plan: Decision | Plan | Bound) -> bool:

@@ -250,6 +250,7 @@ class Exchange:
             and not self.client.is_leaving
             and self.runtime.via is None
             and self.identity is None
+            and not self.decision.noted
         ):
             # The plain case: the whole answer is in hand, and both connections go on.
             self.status = head.status
@@ -643,6 +644,9 @@ class Exchange:
             extra += b"Connection: upgrade\r\n"
         if self.identity is not None and not _is_shared(head.fields):
             extra += self._identity_cookie(*self.identity)
+        if self.decision.noted:
+            secure = self.client.peer.came_by_tls(self.head)
+            extra += self.client.worker.freshness.note(secure=secure)
         if close:
             extra += b"Connection: close\r\n"
         elif self.head.minor == 0:
@@ -744,6 +748,9 @@ class Exchange:
         if not hasattr(self, "_attributes"):
             self._attributes = self._ask_for_attributes()
         return self._attributes
+
+    def is_behind(self, cutover: str) -> bool:
+        return self.client.worker.freshness.is_behind(self.head, self, cutover)
 
     def assigned_identity(self, cookie: str) -> str:
         if self.identity is None:

@@ -29,6 +29,7 @@ from proxy.config import ListenTls, ProxyConfig, Target, Timeouts
 from proxy.counters import Counters
 from proxy.fallback import Budgets
 from proxy.forwarding import Peer
+from proxy.freshness import Freshness
 from proxy.head import parse_request
 from proxy.holding import Holding
 from proxy.mirror import Mirror, Observer
@@ -61,6 +62,7 @@ class Worker:
         """`observer` is given the answers of both sides; without one nothing is mirrored."""
         self.loop = asyncio.get_running_loop()
         self.counters = Counters()
+        self.freshness = Freshness()
         self.holding = Holding(self.counters, self.loop.call_later)
         self._mirror = None if observer is None else self._mirror_for(observer)
         self.recent = Recent()

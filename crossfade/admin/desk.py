@@ -25,7 +25,7 @@ from crossfade.store.store import Store
 from flags.blast import blast_radius
 from flags.change import Command
 from flags.document import flag_to_json
-from flags.model import Flag, FlagSet, Kill
+from flags.model import Authority, Flag, FlagSet, Kill, Side
 from flags.stages import described
 
 
@@ -137,15 +137,17 @@ class Desk:
         return found
 
 
-def flag_shown(flag: Flag, every: Kill | None = None) -> FlagShown:
+def flag_shown(flag: Flag, every: Kill | None = None, authority: Authority | None = None) -> FlagShown:
     """A flag as the API shows it: as it is stored, where it stands in words, and whether it is overdue.
 
-    `every` is the kill of everything, under which it has no say.
+    `every` is the kill of everything, under which it has no say; nor has it once new has the `authority`.
     """
     today = time.strftime("%Y-%m-%d", time.gmtime())
     stands = described(flag.transition)
     if flag.archived:
         stands = "archived"
+    elif authority is not None and authority.side is Side.NEW:
+        stands = f"new, by the cutover {authority.cutover} (else {stands})"
     elif every is not None:
         stands = f"killed with everything ({stands})"
     elif flag.kill:

@@ -76,7 +76,7 @@ class FlagsApi:
             version=flag_set.version,
             kill=None if kill is None else KillShown(reason=kill.reason, by=kill.by, at=kill.at),
             shadow_off=None if off is None else KillShown(reason=off.reason, by=off.by, at=off.at),
-            flags=[flag_shown(flag) for flag in flag_set.flags],
+            flags=[flag_shown(flag, authority=flag_set.authority_over(flag.key)) for flag in flag_set.flags],
             source=seen.source,
             trouble=seen.trouble,
             next=after_looking_at_all(flag_set),
@@ -89,7 +89,9 @@ class FlagsApi:
             raise _unknown(asked.path["key"], seen.flag_set.flags)
         return FlagAnswer.model_validate(
             {
-                **flag_shown(flag, seen.flag_set.kill).model_dump(by_alias=True),
+                **flag_shown(flag, seen.flag_set.kill, seen.flag_set.authority_over(flag.key)).model_dump(
+                    by_alias=True
+                ),
                 "set_version": seen.flag_set.version,
                 "source": seen.source,
                 "trouble": seen.trouble,
@@ -220,6 +222,9 @@ class _SaidFacts:
 
     def assigned_identity(self, cookie: str) -> str:  # noqa: ARG002  (nobody is given one by asking)
         return "(a new identity)"
+
+    def is_behind(self, cutover: str) -> bool:  # noqa: ARG002  (nobody has written by asking)
+        return False
 
 
 def row_shown(row: AuditRow) -> AuditRowShown:

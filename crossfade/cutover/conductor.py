@@ -274,7 +274,7 @@ class Conductor:
             return await self._cancel(walk, f"aborted: {walk.abort}")
         await self._open(gaining, walk)
         authority = await self._authority(walk)
-        moved = Authority(authority.cutover, authority.flags, walk.towards, walk.generation)
+        moved = replace(authority, side=walk.towards, generation=walk.generation, phase=Phase.OPEN)
         return await cutovers.step_with(self._store, walk, State.RELEASING, moved)
 
     async def _release(self, walk: Walk, plot: Plot) -> Walk:

@@ -40,6 +40,7 @@ class Plot:
     name: str
     flags: tuple[str, ...]
     tables: tuple[str, ...]
+    own_writes: bool
     urls: Mapping[Side, str]
     streams: Mapping[Side, Direction]
     """By the side that they go to."""
@@ -107,7 +108,9 @@ def plots(context: Message) -> dict[str, Plot]:
                 f" it has {', '.join(sorted(known))}",
             )
     return {
-        one["name"]: Plot(one["name"], tuple(one["flags"]), tuple(one["tables"]), urls, streams)
+        one["name"]: Plot(
+            one["name"], tuple(one["flags"]), tuple(one["tables"]), one["own_writes"], urls, streams
+        )
         for one in context["cutovers"]
     }
 

@@ -52,6 +52,8 @@ class Person:
     """By idempotency key."""
     newest: int = 0
     """The highest id of a post, of whomever, that it has seen."""
+    note: str | None = None
+    """A cookie that says that it has written."""
     unsure: set[str] = field(default_factory=set)
     """Titles and keys that were sent and not answered."""
 
@@ -282,7 +284,13 @@ async def _live(session: aiohttp.ClientSession, load: Load, person: Person, rest
 
 
 def _as(person: Person, **more: str) -> dict[str, str]:
-    return {"Cookie": f"sid={person.token}", **more}
+    note = "" if person.note is None else f"; crossfade_w={person.note}"
+    return {"Cookie": f"sid={person.token}{note}", **more}
+
+
+def _noted(person: Person, answer: aiohttp.ClientResponse) -> None:
+    note = answer.cookies.get("crossfade_w")
+    person.note = person.note if note is None else note.value
 
 
 async def _write(session: aiohttp.ClientSession, load: Load, person: Person) -> None:
@@ -290,6 +298,7 @@ async def _write(session: aiohttp.ClientSession, load: Load, person: Person) -> 
     person.unsure.add(title)
     body = {"title": title, "body": "as it was", "tags": ["night", f"of-{person.name}"]}
     async with session.post("/api/posts", json=body, headers=_as(person)) as answer:
+        _noted(person, answer)
         if answer.status != 201:
             load.failures.append(f"post {title}: {answer.status} {(await answer.text())[:200]}")
             return
@@ -305,6 +314,7 @@ async def _transfer(session: aiohttp.ClientSession, load: Load, person: Person, 
     body = {"to_account_id": IDS[to], "amount_cents": 1}
     headers = _as(person, **{"Idempotency-Key": key})
     async with session.post("/api/transfers", json=body, headers=headers) as answer:
+        _noted(person, answer)
         if answer.status == 409 and "funds" in await answer.text():
             return
         if answer.status != 201:
@@ -317,6 +327,7 @@ async def _transfer(session: aiohttp.ClientSession, load: Load, person: Person, 
 async def _read_the_newest(session: aiohttp.ClientSession, load: Load, person: Person) -> None:
     """Whoever wrote it: what a session has seen once is there the next time."""
     async with session.get("/api/posts?limit=10", headers=_as(person)) as answer:
+        _noted(person, answer)
         if answer.status != 200:
             load.failures.append(f"list: {answer.status} {(await answer.text())[:200]}")
             return
@@ -332,6 +343,7 @@ async def _read(session: aiohttp.ClientSession, load: Load, person: Person) -> N
         return
     number = person.posts[-1]
     async with session.get(f"/api/posts/{number}", headers=_as(person)) as answer:
+        _noted(person, answer)
         if answer.status == 404:
             load.backwards.append(f"{person.name} does not see its post {number}")
         elif answer.status != 200:
@@ -340,7 +352,14 @@ async def _read(session: aiohttp.ClientSession, load: Load, person: Person) -> N
 
 @contextlib.asynccontextmanager
 async def night(
-    folder: Path, store_url: str, bus_url: str, legacy_url: str, new_url: str, *, demanding: bool = True
+    folder: Path,
+    store_url: str,
+    bus_url: str,
+    legacy_url: str,
+    new_url: str,
+    *,
+    demanding: bool = True,
+    own_writes: bool = False,
 ) -> AsyncIterator[Night]:
     """`demanding`: neither backend may see a fault."""
     (folder / "migration.py").write_text(MIGRATION.read_text())
@@ -363,7 +382,7 @@ async def night(
             "routes": [{"flag": "shop", "match": {"path": "/api/**"}, "adapter": {"new": "session"}}],
             "code": "migration.py",
             "data": {"legacy": {"url": legacy_url}, "new": {"url": new_url}},
-            "cutovers": {CUTOVER: {"flags": ["shop"]}},
+            "cutovers": {CUTOVER: {"flags": ["shop"], "read_your_writes": own_writes}},
         }
         async with running_crossfade(folder, config) as cf:
             found = Night(cf, legacy, new, {"legacy": legacy_url, "new": new_url}, store_url)

@@ -157,6 +157,8 @@ async def test_the_end_of_the_migration_and_taking_it_up_again(eve: Night) -> No
     await eve.prepare()
     async with eve.people(rest=0.02) as load:
         await eve.does("run")
+        shown = (await eve.cf.command("flag", "list")).out
+        assert "new, by the cutover shop (else legacy)" in shown
         answer = await eve.does("finish")
         assert answer["side"] is None
         await load.grows_by(50)

@@ -20,6 +20,7 @@ from flags.change import (
     change,
     differences,
 )
+from flags.decide import decide as decide_by
 from flags.document import InvalidFlagError, from_json, to_json
 from flags.explain import explain
 from flags.model import (
@@ -181,3 +182,20 @@ def test_decisions_stay_the_same_objects() -> None:
         flags=(Flag("items", 1, Transition(Stage.SHADOW, Stage.LIVE, 5), Bucketing(("path",), "s")),),
     )
     assert compile_snapshot(ROUTES, 1, split).mirrored == {"items"}
+
+
+def test_a_session_that_has_written_reads_from_legacy_until_new_has_it() -> None:
+    watched = replace(HERE, own_writes=True)
+    routes = [Route("items", "/items/**"), Route("orders", "/orders", frozenset({"GET"}))]
+    snapshot = compile_snapshot(routes, 1, flags(watched))
+    fresh, behind = KnownFacts(), KnownFacts(behind=frozenset({"shop"}))
+    for line in (b"GET /items/1", b"GET /orders"):
+        assert decide_by(snapshot, request(line), fresh).side is Side.NEW
+        held_back = decide_by(snapshot, request(line), behind)
+        assert (held_back.side, held_back.reason) == (Side.LEGACY, Reason.OWN_WRITES)
+        # What it reads there is newer than new: it goes on bringing a note.
+        assert held_back.noted
+    assert decide_by(snapshot, request(b"POST /items"), fresh).noted
+    for authority in (HERE, replace(watched, side=Side.NEW), replace(watched, phase=Phase.TURN)):
+        snapshot = compile_snapshot(routes, 1, flags(authority))
+        assert decide_by(snapshot, request(b"GET /items/1"), behind).side is Side.NEW

@@ -16,6 +16,8 @@ class KnownFacts:
     known_attributes: Mapping[str, str] = field(default_factory=dict)
     identity: str = "fresh"
     identities: list[str] = field(default_factory=list)
+    behind: frozenset[str] = frozenset()
+    """Cutovers of whose data this session has written what new may not have."""
 
     def client_address(self) -> str:
         return self.client
@@ -32,3 +34,6 @@ class KnownFacts:
     def assigned_identity(self, cookie: str) -> str:
         self.identities.append(cookie)
         return self.identity
+
+    def is_behind(self, cutover: str) -> bool:
+        return cutover in self.behind

@@ -17,6 +17,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 
 from dualwrite.mapped import RowMapping, SourceTable
+from dualwrite.together import together
 from dualwrite.verify import Compared, Comparison, Key, compare
 
 AT_ONCE: Final = 2_000
@@ -33,6 +34,8 @@ _COUNT: Final = "SELECT count(*) FROM crossfade_sync.changed WHERE stream = %s A
 _FORGET: Final = "DELETE FROM crossfade_sync.changed WHERE stream = %s AND tbl = %s AND key = %s"
 
 Connection = psycopg.AsyncConnection[Any]
+Lane = tuple[Connection, Connection]
+"""To the side that is written to, and to the one that the stream feeds."""
 
 
 class EmptiedError(Exception):
@@ -74,26 +77,22 @@ async def compare_all(stream: str, written_url: str, fed_url: str, pair: Pair) -
 
 
 class Rest:
-    """What is left to be compared, by two connections that stay open for it."""
+    """What is left to be compared.
 
-    def __init__(self, stream: str, written: Connection, fed: Connection, pairs: Sequence[Pair]) -> None:
+    Lanes work at the same time, because people wait; nobody else may use their connections.
+    """
+
+    def __init__(self, stream: str, lanes: Sequence[Lane], pairs: Sequence[Pair]) -> None:
         self._stream = stream
-        self._fed = fed
+        self._fed = lanes[0][1]
         self._tables = sorted({pair.fed for pair in pairs})
         """The stream may write to others, which are not to be compared."""
-        self._pairs = [
-            (
-                pair,
-                Comparison(
-                    stream,
-                    *((fed, written) if pair.backwards else (written, fed)),
-                    pair.table.name,
-                    pair.mapping,
-                    backwards=pair.backwards,
-                ),
-            )
-            for pair in pairs
-        ]
+        self._lanes: list[list[tuple[Pair, Comparison]]] = [[] for _ in lanes]
+        for at, pair in enumerate(pairs):
+            written, fed = lanes[at % len(lanes)]
+            sides = (fed, written) if pair.backwards else (written, fed)
+            comparison = Comparison(stream, *sides, pair.table.name, pair.mapping, backwards=pair.backwards)
+            self._lanes[at % len(lanes)].append((pair, comparison))
 
     async def left(self) -> int:
         """How many rows have changed and were not compared since."""
@@ -101,33 +100,42 @@ class Rest:
         assert row is not None
         return int(row[0])
 
-    async def compare(self, *, at_rest: bool) -> Sequence[Compared]:
-        """Compare some of the noted rows, which are noted no more then; none are left where it is empty.
+    async def compare(self) -> list[Compared]:
+        """Compare some of the noted rows while both sides are written to; they are noted no more.
 
         Raises EmptiedError, and as `verify.compare`.
         """
-        if not at_rest:
-            # Before they are read: a change that comes between is noted anew.
-            return await self._compared(await self._noted(_TAKE), at_rest=False)
-        noted = await self._noted(_LOOK)
-        found = await self._compared(noted, at_rest=True)
-        async with self._fed.cursor() as cursor:
-            await cursor.executemany(_FORGET, [(self._stream, table, key) for table, key in noted])
-        return found
+        # Before they are read: a change that comes between is noted anew.
+        return await self._compared(await self._noted(_TAKE), at_rest=False)
+
+    async def compare_at_rest(self) -> list[Compared]:
+        """Compare all that is noted, while nobody writes. Raises as `compare`."""
+        found: list[Compared] = []
+        while True:
+            noted = await self._noted(_LOOK)
+            found += await self._compared(noted, at_rest=True)
+            async with self._fed.cursor() as cursor:
+                await cursor.executemany(_FORGET, [(self._stream, table, key) for table, key in noted])
+            if len(noted) < AT_ONCE:
+                return found
 
     async def _noted(self, query: LiteralString) -> list[tuple[str, list[str]]]:
         return await (await self._fed.execute(query, (self._stream, self._tables, AT_ONCE))).fetchall()
 
-    async def _compared(self, noted: Sequence[tuple[str, list[str]]], *, at_rest: bool) -> Sequence[Compared]:
+    async def _compared(self, noted: Sequence[tuple[str, list[str]]], *, at_rest: bool) -> list[Compared]:
         keys: dict[str, list[Key]] = {}
         for table, key in noted:
             keys.setdefault(table, []).append(tuple(key))
-        found = []
-        for pair, comparison in self._pairs:
-            here = keys.get(pair.fed, [])
-            if () in here:
-                raise EmptiedError(f"{pair.fed} was emptied (TRUNCATE) while it was compared")
-            if here:
-                wanted = list(map(pair.key_of, here))
-                found.append(await comparison.again(wanted, ROUNDS, at_rest=at_rest))
-        return found
+        for table, some in keys.items():
+            if () in some:
+                raise EmptiedError(f"{table} was emptied (TRUNCATE) while it was compared")
+
+        async def go_along(lane: Sequence[tuple[Pair, Comparison]]) -> list[Compared]:
+            found = []
+            for pair, comparison in lane:
+                if here := keys.get(pair.fed):
+                    wanted = list(map(pair.key_of, here))
+                    found.append(await comparison.again(wanted, ROUNDS, at_rest=at_rest))
+            return found
+
+        return [one for lane in await together(*map(go_along, self._lanes)) for one in lane]

@@ -35,6 +35,7 @@ from dualwrite.fence import OldTurnError, Outcome, WritersError
 from dualwrite.mapped import MappingFailedError, other
 from dualwrite.pg_connect import connect
 from dualwrite.rest import EmptiedError
+from dualwrite.together import together
 from dualwrite.verify import Compared, NotFollowingError
 from flags.change import Refused
 from flags.document import one_line
@@ -213,7 +214,7 @@ class Conductor:
         before, left = None, await ground.rest.left()
         while left > FEW and (before is None or left < before):
             before = left
-            _must_not_differ(await _sure(ground.rest.compare(at_rest=False)))
+            _must_not_differ(await _sure(ground.rest.compare()))
             left = await ground.rest.left()
         lag = await ground.brought(CAUGHT_UP_WITHIN)
         back = await ground.brought_back(CAUGHT_UP_WITHIN)
@@ -239,28 +240,20 @@ class Conductor:
 
     async def _catch_up(self, walk: Walk, ground: Ground) -> Walk:
         # The position is read behind the fence: nothing of ours comes after it.
-        took = await ground.brought(CAUGHT_UP_WITHIN)
+        took, authority = await together(ground.brought(CAUGHT_UP_WITHIN), self._authority(walk))
         if took is None:
             raise CannotError(f"the stream {ground.stream.name} has not caught up in {CAUGHT_UP_WITHIN:g} s")
-        turned = replace(await self._authority(walk), phase=Phase.TURN)
+        turned = replace(authority, phase=Phase.TURN)
         return await cutovers.step_with(self._store, walk, State.TURNING, turned, caught_up_in=round(took, 4))
 
     async def _turn(self, walk: Walk, ground: Ground) -> Walk:
-        async def compare() -> int:
-            seen = 0
-            while some := await _sure(ground.rest.compare(at_rest=True)):
-                _must_not_differ(some, at_rest=True)
-                seen += sum(one.suspected for one in some)
-            return seen
-
-        acknowledged = asyncio.create_task(self._acknowledged(walk))
-        try:
-            seen = await compare()
-            moved = await sequences.carry(ground.losing, ground.gaining, ground.sources.values())
-            await acknowledged
-        finally:
-            acknowledged.cancel()
-            await asyncio.gather(acknowledged, return_exceptions=True)
+        compared, moved, _ = await together(
+            _sure(ground.rest.compare_at_rest()),
+            sequences.carry(ground.losing, ground.gaining, ground.sources.values()),
+            self._acknowledged(walk),
+        )
+        _must_not_differ(compared, at_rest=True)
+        seen = sum(one.suspected for one in compared)
         walk = cutovers.also_noted(walk, compared_at_rest=seen, sequences=moved)
         if walk.rehearsal:
             raise CannotError("rehearsed: everything up to the decision was done")
@@ -272,8 +265,7 @@ class Conductor:
         found = await fence.decide(gaining, walk.name, walk.token, walk.generation, wanted)
         if found is Outcome.CANCELLED:
             return await self._cancel(walk, f"aborted: {walk.abort}")
-        await self._open(gaining, walk)
-        authority = await self._authority(walk)
+        _, authority = await together(self._open(gaining, walk), self._authority(walk))
         moved = replace(authority, side=walk.towards, generation=walk.generation, phase=Phase.OPEN)
         return await cutovers.step_with(self._store, walk, State.RELEASING, moved)
 

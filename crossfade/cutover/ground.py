@@ -29,6 +29,8 @@ Connection = psycopg.AsyncConnection[Any]
 
 NAME: Final = "crossfade cutover"
 """By which servers know the sessions of a walk."""
+LANES: Final = 3
+"""Tables that are compared at the same time while everybody waits."""
 LOOK_AGAIN: Final = 0.004
 """Seconds between two looks at how far a stream has come."""
 
@@ -130,12 +132,16 @@ class Ground:
     @contextlib.asynccontextmanager
     async def of(cls, plot: Plot, towards: Side) -> AsyncIterator[Ground]:
         """Raises psycopg.Error."""
-        async with (
-            await connect(plot.urls[other(towards)], NAME) as losing,
-            await connect(plot.urls[towards], NAME) as gaining,
-        ):
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def both() -> tuple[Connection, Connection]:
+                losing = await stack.enter_async_context(await connect(plot.urls[other(towards)], NAME))
+                return losing, await stack.enter_async_context(await connect(plot.urls[towards], NAME))
+
+            losing, gaining = await both()
+            lanes = [await both() for _ in range(LANES)]
             stream = plot.streams[towards].name
-            yield cls(plot, towards, losing, gaining, Rest(stream, losing, gaining, plot.pairs(towards)))
+            yield cls(plot, towards, losing, gaining, Rest(stream, lanes, plot.pairs(towards)))
 
     @property
     def stream(self) -> Direction:

@@ -73,11 +73,12 @@ class Walk:
 
 
 _MOMENTS = ("started_at", "held_at", "released_at", "ended_at")
-_READ = select(
+_COLUMNS = (
     *(column for column in cutovers.c if column.name not in _MOMENTS),
     *(extract("epoch", cutovers.c[name]).label(name) for name in _MOMENTS),
     extract("epoch", func.clock_timestamp()).label("now"),
 )
+_READ = select(*_COLUMNS)
 
 
 def _walk(row: Any) -> Walk:
@@ -140,11 +141,9 @@ async def read(store: Store, number: int) -> Walk:
 
 async def take(store: Store, walk: Walk) -> Walk:
     """Become the one who walks; whoever did before can do no step any more."""
+    taken = update(cutovers).where(cutovers.c.id == walk.id).values(epoch=cutovers.c.epoch + 1)
     async with store.transaction() as connection:
-        await connection.execute(
-            update(cutovers).where(cutovers.c.id == walk.id).values(epoch=cutovers.c.epoch + 1)
-        )
-    return await read(store, walk.id)
+        return _walk((await connection.execute(taken.returning(*_COLUMNS))).one())
 
 
 async def ask_to_abort(
@@ -164,27 +163,27 @@ async def ask_to_abort(
 async def step(store: Store, walk: Walk, to: State, *, message: str | None = None, **more: Any) -> Walk:
     """The next state, written if all is as `walk` says. Raises OvertakenError."""
     async with store.transaction() as connection:
-        await _write(connection, walk, to, message, more)
-    return await read(store, walk.id)
+        return await _write(connection, walk, to, message, more)
 
 
 async def step_with(
     store: Store, walk: Walk, to: State, authority: Authority, *, message: str | None = None, **more: Any
 ) -> Walk:
     """The next state, and with it what workers obey (its version: `document`). Raises OvertakenError."""
+    written: list[Walk] = []
 
     async def also(connection: AsyncConnection, after: FlagSet) -> None:
         known = {**walk.document, **more, "version": after.version}
-        await _write(connection, walk, to, message, known)
+        written.append(await _write(connection, walk, to, message, known))
 
     reason = f"cutover {walk.name}: {to.value}" + (f" ({message})" if message else "")
     await store.change(walk.actor, SetAuthority(authority), reason=reason[:1000], also=also)
-    return await read(store, walk.id)
+    return written[-1]
 
 
 async def _write(
     connection: AsyncConnection, walk: Walk, to: State, message: str | None, more: Mapping[str, Any]
-) -> None:
+) -> Walk:
     check(walk.state, to)
     values: dict[str, Any] = {"state": to.value, "document": {**walk.document, **more}}
     if message is not None:
@@ -199,8 +198,11 @@ async def _write(
     )
     if to not in (State.CANCELLING, State.CANCELLED, State.RELEASING, State.DONE):
         where &= cutovers.c.abort.is_(None)
-    if not (await connection.execute(update(cutovers).where(where).values(values))).rowcount:
+    query = update(cutovers).where(where).values(values).returning(*_COLUMNS)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
         raise OvertakenError(f"walk {walk.id} is not as it was read")
+    return _walk(row)
 
 
 def also_noted(walk: Walk, **more: Any) -> Walk:

@@ -212,7 +212,7 @@ async def test_at_rest_no_key_is_lost_where_a_comparison_breaks_off(
             await rest.watch(new, NAME, on=True)
             await legacy.execute("UPDATE wide SET n = 0 WHERE id <= 30")
             await legacy.execute("DELETE FROM wide WHERE id = 31")
-            look = rest.Rest(NAME, legacy, new, pairs)
+            look = rest.Rest(NAME, [(legacy, new)], pairs)
             await until(lambda: _has(look, 31), "all are noted")
             # The stream may write to tables that are none of ours, and to many rows of them.
             await new.execute(
@@ -227,16 +227,16 @@ async def test_at_rest_no_key_is_lost_where_a_comparison_breaks_off(
 
             monkeypatch.setattr(Comparison, "again", killed)
             with pytest.raises(SystemExit):
-                await look.compare(at_rest=True)
+                await look.compare_at_rest()
             monkeypatch.undo()
         async with connected(pair[1]) as new:
-            look = rest.Rest(NAME, legacy, new, pairs)
+            look = rest.Rest(NAME, [(legacy, new)], pairs)
             assert await look.left() == 31
             await new.execute("UPDATE wide SET n = 1 WHERE id = 3")
-            (found,) = await look.compare(at_rest=True)
+            (found,) = await look.compare_at_rest()
             assert [one.key for one in found.differences] == [("3",)]
             assert await look.left() == 0
-            assert await look.compare(at_rest=True) == []
+            assert await look.compare_at_rest() == []
 
 
 async def _has(look: rest.Rest, number: int) -> bool:

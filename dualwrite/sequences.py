@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
 from dualwrite.mapped import Mapped, SourceTable, by_table
+from dualwrite.plan import TargetTable
 from dualwrite.target import qualified
+from dualwrite.together import together
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -36,23 +38,24 @@ async def carry(losing: Connection, gaining: Connection, sources: Iterable[Sourc
 
     Never back, so it does no harm to do it twice, or to have done it for a cutover that is cancelled.
     """
-    ours, theirs = await _owned(gaining), await _owned(losing)
-    moved = []
+    ours, theirs = await together(_owned(gaining), _owned(losing))
+    fed, floors = [], []
     for source, mapping in by_table({one.name: one for one in sources}):
         table = mapping.table
         for at, name in enumerate(mapping.inputs):
             column = table.columns[at]
-            if (str(table), column) not in ours:
-                continue
-            sequence, given = ours[str(table), column]
-            converted = isinstance(mapping, Mapped) and mapping.conversions[at] is not None
-            _, floor = ((), 0) if converted else theirs.get((source.name, name), ((), 0))
-            wanted = max(floor, await _highest(gaining, (table.schema, table.name), column))
-            if wanted > given:
-                place = qualified(*sequence).as_string(gaining)
-                await gaining.execute("SELECT setval(%s::regclass, %s)", (place, wanted))
-                moved.append(".".join(sequence))
-    return moved
+            if (str(table), column) in ours:
+                converted = isinstance(mapping, Mapped) and mapping.conversions[at] is not None
+                _, floor = ((), 0) if converted else theirs.get((source.name, name), ((), 0))
+                fed.append((table, column))
+                floors.append(floor)
+    moved: dict[tuple[str, str], int] = {}
+    for (table, column), floor, highest in zip(fed, floors, await _highest(gaining, fed), strict=True):
+        sequence, given = ours[str(table), column]
+        if (wanted := max(floor, highest)) > given:
+            moved[sequence] = max(wanted, moved.get(sequence, 0))
+    await _set(gaining, moved)
+    return [".".join(sequence) for sequence in moved]
 
 
 async def _owned(where: Connection) -> Owned:
@@ -60,8 +63,28 @@ async def _owned(where: Connection) -> Owned:
     return {(table, column): ((schema, name), given) for table, column, schema, name, given in rows}
 
 
-async def _highest(where: Connection, table: tuple[str, str], column: str) -> int:
-    query = sql.SQL("SELECT coalesce(max({}), 0) FROM {}").format(sql.Identifier(column), qualified(*table))
-    row = await (await where.execute(query)).fetchone()
+async def _highest(where: Connection, columns: Sequence[tuple[TargetTable, str]]) -> Sequence[int]:
+    """The highest number in each of these columns; 0 where there is none."""
+    if not columns:
+        return []
+    each = (
+        sql.SQL("coalesce((SELECT max({}) FROM {}), 0)").format(
+            sql.Identifier(column), qualified(table.schema, table.name)
+        )
+        for table, column in columns
+    )
+    row = await (await where.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(each)))).fetchone()
     assert row is not None
-    return int(row[0])
+    return list(map(int, row))
+
+
+async def _set(where: Connection, numbers: Mapping[tuple[str, str], int]) -> None:
+    if not numbers:
+        return
+    each = (
+        sql.SQL("setval({}::regclass, {})").format(
+            sql.Literal(qualified(*sequence).as_string(where)), sql.Literal(number)
+        )
+        for sequence, number in numbers.items()
+    )
+    await where.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(each)))

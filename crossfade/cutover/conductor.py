@@ -56,7 +56,7 @@ FENCED_WITHIN: Final = 3.0
 CAUGHT_UP_WITHIN: Final = 5.0
 HELD_AT_MOST: Final = 10.0
 """Seconds from the hold to the decision; then the walk is cancelled."""
-FEW: Final = 100
+FEW: Final = 10
 """Rows that may be left for the comparison in which everybody waits."""
 
 

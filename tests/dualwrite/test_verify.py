@@ -223,10 +223,10 @@ async def test_at_rest_no_key_is_lost_where_a_comparison_breaks_off(
 
             async def killed(*_: object, **__: object) -> Compared:
                 await new.close()  # as a process that ends here: nothing can be put back
-                raise SystemExit
+                raise psycopg.OperationalError("the connection is gone")
 
             monkeypatch.setattr(Comparison, "again", killed)
-            with pytest.raises(SystemExit):
+            with pytest.raises(psycopg.OperationalError):
                 await look.compare_at_rest()
             monkeypatch.undo()
         async with connected(pair[1]) as new:

@@ -11,9 +11,19 @@ The contract:
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Protocol
 
 from dualwrite.change import Part, Position
+
+
+class Way(StrEnum):
+    """How changes are got out of a PostgreSQL."""
+
+    STREAM = "stream"
+    """By a replication connection: as they come."""
+    PEEK = "peek"
+    """By asking in SQL, again and again: for hosts that allow no replication connection."""
 
 
 class CaptureStopped(Exception):  # noqa: N818  (it is a state that the source is in, found out by asking)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors, sql
 
-from dualwrite.capture import CaptureStopped
+from dualwrite.capture import CaptureStopped, Way
 from dualwrite.change import Position
 from dualwrite.pg_stream import connect_for_replication, lsn
 from dualwrite.preflight import SlotFacts, SourceFacts, TableFacts, missing_tables
@@ -33,7 +33,6 @@ _IN_BRACKETS: Final = re.compile(r"\(.*?\)")
 
 _SERVER: Final = """
     SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),
-           (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
            current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)::int,
            current_setting('max_wal_senders')::int
                - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender')::int,
@@ -43,15 +42,22 @@ _SERVER: Final = """
 _TABLE: Final = """
     SELECT c.relkind::text, c.relpersistence::text, c.relreplident::text,
            EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
-           has_table_privilege(c.oid, 'SELECT')
+           EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = %s AND c.relname = %s
 """
-_SLOT: Final = """
+_SLOTS: Final = """
     SELECT confirmed_flush_lsn::text, wal_status,
-           coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, database, plugin
-      FROM pg_replication_slots WHERE slot_name = %s
+           coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, database, plugin,
+           (SELECT CASE WHEN setting::bigint < 0 THEN NULL ELSE setting::bigint * 1024 * 1024 END
+              FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), slot_name::text
+      FROM pg_replication_slots
 """
+_SLOT: Final = f"{_SLOTS} WHERE slot_name = %s"
+_IDLE: Final = (
+    rf"{_SLOTS} WHERE slot_name LIKE 'crossfade\_%%' AND slot_name <> %s AND NOT active"
+    " AND database = current_database() AND wal_status <> 'lost' ORDER BY slot_name"
+)
 _OLDEST: Final = """
     SELECT pid, coalesce(usename, '?'), coalesce(application_name, ''), extract(epoch FROM now() - xact_start)
       FROM pg_stat_activity
@@ -71,8 +77,27 @@ async def identify(url: str, slot: str) -> tuple[Source, Position]:
     return Source(str(row[0]), int(row[1]), slot), lsn(str(row[2]))
 
 
-async def facts(source: Connection, tables: Sequence[tuple[str, str]]) -> SourceFacts:
-    """What `preflight.findings` judges. `tables` are schema and name."""
+async def identify_by_sql(source: Connection, slot: str) -> tuple[Source, Position]:
+    """The same, asked of an ordinary connection. Raises psycopg.Error."""
+    row = await (
+        await source.execute(
+            "SELECT (SELECT system_identifier::text FROM pg_control_system()),"
+            " pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_flush_lsn()::text"
+        )
+    ).fetchone()
+    assert row is not None
+    # The name of a file of the log begins with its timeline; what the last checkpoint says may be older.
+    return Source(row[0], int(row[1][:8], 16), slot), lsn(row[2])
+
+
+async def facts(
+    source: Connection,
+    tables: Sequence[tuple[str, str]],
+    way: Way = Way.STREAM,
+    slot: str = "",
+    refused: str | None = None,
+) -> SourceFacts:
+    """What `preflight.findings` judges. `tables` are schema and name; `slot` is the one that will be used."""
     server = await (await source.execute(_SERVER)).fetchone()
     assert server is not None
     found = []
@@ -80,22 +105,35 @@ async def facts(source: Connection, tables: Sequence[tuple[str, str]]) -> Source
         row = await (await source.execute(_TABLE, (schema, name))).fetchone()
         shown = f"{schema}.{name}"
         found.append(TableFacts(shown, kind="") if row is None else TableFacts(shown, *row))
-    version, wal_level, in_recovery, may_replicate, slots, senders, keeps = server
-    return SourceFacts(version, wal_level, in_recovery, may_replicate, slots, senders, keeps, tuple(found))
+    version, wal_level, in_recovery, slots, senders, keeps = server
+    idle = [_slot(row) for row in await (await source.execute(_IDLE, (slot,))).fetchall()]
+    return SourceFacts(
+        version, wal_level, in_recovery, slots, senders, keeps, tuple(found), way, refused, tuple(idle)
+    )
 
 
 async def slot_facts(source: Connection, slot: str) -> SlotFacts | None:
     row = await (await source.execute(_SLOT, (slot,))).fetchone()
     if row is None:
         return None
-    return SlotFacts(lsn(row[0]) if row[0] else 0, row[1] or "lost", row[2], row[3], row[4])
+    return _slot(row)
+
+
+def _slot(row: Sequence[Any]) -> SlotFacts:
+    return SlotFacts(lsn(row[0]) if row[0] else 0, row[1] or "lost", *row[2:])
 
 
 async def publish(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:
-    """Let these tables be read, and no others. Never FOR ALL TABLES: that would break updates of some."""
+    """Let these tables be read, and no others. Never FOR ALL TABLES: that would break updates of some.
+
+    A publication that is right stays as it is: only the owner of the tables may change it.
+    """
     places = sql.SQL(", ").join(qualified(schema, name) for schema, name in tables)
     cursor = await source.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", (publication,))
-    form = "CREATE PUBLICATION {} FOR TABLE {}" if await cursor.fetchone() is None else _SET
+    there = await cursor.fetchone() is not None
+    if there and set(await _published(source, publication)) == {f"{one}.{name}" for one, name in tables}:
+        return
+    form = _SET if there else "CREATE PUBLICATION {} FOR TABLE {}"
     await source.execute(sql.SQL(form).format(sql.Identifier(publication), places))
 
 
@@ -104,15 +142,19 @@ _SET: Final = "ALTER PUBLICATION {} SET TABLE {}"
 
 async def must_publish(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:
     """Raises CaptureStopped where the publication lacks a table: its changes would never come."""
-    cursor = await source.execute(
-        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s", (publication,)
-    )
-    published = [row[0] for row in await cursor.fetchall()]
+    published = await _published(source, publication)
     if missing := missing_tables(published, [f"{schema}.{name}" for schema, name in tables]):
         raise CaptureStopped(
             "not_published",
             f"the publication {publication} lacks {', '.join(missing)}; changes of it are lost",
         )
+
+
+async def _published(source: Connection, publication: str) -> list[str]:
+    cursor = await source.execute(
+        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s", (publication,)
+    )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) -> Position:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import struct
 import time
 from collections import deque
@@ -52,6 +53,11 @@ _REFUSALS: Final = {
     "53300": ("too_many_senders", "the source takes no more replication connections (max_wal_senders)", True),
 }
 """By SQLSTATE: reason, what it means, and whether it may pass by itself."""
+
+
+_FORBIDDEN: Final = re.compile(r"replication|wal ?sender", re.IGNORECASE)
+_FULL: Final = re.compile(r"max_wal_senders|standby connections|starting up|shutting down")
+"""What a server says when it refuses a connection has no SQLSTATE for us; such words are all there is."""
 
 
 class PgStream:
@@ -102,14 +108,14 @@ class PgStream:
         try:
             version = connection.info.server_version
             options = ["proto_version '1'", "messages 'true'"]
-            options.append(f"publication_names {_quoted(publication)}")
+            options.append(f"publication_names {_in_quotes(quoted(publication))}")
             if version >= ORIGIN_SINCE:
                 options.append("origin 'any'" if also_ours else "origin 'none'")
             command = f'START_REPLICATION SLOT "{slot}" LOGICAL {lsn_text(start)} ({", ".join(options)})'
             await _start(connection.pgconn, command, slot)
         except psycopg.Error as error:
             await connection.close()
-            raise _lost(error) from None
+            raise lost(error) from None
         except BaseException:
             await connection.close()
             raise
@@ -171,7 +177,7 @@ class PgStream:
             if not self._take_in():
                 self._loop.call_soon(self._read)
         except psycopg.Error as error:
-            self._fail(_lost(error))
+            self._fail(lost(error))
         except ProtocolError as error:
             self._fail(
                 CaptureStopped("not_understood", f"the source's stream: {error}; this is a fault of ours")
@@ -247,7 +253,7 @@ class PgStream:
             self._pg.put_copy_data(_STATUS.pack(b"r", at, at, at, now, 0))
             self._pg.flush()
         except psycopg.Error as error:
-            self._fail(_lost(error))
+            self._fail(lost(error))
 
 
 async def connect_for_replication(url: str) -> psycopg.AsyncConnection:
@@ -255,7 +261,14 @@ async def connect_for_replication(url: str) -> psycopg.AsyncConnection:
     try:
         return await connect(url, replication="database")
     except psycopg.Error as error:
-        raise _lost(error) from None
+        said = " ".join(str(error).split())
+        if _FORBIDDEN.search(said) and not _FULL.search(said):
+            raise CaptureStopped(
+                "no_replication",
+                f"the source lets nobody open a replication connection ({said}): let it (REPLICATION,"
+                " pg_hba.conf, the pooler between), or say capture: peek at that side of data:",
+            ) from None
+        raise lost(error) from None
 
 
 def lsn_text(position: Position) -> str:
@@ -292,15 +305,24 @@ async def _readable(descriptor: int) -> None:
 def _refusal(result: pq.abc.PGresult, what: str) -> CaptureStopped:
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
     said = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
+    return refusal(state, said, what)
+
+
+def refusal(state: str, said: str, what: str) -> CaptureStopped:
+    """By the SQLSTATE of what the server has said."""
     reason, meaning, passing = _REFUSALS.get(state, ("stream_refused", "the source refuses to stream", False))
     return CaptureStopped(reason, f"{meaning} ({what}: {said})", passing=passing)
 
 
-def _lost(error: psycopg.Error) -> CaptureStopped:
+def lost(error: psycopg.Error) -> CaptureStopped:
     said = " ".join(str(error).split()) or type(error).__name__
     return CaptureStopped("source_unreachable", f"the connection to the source: {said}", passing=True)
 
 
-def _quoted(name: str) -> str:
-    """A publication's name, as the option wants it: an identifier in a string."""
-    return "'" + '"{}"'.format(name.replace('"', '""')).replace("'", "''") + "'"
+def quoted(name: str) -> str:
+    """As an identifier."""
+    return '"{}"'.format(name.replace('"', '""'))
+
+
+def _in_quotes(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

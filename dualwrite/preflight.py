@@ -1,14 +1,18 @@
-"""What a source has to be like before anything is touched, and before a stream goes on. Pure."""
+"""What a source has to be like before anything is touched, and before a stream goes on. Pure.
+
+What its user may do is a matter of `rights.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
-from dualwrite.capture import CaptureStopped
+from dualwrite.capture import CaptureStopped, Way
 from dualwrite.change import Position
-from dualwrite.pg_stream import lsn_text
+from dualwrite.pg_stream import ORIGIN_SINCE, lsn_text
 from dualwrite.target import Source, StreamState
 
 OLDEST_VERSION = 140_000
@@ -25,7 +29,8 @@ class TableFacts:
     identity: str = "d"
     """pg_class.relreplident: d (primary key), i (an index), f (the whole row), n (nothing)."""
     has_primary_key: bool = True
-    may_read: bool = True
+    is_subscribed: bool = False
+    """Some of its rows come by a subscription of the source itself, and bear an origin that is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,16 @@ class SourceFacts:
     version: int
     wal_level: str
     in_recovery: bool
-    may_replicate: bool
     free_slots: int
     free_senders: int
     keeps_wal: int | None
     """Bytes that a slot may hold back (max_slot_wal_keep_size); None: without a limit."""
     tables: tuple[TableFacts, ...]
+    way: Way = Way.STREAM
+    refused: str | None = None
+    """Why a replication connection was refused, where one was tried."""
+    slots: tuple[SlotFacts, ...] = ()
+    """All that begin with `crossfade_` and belong to this database, and nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,14 @@ class SlotFacts:
     """Bytes of log that the source keeps for this slot."""
     database: str
     plugin: str
+    limit: int | None = None
+    """Bytes that it may hold back (max_slot_wal_keep_size); None: without a limit."""
+    name: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """Of what it may hold back; at 1 the source drops log that is still needed."""
+        return None if self.limit is None else self.retained / max(self.limit, 1)
 
 
 class Weight(Enum):
@@ -67,9 +84,26 @@ class Finding:
     remedy: str
 
 
+ALARM_AT: Final = 0.5
+"""Of `max_slot_wal_keep_size`."""
+
+
+def near_limit(slot: SlotFacts) -> str | None:
+    """What to say of a slot that has used up much of what it may hold back."""
+    if slot.share is None or (slot.share < ALARM_AT and slot.wal_status in {"reserved", "extended"}):
+        return None
+    return (
+        f"the slot {slot.name} holds back {slot.retained / 2**20:,.0f} MiB of log, {slot.share:.0%} of"
+        f" max_slot_wal_keep_size ({slot.wal_status}); at 100 % the source drops it, and all is copied anew"
+    )
+
+
 def findings(facts: SourceFacts) -> list[Finding]:
     """All that speaks against reading these tables from this source, at once."""
-    return [*_of_the_server(facts), *(one for table in facts.tables for one in _of_a_table(table))]
+    return [
+        *_of_the_server(facts),
+        *(one for table in facts.tables for one in _of_a_table(table, facts.version)),
+    ]
 
 
 def _of_the_server(facts: SourceFacts) -> list[Finding]:
@@ -92,11 +126,15 @@ def _of_the_server(facts: SourceFacts) -> list[Finding]:
             f"wal_level is {facts.wal_level}; logical is needed",
             "ALTER SYSTEM SET wal_level = 'logical'; then restart the source",
         )
-    if not facts.may_replicate:
-        stop("missing_privilege", "the user may not replicate", "ALTER ROLE … REPLICATION")
+    if facts.refused is not None:
+        stop(
+            "no_replication",
+            facts.refused,
+            "allow it, or read it in SQL: data: {legacy: {url: …, capture: peek}}",
+        )
     if facts.free_slots < 1:
         stop("no_slot", "all replication slots are in use", "raise max_replication_slots, or drop one")
-    if facts.free_senders < 1:
+    if facts.free_senders < 1 and facts.way is Way.STREAM:
         stop("no_sender", "all walsenders are in use", "raise max_wal_senders")
     if facts.keeps_wal is None:
         found.append(
@@ -107,10 +145,20 @@ def _of_the_server(facts: SourceFacts) -> list[Finding]:
                 "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB' (what the disk can spare), then reload",
             )
         )
+    found += [
+        Finding(
+            Weight.WARNS,
+            "idle_slot",
+            f"nobody reads the slot {slot.name} now; the source keeps {slot.retained / 2**20:,.0f} MiB of"
+            " log for it",
+            f"start the crossfade sync that reads it, or SELECT pg_drop_replication_slot('{slot.name}')",
+        )
+        for slot in facts.slots
+    ]
     return found
 
 
-def _of_a_table(table: TableFacts) -> list[Finding]:
+def _of_a_table(table: TableFacts, version: int) -> list[Finding]:
     name = table.name
 
     def stop(reason: str, message: str, remedy: str) -> list[Finding]:
@@ -130,8 +178,13 @@ def _of_a_table(table: TableFacts) -> list[Finding]:
             f"{name} has no key: once it is published, the application's own updates would fail",
             f"give it a primary key, or ALTER TABLE {name} REPLICA IDENTITY FULL",
         )
-    if not table.may_read:
-        found += stop("missing_privilege", f"the user may not read {name}", f"GRANT SELECT ON {name}")
+    if table.is_subscribed and version >= ORIGIN_SINCE:
+        # Left out as if our own apply had written it, and nobody would notice.
+        found += stop(
+            "subscribed",
+            f"rows of {name} come by a subscription of the source, and such rows are not sent on",
+            "name the database in data: that they come from, or drop the subscription",
+        )
     return found
 
 

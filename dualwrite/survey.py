@@ -9,15 +9,18 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
+from psycopg import errors
 
-from dualwrite import pg_source
+from dualwrite import pg_capture, pg_source, rights, target
+from dualwrite.capture import CaptureStopped
 from dualwrite.change import Identity, Relation, SourceColumn
 from dualwrite.mapped import Mapped, RowMapping, SourceTable, Touching
 from dualwrite.pg_connect import connect
 from dualwrite.plan import Copying, TargetTable
-from dualwrite.preflight import Finding, SourceFacts, Weight, findings
+from dualwrite.preflight import Finding, Weight, findings, must_be_resumable, near_limit
 from dualwrite.sync import Direction, copies
 
+SPACE: Final = "and why the stream does not go on; raise max_slot_wal_keep_size meanwhile"
 LONG: Final = 100
 """Characters from which on PostgreSQL may keep a value elsewhere and leave it out of a change."""
 
@@ -33,20 +36,6 @@ _UNIQUE: Final = """
              WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey))
       FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
-"""
-_RIGHTS: Final = """
-    SELECT r.rolsuper OR (current_setting('server_version_num')::int >= 150000
-                          AND has_parameter_privilege('session_replication_role', 'SET')),
-           r.rolsuper OR has_function_privilege('pg_replication_origin_create(text)', 'EXECUTE'),
-           has_database_privilege(current_database(), 'CREATE')
-             OR EXISTS (SELECT FROM pg_namespace WHERE nspname = 'crossfade_sync')
-      FROM pg_roles r WHERE r.rolname = current_user
-"""
-_WRITE: Final = """
-    SELECT bool_and(has_table_privilege(c.oid, one))
-      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
-           unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) one
-     WHERE n.nspname = %s AND c.relname = %s
 """
 _ROWS: Final = """
     SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -105,8 +94,17 @@ async def survey(direction: Direction) -> Plan:
 
 
 async def _survey(direction: Direction, source: Connection, looking: Connection) -> Plan:
-    facts: SourceFacts = await pg_source.facts(source, direction.tables)
-    found = [*findings(facts), *await _of_rights(looking)]
+    of_source = await rights.of_source(source, direction.slot, direction.tables)
+    refused = None
+    if not rights.stops(of_source):
+        refused = await pg_capture.refused(direction.way, direction.source_url)
+    facts = await pg_source.facts(source, direction.tables, direction.way, direction.slot, refused)
+    found = [
+        *findings(facts),
+        *await _of_what_stands(direction, source, looking),
+        *of_source,
+        *await rights.of_target(looking, direction.written),
+    ]
     here = {name: await columns(source, name) for name in direction.sources}
     for name, table in direction.sources.items():
         if not here[name]:
@@ -114,13 +112,7 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
         for mapping in table.mappings:
             there = await columns(looking, str(mapping.table))
             keys = [frozenset(row[0]) for row in await _all(looking, _UNIQUE, str(mapping.table))]
-            may_write = await _all(looking, _WRITE, str(mapping.table))
             found += judged(name, here[name], mapping, there, keys)
-            if there and not may_write[0][0]:
-                found.append(
-                    _stop("missing_privilege", f"the user may not write {mapping.table}",
-                          f"GRANT SELECT, INSERT, UPDATE, DELETE ON {mapping.table}")
-                )  # fmt: skip
         identity = next(one.identity for one in facts.tables if one.name == name)
         found += _of_follow_ups(table, here[name], identity)
     rows = {name: await estimate(source, name) for name in direction.sources}
@@ -128,6 +120,35 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
         Planned(name, table, _HOW[type(what)], rows[table]) for name, table, what in copies(direction.sources)
     )
     return Plan(planned, tuple(found))
+
+
+async def _of_what_stands(direction: Direction, source: Connection, looking: Connection) -> list[Finding]:
+    """Of a stream that was begun already: whether it can go on, and what it costs the source."""
+    found = []
+    slot = await pg_source.slot_facts(source, direction.slot)
+    if slot is not None and (said := near_limit(slot)) is not None:
+        found.append(Finding(Weight.WARNS, "slot_near_limit", said, f"crossfade data status, {SPACE}"))
+    row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
+    try:
+        known = None if row is None or row[0] is None else await target.state(looking, direction.name)
+        if known is None:
+            if slot is not None:
+                found.append(
+                    _stop(
+                        "slot_exists",
+                        f"the slot {slot.name} exists already, and this target knows nothing of it",
+                        f"if no other target needs it: SELECT pg_drop_replication_slot('{slot.name}')",
+                    )
+                )
+            return found
+        here, at = await pg_capture.identify(direction.way, direction.source_url, source, direction.slot)
+        must_be_resumable(known, here, slot, at, None if slot is None else slot.limit)
+    except errors.InsufficientPrivilege:
+        pass  # what is missing is found by name
+    except CaptureStopped as stopped:
+        if not stopped.passing and stopped.reason != "no_replication":
+            found.append(_stop(stopped.reason, str(stopped), "as the runbook says"))
+    return found
 
 
 async def columns(where: Connection, table: str) -> dict[str, ColumnFacts]:
@@ -144,37 +165,6 @@ async def estimate(where: Connection, table: str) -> int:
 async def _all(where: Connection, query: Any, table: str) -> list[Any]:
     schema, _, name = table.partition(".")
     return await (await where.execute(query, (schema, name))).fetchall()
-
-
-async def _of_rights(looking: Connection) -> Sequence[Finding]:
-    row = await (await looking.execute(_RIGHTS)).fetchone()
-    assert row is not None
-    found = []
-    if not row[0]:
-        found.append(
-            _stop(
-                "missing_privilege",
-                "the user at the target may not keep triggers from doing again what the source has done",
-                "GRANT SET ON PARAMETER session_replication_role TO … (PostgreSQL 15), or a superuser",
-            )
-        )
-    if not row[1]:
-        found.append(
-            _stop(
-                "missing_privilege",
-                "the user at the target may not mark its transactions with an origin",
-                "GRANT EXECUTE ON FUNCTION pg_replication_origin_create, …_oid, …_session_setup TO …",
-            )
-        )
-    if not row[2]:
-        found.append(
-            _stop(
-                "missing_privilege",
-                "the user at the target may not create the schema crossfade_sync",
-                "GRANT CREATE ON DATABASE … TO …",
-            )
-        )
-    return found
 
 
 def judged(

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
+from psycopg import errors
 
-from dualwrite import heartbeat, pg_source, target
+from dualwrite import heartbeat, pg_capture, pg_source, rights, target
 from dualwrite.apply import Applier, FollowUpError, MissingRowError, PoisonError
 from dualwrite.backfill import Backfill, Progress, copy_name
-from dualwrite.capture import CaptureStopped
+from dualwrite.capture import Capture, CaptureStopped, Way
 from dualwrite.follow import Follower
-from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touching
+from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touching, by_table
 from dualwrite.pg_chunks import PgChunks
 from dualwrite.pg_connect import connect
-from dualwrite.pg_stream import PgStream
 from dualwrite.plan import ContradictionError, Copying
 from dualwrite.preflight import Weight, findings, must_be_resumable
 from dualwrite.repair import Repairs
@@ -59,10 +59,23 @@ class Direction:
     sources: Mapping[str, SourceTable]
     over_missing_rows: bool = False
     """Begin by passing over updates of rows that are not at the target: a person knows, and will repair."""
+    way: Way = Way.STREAM
+    """How the source is read."""
 
     @property
     def slot(self) -> str:
         return f"crossfade_{self.name}"
+
+    @property
+    def way_back(self) -> str:
+        """The name of the stream the other way."""
+        head, _, side = self.name.rpartition("to_")
+        return f"{head}to_{'legacy' if side == 'new' else 'new'}"
+
+    @property
+    def written(self) -> list[str]:
+        """The tables that it writes to, as schema.table."""
+        return sorted({str(mapping.table) for _, mapping in by_table(self.sources)})
 
     @property
     def tables(self) -> list[tuple[str, str]]:
@@ -114,7 +127,9 @@ async def run(direction: Direction, told: Told) -> None:
         except _NOT_HERE as error:
             told.trouble = f"unreachable: {error}"
         except psycopg.Error as error:
-            raise await _stopped(direction, told, "refused", _said(error)) from error
+            may_not = isinstance(error, errors.InsufficientPrivilege)
+            reason = rights.REASON if may_not else "refused"
+            raise await _stopped(direction, told, reason, _said(error)) from error
         told.again += 1
         await asyncio.sleep(TRY_AGAIN)
 
@@ -154,8 +169,8 @@ async def _once(direction: Direction, told: Told) -> None:
         stack.push_async_callback(applier.close)
         told.epoch = before + 1
         one_way = any(source.one_way for source in direction.sources.values())
-        stream = await PgStream.open(
-            direction.source_url, direction.slot, direction.slot, applier.applied, also_ours=one_way
+        stream = await pg_capture.open_(
+            direction.way, direction.source_url, direction.slot, applier.applied, also_ours=one_way
         )
         stack.push_async_callback(stream.close)
         await target.move(looking, direction.name, told.epoch, State.COPYING)
@@ -170,15 +185,21 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
 
     Raises CaptureStopped.
     """
+    missing = [
+        *await rights.of_source(source, direction.slot, direction.tables),
+        *await rights.of_target(looking, direction.written),
+    ]
+    if said := rights.stops(missing):
+        raise CaptureStopped(rights.REASON, said)
     await target.prepare(looking)
     known = await target.state(looking, direction.name)
-    here, server_at = await pg_source.identify(direction.source_url, direction.slot)
+    here, server_at = await pg_capture.identify(direction.way, direction.source_url, source, direction.slot)
     if known is not None:
         slot = await pg_source.slot_facts(source, direction.slot)
         must_be_resumable(known, here, slot, server_at)
         await pg_source.must_publish(source, direction.slot, direction.tables)
         return known.epoch, known.whole
-    facts = await pg_source.facts(source, direction.tables)
+    facts = await pg_source.facts(source, direction.tables, direction.way)
     stops = [one for one in findings(facts) if one.weight is Weight.STOPS]
     if stops:
         raise CaptureStopped(stops[0].reason, "; ".join(f"{one.message} ({one.remedy})" for one in stops))
@@ -222,7 +243,7 @@ class _Work:
         source: Connection,
         looking: Connection,
         applier: Applier,
-        stream: PgStream,
+        stream: Capture,
         whole: bool,
     ) -> None:
         self._whole = whole

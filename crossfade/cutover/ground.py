@@ -16,7 +16,8 @@ from crossfade import users_code
 from crossfade.channel import Message
 from crossfade.directions import NoDirectionError, direction_of
 from crossfade.users_code import UsersCodeError
-from dualwrite import fence, heartbeat, sync, target
+from dualwrite import fence, heartbeat, rights, sync, target
+from dualwrite.capture import CaptureStopped
 from dualwrite.mapped import SourceTable, by_table, other
 from dualwrite.mapping import qualified_name
 from dualwrite.pg_connect import connect
@@ -182,6 +183,10 @@ async def prepare(plot: Plot, authority: Side) -> None:
     In this order: what others have written to the other side before it was fenced never comes back. Safe to
     be done again. Raises fence.WritersError, CaptureStopped and psycopg.Error.
     """
+    for side in Side:
+        async with await connect(plot.urls[side]) as connection:
+            if said := rights.stops(await rights.of_cutover(connection, plot.fenced(side))):
+                raise CaptureStopped(rights.REASON, f"in {side}'s database: {said}")
     for side in (other(authority), authority):
         async with await connect(plot.urls[side]) as connection:
             await fence.install(connection, plot.name, plot.fenced(side), is_open=side is authority)

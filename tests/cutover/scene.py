@@ -360,9 +360,11 @@ async def night(
     *,
     demanding: bool = True,
     own_writes: bool = False,
+    as_users: tuple[str, str] | None = None,
 ) -> AsyncIterator[Night]:
-    """`demanding`: neither backend may see a fault."""
+    """`demanding`: neither backend may see a fault. `as_users`: Crossfade's own URLs of both databases."""
     (folder / "migration.py").write_text(MIGRATION.read_text())
+    urls = as_users or (legacy_url, new_url)
     with ExitStack() as stack:
         legacy, new = (
             Backend(name, url, folder, seeded=False)
@@ -381,7 +383,7 @@ async def night(
             "targets": {"legacy": {"url": legacy.url}, "new": {"url": new.url}},
             "routes": [{"flag": "shop", "match": {"path": "/api/**"}, "adapter": {"new": "session"}}],
             "code": "migration.py",
-            "data": {"legacy": {"url": legacy_url}, "new": {"url": new_url}},
+            "data": {side: {"url": url} for side, url in zip(("legacy", "new"), urls, strict=True)},
             "cutovers": {CUTOVER: {"flags": ["shop"], "read_your_writes": own_writes}},
         }
         async with running_crossfade(folder, config) as cf:

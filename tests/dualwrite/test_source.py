@@ -27,7 +27,7 @@ from tests.dualwrite.conftest import PUBLICATION, SLOT
 Connection = psycopg.AsyncConnection[Any]
 
 GOOD = SourceFacts(
-    version=160_004, wal_level="logical", in_recovery=False, may_replicate=True,
+    version=160_004, wal_level="logical", in_recovery=False,
     free_slots=3, free_senders=3, keeps_wal=10**9, tables=(TableFacts("public.notes"),),
 )  # fmt: skip
 
@@ -42,7 +42,8 @@ def test_a_source_that_is_as_it_should_be_gives_nothing_to_say() -> None:
         ({"version": 130_010}, "version_too_old"),
         ({"wal_level": "replica"}, "wal_level"),
         ({"in_recovery": True}, "standby"),
-        ({"may_replicate": False}, "missing_privilege"),
+        ({"refused": "no"}, "no_replication"),
+        ({"tables": (TableFacts("a.b", is_subscribed=True),)}, "subscribed"),
         ({"free_slots": 0}, "no_slot"),
         ({"free_senders": 0}, "no_sender"),
         ({"tables": (TableFacts("a.b", kind=""),)}, "no_table"),
@@ -50,7 +51,6 @@ def test_a_source_that_is_as_it_should_be_gives_nothing_to_say() -> None:
         ({"tables": (TableFacts("a.b", persistence="u"),)}, "not_logged"),
         ({"tables": (TableFacts("a.b", has_primary_key=False),)}, "no_identity"),
         ({"tables": (TableFacts("a.b", identity="n"),)}, "no_identity"),
-        ({"tables": (TableFacts("a.b", may_read=False),)}, "missing_privilege"),
     ],
 )
 def test_each_thing_that_is_wrong_stops_with_its_reason(wrong: dict[str, Any], reason: str) -> None:
@@ -65,9 +65,9 @@ def test_a_table_without_a_key_may_send_its_whole_row() -> None:
 
 
 def test_all_is_said_at_once_and_a_missing_limit_only_warns() -> None:
-    found = findings(replace(GOOD, wal_level="minimal", may_replicate=False, keeps_wal=None))
+    found = findings(replace(GOOD, wal_level="minimal", in_recovery=True, keeps_wal=None))
     assert [(one.reason, one.weight) for one in found] == [
-        ("wal_level", Weight.STOPS), ("missing_privilege", Weight.STOPS), ("wal_without_limit", Weight.WARNS),
+        ("standby", Weight.STOPS), ("wal_level", Weight.STOPS), ("wal_without_limit", Weight.WARNS),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a real PostgreSQL sends, and what becomes of a connection that breaks."""
+"""What a real PostgreSQL says of its changes, by both ways to read it, and what becomes of what breaks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from dualwrite.capture import CaptureStopped
+from dualwrite import pg_source
+from dualwrite.capture import Capture, CaptureStopped
 from dualwrite.change import ABSENT, Change, Kind, Part
+from dualwrite.pg_peek import FETCH, PgPeek
 from dualwrite.pg_stream import PgStream, lsn, lsn_text
 from tests.dualwrite.conftest import PUBLICATION, SLOT
 
@@ -20,16 +22,34 @@ LARGE = "x" * 10_000
 """Kept out of line, and so not sent again by an update that leaves it alone."""
 
 
+Reader = type[PgStream] | type[PgPeek]
+
+
+@pytest.fixture(params=[PgStream, PgPeek])
+def by(request: pytest.FixtureRequest) -> Reader:
+    """Both ways have one contract."""
+    found: Reader = request.param
+    return found
+
+
 @contextlib.asynccontextmanager
-async def reading(url: str, start: int = 0, slot: str = SLOT, **more: int) -> AsyncIterator[PgStream]:
-    stream = await PgStream.open(url, slot, PUBLICATION, start, **more)
+async def reading(by: Reader, url: str, start: int = 0, **more: Any) -> AsyncIterator[Capture]:
+    """A reader of a stream is noticed to have gone only after a moment."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                stream = await by.open(url, SLOT, PUBLICATION, start, **more)
+                break
+            except CaptureStopped as stopped:
+                if stopped.reason != "slot_in_use":
+                    raise
     try:
         yield stream
     finally:
         await stream.close()
 
 
-async def transactions(stream: PgStream, count: int) -> list[Part]:
+async def transactions(stream: Capture, count: int) -> list[Part]:
     """Parts until so many transactions are whole."""
     found: list[Part] = []
     async with asyncio.timeout(20):
@@ -49,7 +69,9 @@ async def scalar(writer: Writer, query: str) -> Any:
     return row[0]
 
 
-async def test_transactions_come_whole_in_the_order_of_their_commits(source_url: str, writer: Writer) -> None:
+async def test_transactions_come_whole_in_the_order_of_their_commits(
+    by: Reader, source_url: str, writer: Writer
+) -> None:
     other = await psycopg.AsyncConnection.connect(source_url)
     await other.execute("SET synchronous_commit = on")
     await other.execute("INSERT INTO notes VALUES (1, 'began first', 'b')")
@@ -60,7 +82,7 @@ async def test_transactions_come_whole_in_the_order_of_their_commits(source_url:
     await other.close()
     await writer.execute("DELETE FROM notes WHERE id = 1")
     await writer.execute("TRUNCATE whole")
-    async with reading(source_url) as stream:
+    async with reading(by, source_url) as stream:
         parts = await transactions(stream, 4)
     assert said(parts) == [
         ("insert", (b"2", None, b"")),
@@ -75,12 +97,12 @@ async def test_transactions_come_whole_in_the_order_of_their_commits(source_url:
 
 
 async def test_an_unchanged_large_value_is_absent_unless_the_old_row_is_sent(
-    source_url: str, writer: Writer
+    by: Reader, source_url: str, writer: Writer
 ) -> None:
     for table in ("notes", "whole"):
         await writer.execute(f"INSERT INTO {table} VALUES (1, 'a', %s)", (LARGE,))
         await writer.execute(f"UPDATE {table} SET title = 'b'")
-    async with reading(source_url) as stream:
+    async with reading(by, source_url) as stream:
         parts = await transactions(stream, 4)
     by_key, whole = (part.changes[0] for part in (parts[1], parts[3]))
     assert by_key == Change(Kind.UPDATE, by_key.relation, None, (b"1", b"b", ABSENT))
@@ -88,11 +110,11 @@ async def test_an_unchanged_large_value_is_absent_unless_the_old_row_is_sent(
 
 
 async def test_what_was_not_confirmed_comes_again_and_what_was_does_not(
-    source_url: str, writer: Writer
+    by: Reader, source_url: str, writer: Writer
 ) -> None:
     for number in range(3):
         await writer.execute("INSERT INTO notes VALUES (%s)", (number,))
-    async with reading(source_url) as stream:
+    async with reading(by, source_url) as stream:
         first, second, third = await transactions(stream, 3)
         assert first.end is not None
         await stream.confirm(first.end)
@@ -101,58 +123,42 @@ async def test_what_was_not_confirmed_comes_again_and_what_was_does_not(
                 lsn(await scalar(writer, "SELECT confirmed_flush_lsn FROM pg_replication_slots")) < first.end
             ):
                 await stream.next()
-    async with contextlib.AsyncExitStack() as stack:
-        again = await stack.enter_async_context(_patient(source_url))
+    async with reading(by, source_url) as again:
         assert await transactions(again, 2) == [second, third]
 
 
-@contextlib.asynccontextmanager
-async def _patient(url: str, start: int = 0) -> AsyncIterator[PgStream]:
-    """The server notices after a moment that the one before has gone."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                stream = await PgStream.open(url, SLOT, PUBLICATION, start)
-                break
-            except CaptureStopped as stopped:
-                if stopped.reason != "slot_in_use":
-                    raise
-    try:
-        yield stream
-    finally:
-        await stream.close()
-
-
 async def test_the_position_that_is_asked_for_wins_over_an_older_one_of_the_slot(
-    source_url: str, writer: Writer
+    by: Reader, source_url: str, writer: Writer
 ) -> None:
     for number in range(3):
         await writer.execute("INSERT INTO notes VALUES (%s)", (number,))
-    async with reading(source_url) as stream:
+    async with reading(by, source_url) as stream:
         parts = await transactions(stream, 3)
     assert parts[1].end is not None
-    async with _patient(source_url, parts[1].end) as again:
+    async with reading(by, source_url, parts[1].end) as again:
         assert await transactions(again, 1) == [parts[2]]
 
 
-async def test_what_our_own_apply_has_written_is_not_sent_back(source_url: str, writer: Writer) -> None:
+async def test_what_our_own_apply_has_written_is_not_sent_back(
+    by: Reader, source_url: str, writer: Writer
+) -> None:
     await writer.execute("SELECT pg_replication_origin_create('crossfade_test')")
     try:
         await writer.execute("SELECT pg_replication_origin_session_setup('crossfade_test')")
         await writer.execute("INSERT INTO notes VALUES (1)")
         await writer.execute("SELECT pg_replication_origin_session_reset()")
         await writer.execute("INSERT INTO notes VALUES (2)")
-        async with reading(source_url) as stream:
+        async with reading(by, source_url) as stream:
             assert said(await transactions(stream, 1)) == [("insert", (b"2", None, None))]
     finally:
         await writer.execute("SELECT pg_replication_origin_drop('crossfade_test')")
 
 
 async def test_messages_in_the_stream_are_told_with_their_transaction(
-    source_url: str, writer: Writer
+    by: Reader, source_url: str, writer: Writer
 ) -> None:
     await writer.execute("SELECT pg_logical_emit_message(true, 'crossfade.beat', '41')")
-    async with reading(source_url) as stream:
+    async with reading(by, source_url) as stream:
         (part,) = await transactions(stream, 1)
     assert [(one.prefix, one.content) for one in part.messages] == [("crossfade.beat", b"41")]
 
@@ -161,7 +167,8 @@ async def test_a_large_transaction_is_read_in_parts_and_not_ahead_of_the_reader(
     source_url: str, writer: Writer
 ) -> None:
     await writer.execute("INSERT INTO notes SELECT n, 'title ' || n FROM generate_series(1, 25000) n")
-    async with reading(source_url, most=1_000, read_ahead=3_000) as stream:
+    async with reading(PgStream, source_url, most=1_000, read_ahead=3_000) as stream:
+        assert isinstance(stream, PgStream)
         parts: list[Part] = []
         async with asyncio.timeout(60):
             while not parts or parts[-1].end is None:
@@ -177,14 +184,14 @@ async def test_a_large_transaction_is_read_in_parts_and_not_ahead_of_the_reader(
     ]
 
 
-async def test_a_slot_that_is_gone_stops_the_stream_for_good(source_url: str) -> None:
+async def test_a_slot_that_is_gone_stops_the_stream_for_good(by: Reader, source_url: str) -> None:
     with pytest.raises(CaptureStopped, match="nobody_made_it") as stopped:
-        await PgStream.open(source_url, "nobody_made_it", PUBLICATION, 0)
+        await by.open(source_url, "nobody_made_it", PUBLICATION, 0)
     assert (stopped.value.reason, stopped.value.passing) == ("slot_missing", False)
 
 
 async def test_a_second_reader_is_told_to_wait(source_url: str) -> None:
-    async with reading(source_url):
+    async with reading(PgStream, source_url):
         with pytest.raises(CaptureStopped) as stopped:
             await PgStream.open(source_url, SLOT, PUBLICATION, 0)
     assert (stopped.value.reason, stopped.value.passing) == ("slot_in_use", True)
@@ -194,7 +201,7 @@ async def test_a_connection_that_is_cut_ends_in_a_word_and_not_in_silence(
     source_url: str, writer: Writer
 ) -> None:
     await writer.execute("INSERT INTO notes VALUES (1)")
-    async with reading(source_url) as stream:
+    async with reading(PgStream, source_url) as stream:
         assert len(await transactions(stream, 1)) == 1
         await writer.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
         with pytest.raises(CaptureStopped) as stopped:
@@ -202,10 +209,73 @@ async def test_a_connection_that_is_cut_ends_in_a_word_and_not_in_silence(
     assert (stopped.value.reason, stopped.value.passing) == ("source_ended", True)
 
 
-async def test_no_server_is_something_that_may_pass() -> None:
+async def test_no_server_is_something_that_may_pass(by: Reader) -> None:
     with pytest.raises(CaptureStopped) as stopped:
-        await PgStream.open("postgresql://nobody@127.0.0.1:1/nothing", SLOT, PUBLICATION, 0)
+        await by.open("postgresql://nobody@127.0.0.1:1/nothing", SLOT, PUBLICATION, 0)
     assert (stopped.value.reason, stopped.value.passing) == ("source_unreachable", True)
+
+
+async def test_a_session_of_a_peek_that_is_cut_may_pass(source_url: str, writer: Writer) -> None:
+    async with reading(PgPeek, source_url) as stream:
+        await writer.execute("INSERT INTO notes VALUES (1)")
+        assert len(await transactions(stream, 1)) == 1
+        assert isinstance(stream, PgPeek)
+        await writer.execute("SELECT pg_terminate_backend(%s)", (stream._connection.info.backend_pid,))
+        with pytest.raises(CaptureStopped) as stopped:
+            await transactions(stream, 1)
+    assert stopped.value.passing
+
+
+async def test_a_large_transaction_is_fetched_in_parts_and_confirmed_at_its_end(
+    source_url: str, writer: Writer
+) -> None:
+    await writer.execute("INSERT INTO notes SELECT n, 'title ' || n FROM generate_series(1, 25000) n")
+    await writer.execute("INSERT INTO notes VALUES (0)")
+    async with reading(PgPeek, source_url, most=1_000, at_once=100) as stream:
+        parts: list[Part] = []
+        async with asyncio.timeout(60):
+            while not parts or parts[-1].end is None:
+                assert isinstance(stream, PgPeek)
+                assert len(stream._parts) <= FETCH // 1_000
+                if (part := await stream.next()) is not None:
+                    parts.append(part)
+        assert len(parts) == 26
+        end = parts[-1].end
+        assert end is not None
+        await stream.confirm(end)
+        assert said(await transactions(stream, 1)) == [("insert", (b"0", None, None))]
+        await stream.next()
+    assert lsn(await scalar(writer, "SELECT confirmed_flush_lsn FROM pg_replication_slots")) == end
+
+
+async def test_what_is_not_confirmed_hides_nothing_that_comes_later(
+    by: Reader, source_url: str, writer: Writer
+) -> None:
+    async with reading(by, source_url, **({"at_once": 5} if by is PgPeek else {})) as stream:
+        for number in range(40):
+            await writer.execute("INSERT INTO notes VALUES (%s)", (number,))
+            (part,) = await transactions(stream, 1)
+            assert said([part]) == [("insert", (b"%d" % number, None, None))]
+        assert part.end is not None
+        await stream.confirm(part.end)
+
+
+async def test_a_slot_that_was_dropped_meanwhile_stops_a_peek_for_good(
+    source_url: str, writer: Writer
+) -> None:
+    async with reading(PgPeek, source_url) as stream:
+        await writer.execute("SELECT pg_drop_replication_slot(%s)", (SLOT,))
+        await writer.execute("INSERT INTO notes VALUES (1)")
+        with pytest.raises(CaptureStopped) as stopped:
+            await transactions(stream, 1)
+    assert (stopped.value.reason, stopped.value.passing) == ("slot_missing", False)
+
+
+async def test_both_ways_know_the_source_by_the_same_words(source_url: str, writer: Writer) -> None:
+    by_stream, at = await pg_source.identify(source_url, SLOT)
+    by_sql, then = await pg_source.identify_by_sql(writer, SLOT)
+    assert by_sql == by_stream
+    assert then >= at
 
 
 def test_positions_are_written_as_postgresql_writes_them() -> None:

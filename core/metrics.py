@@ -319,7 +319,27 @@ SYNC_AGAIN = Metric(
     "Times that a stream began again after something that passed by itself.",
     ("stream",),
 )
-SYNC_METRICS = (SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN)
+SYNC_SLOT_BYTES = Metric(
+    "crossfade_sync_slot_retained_bytes",
+    Kind.GAUGE,
+    "Bytes of log that the source keeps for the stream's slot.",
+    ("stream",),
+)
+SYNC_SLOT_SHARE = Metric(
+    "crossfade_sync_slot_limit_ratio",
+    Kind.GAUGE,
+    "Share of max_slot_wal_keep_size that the slot has used up; at 1 the source drops what is still needed.",
+    ("stream",),
+)
+SYNC_SLOT_STATUS = Metric(
+    "crossfade_sync_slot_status",
+    Kind.GAUGE,
+    "1 for the wal_status of the stream's slot (reserved, extended, unreserved, lost), 0 for the others.",
+    ("stream", "status"),
+)
+SYNC_METRICS = (
+    SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN, SYNC_SLOT_BYTES, SYNC_SLOT_SHARE, SYNC_SLOT_STATUS,
+)  # fmt: skip
 """Known to `crossfade sync` only."""
 CONTROL_METRICS = (
     FLAG_PROPAGATION_SECONDS,

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from crossfade import settings, users_code
 from crossfade.project import Project
 from crossfade.settings import SettingsError
 from crossfade.users_code import UsersCodeError
+from dualwrite.capture import Way
 from dualwrite.mapped import towards
 from dualwrite.mapping import InvalidMappingError
 from dualwrite.sync import Direction
 from flags.model import Side
 
+STREAMS: Final[Mapping[Side, Way]] = MappingProxyType(dict.fromkeys(Side, Way.STREAM))
 _POSTGRESQL = ("postgresql://", "postgres://")
 
 
@@ -36,10 +40,19 @@ def direction(config: Path, side: Side) -> Direction:
     except (SettingsError, UsersCodeError) as error:
         raise NoDirectionError(str(error)) from error
     urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
-    return direction_of(project, urls, side, str(found.code))
+    ways = {Side.LEGACY: found.data.legacy_way, Side.NEW: found.data.new_way}
+    return direction_of(project, urls, side, str(found.code), name=found.data.name, ways=ways)
 
 
-def direction_of(project: Project, urls: Mapping[Side, str], side: Side, code: str) -> Direction:
+def direction_of(
+    project: Project,
+    urls: Mapping[Side, str],
+    side: Side,
+    code: str,
+    *,
+    name: str = "",
+    ways: Mapping[Side, Way] = STREAMS,
+) -> Direction:
     """The stream towards `side` by what was read already. Raises NoDirectionError."""
     try:
         sources = towards(side, project.tables, project.follow_ups)
@@ -53,4 +66,5 @@ def direction_of(project: Project, urls: Mapping[Side, str], side: Side, code: s
                 f"data.{one.value}.url is no PostgreSQL; other databases come with a later release"
             )
     source = Side.LEGACY if side is Side.NEW else Side.NEW
-    return Direction(f"to_{side.value}", urls[source], urls[side], sources)
+    stream = f"{name}_to_{side.value}" if name else f"to_{side.value}"
+    return Direction(stream, urls[source], urls[side], sources, way=ways[source])

@@ -21,6 +21,7 @@ from crossfade.settings_file import Document, Loc, Problem, read_document, spell
 from crossfade.settings_form import (
     AdapterForm,
     Address,
+    DataForm,
     FieldRulesForm,
     FileForm,
     JsonRulesForm,
@@ -36,6 +37,7 @@ from crossfade.settings_form import (
 )
 from crossfade.settings_routes import unreached
 from crossfade.settings_world import tls_problems, warnings_from_the_world
+from dualwrite.capture import Way
 from flags.model import AdapterUse, Route, Side, UnsafeMirror
 from legacy_adapter.declared import Declaration, ErrorRules, FieldRules, SessionRules
 from legacy_adapter.shape import ShapeRules
@@ -71,6 +73,11 @@ class Databases:
 
     legacy: SecretUrl
     new: SecretUrl
+    name: str = ""
+    """What streams are named by, and with them slots and publications; empty: by their direction alone."""
+    legacy_way: Way = Way.STREAM
+    """How legacy is read."""
+    new_way: Way = Way.STREAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +233,7 @@ def _settings_of(document: Document, path: Path) -> Settings:
         store=form.store,
         bus=form.bus,
         code=directory / form.code if form.code else None,
-        data=Databases(form.data.legacy.url, form.data.new.url) if form.data else None,
+        data=_databases(form.data) if form.data else None,
         shadow=Shadow(
             form.shadow.inspect,
             form.shadow.compare_here,
@@ -403,6 +410,11 @@ def _same_socket(one: Address, other: Address) -> bool:
     any_host = {"0.0.0.0", "::"} & {one.host, other.host}  # noqa: S104 - a comparison, not a bind
     # Two times port 0 are two ports.
     return one.port == other.port != 0 and (one.host == other.host or (same_family and bool(any_host)))
+
+
+def _databases(form: DataForm) -> Databases:
+    legacy, new = form.legacy, form.new
+    return Databases(legacy.url, new.url, form.name or "", Way(legacy.capture), Way(new.capture))
 
 
 def _proxy_config(form: FileForm, directory: Path) -> ProxyConfig:

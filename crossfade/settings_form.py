@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from crossfade.settings_file import Substituted, mask
+from dualwrite.capture import Way
 from flags.document import KEY, KEY_FORM
 from flags.match import InvalidRouteError, check_host, check_path
 from flags.model import Side, UnsafeMirror
@@ -754,9 +755,17 @@ class ShadowForm(Section):
 
 class DatabaseForm(Section):
     url: Annotated[SecretUrl, DATABASE] = REQUIRED
+    capture: Annotated[str, _one_of(*Way)] = Way.STREAM.value
 
 
 class DataForm(Section):
+    name: Annotated[
+        str | None,
+        _matching(
+            r"[a-z0-9_]{1,40}",
+            "at most 40 small letters, digits and underscores, such as shop: slots are named by it",
+        ),
+    ] = None
     legacy: DatabaseForm = REQUIRED
     new: DatabaseForm = REQUIRED
 

@@ -621,6 +621,13 @@ class Supervisor:
             }
             if settings and settings.data
             else None,
+            "data_name": settings.data.name if settings and settings.data else "",
+            "ways": {
+                Side.LEGACY.value: settings.data.legacy_way.value,
+                Side.NEW.value: settings.data.new_way.value,
+            }
+            if settings and settings.data
+            else {},
             "cutovers": [asdict(one) for one in (settings.cutovers if settings else ())],
             "token_header": settings.proxy.tokens.header if settings else "authorization",
             "address": str(self._admin),

@@ -16,11 +16,22 @@ from pathlib import Path
 
 import structlog
 
-from core.metrics import SYNC_AGAIN, SYNC_COPIED, SYNC_LAG, SYNC_STATE, Sample
+from core.metrics import (
+    SYNC_AGAIN,
+    SYNC_COPIED,
+    SYNC_LAG,
+    SYNC_SLOT_BYTES,
+    SYNC_SLOT_SHARE,
+    SYNC_SLOT_STATUS,
+    SYNC_STATE,
+    Sample,
+)
 from crossfade import logs, metrics_page
 from crossfade.directions import NoDirectionError, direction
 from crossfade.settings_form import Address
 from dualwrite import sync
+from dualwrite.preflight import WAL_STATUSES, near_limit
+from dualwrite.runbooks import runbook
 from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import FencedError, State
 from flags.model import Side
@@ -75,6 +86,8 @@ def _end(stream: str, ended: BaseException | None) -> int:
     if isinstance(ended, StoppedError):
         log.error("stream stopped", stream=stream, reason=ended.reason, message=str(ended))
         sys.stderr.write(f"crossfade sync: {stream} stopped ({ended.reason}): {ended}\n")
+        if (page := runbook(ended.reason)) is not None:
+            sys.stderr.write(f"  runbook: {page}\n")
         sys.stderr.write("  next: crossfade data status\n")
     elif isinstance(ended, FencedError):
         log.warning("taken over", stream=stream, message=str(ended))
@@ -87,6 +100,7 @@ def _end(stream: str, ended: BaseException | None) -> int:
 async def _talk(stream: str, told: Told) -> None:
     """What changes is said once."""
     state, trouble, epoch = None, "", 0
+    alarmed = False
     while True:
         if told.epoch != epoch:
             epoch = told.epoch
@@ -97,6 +111,12 @@ async def _talk(stream: str, told: Told) -> None:
         if told.trouble and told.trouble != trouble:
             log.warning("trying again", stream=stream, message=told.trouble)
         trouble = told.trouble
+        alarm = None if told.slot is None else near_limit(told.slot)
+        if alarm is not None and not alarmed:
+            log.warning(
+                "slot near its limit", stream=stream, message=alarm, runbook=runbook("slot_near_limit")
+            )
+        alarmed = alarm is not None
         await asyncio.sleep(LOOK)
 
 
@@ -106,4 +126,12 @@ def samples(stream: str, told: Told) -> list[Sample]:
     found += [Sample(SYNC_COPIED.name, (stream, name), one.copied) for name, one in told.copies.items()]
     if (lag := told.lag()) is not None:
         found.append(Sample(SYNC_LAG.name, (stream,), lag))
+    if (slot := told.slot) is not None:
+        found.append(Sample(SYNC_SLOT_BYTES.name, (stream,), slot.retained))
+        found += [
+            Sample(SYNC_SLOT_STATUS.name, (stream, status), float(slot.wal_status == status))
+            for status in WAL_STATUSES
+        ]
+        if slot.share is not None:
+            found.append(Sample(SYNC_SLOT_SHARE.name, (stream,), slot.share))
     return found

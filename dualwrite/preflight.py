@@ -13,10 +13,15 @@ from typing import Final
 from dualwrite.capture import CaptureStopped, Way
 from dualwrite.change import Position
 from dualwrite.pg_stream import ORIGIN_SINCE, lsn_text
+from dualwrite.runbooks import runbook
 from dualwrite.target import Source, StreamState
 
 OLDEST_VERSION = 140_000
 """`messages` in pgoutput, which heartbeats need, came with PostgreSQL 14."""
+
+
+WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
+"""Of a slot, from all is well to it is too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class SourceFacts:
 class SlotFacts:
     confirmed: Position
     wal_status: str
-    """reserved, extended, unreserved or lost."""
+    """One of `WAL_STATUSES`."""
     retained: int
     """Bytes of log that the source keeps for this slot."""
     database: str
@@ -82,6 +87,10 @@ class Finding:
     reason: str
     message: str
     remedy: str
+
+    @property
+    def runbook(self) -> str | None:
+        return runbook(self.reason)
 
 
 ALARM_AT: Final = 0.5

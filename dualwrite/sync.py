@@ -26,8 +26,9 @@ from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touchi
 from dualwrite.pg_chunks import PgChunks
 from dualwrite.pg_connect import connect
 from dualwrite.plan import ContradictionError, Copying
-from dualwrite.preflight import Weight, findings, must_be_resumable
+from dualwrite.preflight import SlotFacts, Weight, findings, must_be_resumable
 from dualwrite.repair import Repairs
+from dualwrite.slot_watch import watching
 from dualwrite.target import FencedError, State
 
 TRY_AGAIN: Final = 1.0
@@ -97,6 +98,12 @@ class Told:
     trouble: str = ""
     """Of the last time."""
 
+    slot: SlotFacts | None = None
+    """What the source holds back for the stream; None where nobody could ask."""
+
+    def note_slot(self, slot: SlotFacts | None) -> None:
+        self.slot = slot
+
     def lag(self) -> float | None:
         """Seconds that the target is behind. It grows while no beat comes; None before the first one."""
         if self.arrived is None:
@@ -115,6 +122,11 @@ class StoppedError(Exception):
 
 async def run(direction: Direction, told: Told) -> None:
     """Until it is cancelled. Raises StoppedError, and FencedError where another process has taken over."""
+    async with watching(direction.source_url, direction.slot, told.note_slot):
+        await _run(direction, told)
+
+
+async def _run(direction: Direction, told: Told) -> None:
     while True:
         try:
             await _once(direction, told)

@@ -23,7 +23,8 @@ from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.mapped import MappingFailedError, by_table
 from dualwrite.pg_connect import connect
-from dualwrite.preflight import Weight
+from dualwrite.preflight import Weight, near_limit
+from dualwrite.runbooks import runbook
 from dualwrite.sync import Direction, copies
 from dualwrite.target import State
 from dualwrite.verify import Compared, NotFollowingError
@@ -48,7 +49,9 @@ def plan(options: argparse.Namespace) -> int:
     shown = {
         "possible": found.possible,
         "planned": [asdict(one) for one in found.planned],
-        "findings": [{**asdict(one), "weight": one.weight.value} for one in found.findings],
+        "findings": [
+            {**asdict(one), "weight": one.weight.value, "runbook": one.runbook} for one in found.findings
+        ],
     }
     if tell_json(options, shown):
         return code
@@ -58,6 +61,8 @@ def plan(options: argparse.Namespace) -> int:
         data("")
         data(f"{one.weight.value}  {one.reason}: {one.message}")
         data(f"       → {one.remedy}")
+        if one.runbook is not None:
+            data(f"       → {one.runbook}")
     if found.possible:
         tell_next([f"crossfade sync -c {options.config}"])
     return code
@@ -78,6 +83,8 @@ def status(options: argparse.Namespace) -> int:
     data(f"{found['stream']}  {found['state']}  epoch {found['epoch']}")
     if found["reason"]:
         data(f"{found['reason']}: {found['message']}")
+        if found["runbook"] is not None:
+            data(f"  → {found['runbook']}")
     data(f"the last that came is {found['age']:.1f} s old; position {found['applied']}")
     if not found["held"]:
         data("no process works on it now")
@@ -86,7 +93,13 @@ def status(options: argparse.Namespace) -> int:
     if slot is None:
         data("the source has no slot for it any more")
     else:
-        data(f"the source keeps {slot['retained'] / 2**20:,.1f} MiB of log for it ({slot['wal_status']})")
+        limit = "without a limit" if slot["share"] is None else f"{slot['share']:.1%} of what it may keep"
+        data(
+            f"the source keeps {slot['retained'] / 2**20:,.1f} MiB of log for it"
+            f" ({slot['wal_status']}, {limit})"
+        )
+        if found["alarm"] is not None:
+            data(f"{found['alarm']}\n  → {runbook('slot_near_limit')}")
     if found["repairs"]:
         data(f"{found['repairs']:,} rows wait to be written anew")
     data("")
@@ -118,7 +131,9 @@ async def _status(of: Direction) -> dict[str, Any] | None:
     return {
         "stream": of.name, "state": known.state.value, "reason": known.reason, "message": known.message,
         "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held, "repairs": waiting,
-        "slot": None if slot is None else asdict(slot),
+        "runbook": None if known.reason is None else runbook(known.reason),
+        "slot": None if slot is None else {**asdict(slot), "share": slot.share},
+        "alarm": None if slot is None else near_limit(slot),
         "copies": [
             {"copy": name, "rows": done.get(name, (None, False))[0], "done": done.get(name, (0, False))[1],
              "of": about[of_]}
@@ -166,7 +181,6 @@ async def _written_by_people(of: Direction, names: list[str]) -> list[str]:
 
 async def _compared(of: Direction, names: list[str] | None) -> list[Compared]:
     found = []
-    way_back = "to_legacy" if of.name == "to_new" else "to_new"
     async with await connect(of.target_url) as looking:
         written_to = await fence.open_tables(looking)
     for source, mapping in by_table(of.sources):
@@ -175,7 +189,7 @@ async def _compared(of: Direction, names: list[str] | None) -> list[Compared]:
             continue
         began = time.monotonic()
         backwards = str(mapping.table) in written_to
-        stream = way_back if backwards else of.name
+        stream = of.way_back if backwards else of.name
         one = await verify.compare(stream, of.source_url, of.target_url, source, mapping, backwards=backwards)
         talk(f"{one.name}: {one.rows:,} rows in {time.monotonic() - began:.1f} s")
         found.append(one)

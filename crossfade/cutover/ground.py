@@ -17,7 +17,7 @@ from crossfade.channel import Message
 from crossfade.directions import NoDirectionError, direction_of
 from crossfade.users_code import UsersCodeError
 from dualwrite import fence, heartbeat, rights, sync, target
-from dualwrite.capture import CaptureStopped
+from dualwrite.capture import CaptureStopped, Way
 from dualwrite.mapped import SourceTable, by_table, other
 from dualwrite.mapping import qualified_name
 from dualwrite.pg_connect import connect
@@ -99,7 +99,8 @@ def plots(context: Message) -> dict[str, Plot]:
     path, text = context["code"]
     try:
         project = users_code.load(Path(path), text)
-        streams = {side: direction_of(project, urls, side, path) for side in Side}
+        name, ways = context["data_name"], {Side(side): Way(way) for side, way in context["ways"].items()}
+        streams = {side: direction_of(project, urls, side, path, name=name, ways=ways) for side in Side}
     except (UsersCodeError, NoDirectionError) as error:
         raise Refused("invalid", f"the cutover cannot be read: {error}") from error
     known = set(streams[Side.NEW].sources)

@@ -328,7 +328,21 @@ data:
             ":5: bus: found a text that is not shown; "
             'expected "embedded" or "none" or a URL such as redis://host:6379/0',
             f':7: data.legacy.url: found "postgresql://..." (the rest is not shown); {DATABASE}',
-            ":9: data.old: found an unknown key; expected one of legacy, new",
+            ":9: data.old: found an unknown key; expected one of name, legacy, new",
+        ],
+    ),
+    "streams and their names": (
+        TARGETS
+        + """\
+data:
+  name: Shop-1
+  legacy: {url: "postgresql://h/db", capture: poll}
+  new: {url: "postgresql://h/db"}
+""",
+        [
+            ':5: data.name: found "Shop-1"; expected at most 40 small letters, digits and underscores,'
+            " such as shop: slots are named by it",
+            ':6: data.legacy.capture: found "poll"; expected one of stream, peek',
         ],
     ),
     "references": (

@@ -1,0 +1,150 @@
+"""The sample product's rows by SQL alone, under a name of their own, and what the slot costs the source."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from crossfade import sync_role
+from crossfade.directions import direction
+from crossfade.embedded.postgres import EmbeddedPostgres
+from dualwrite import pg_capture, sync, verify
+from dualwrite.capture import CaptureStopped, Way
+from dualwrite.mapped import by_table
+from dualwrite.pg_connect import connect
+from dualwrite.preflight import SlotFacts, near_limit
+from dualwrite.sync import Direction, StoppedError, Told
+from dualwrite.target import State
+from flags.model import Side
+from tests.cutover.scene import MIGRATION
+from tests.dualwrite.test_sample import (
+    _forget,
+    _is,
+    alike,
+    connected,
+    legacy_url,
+    new_url,
+    rows,
+    until,
+    write,
+)
+
+__all__ = ["legacy_url", "new_url"]  # fixtures
+
+
+@pytest.fixture
+def shop(tmp_path: Path, postgres: EmbeddedPostgres, legacy_url: str, new_url: str) -> Iterator[Direction]:
+    (tmp_path / "migration.py").write_text(MIGRATION.read_text())
+    file = tmp_path / "crossfade.yaml"
+    file.write_text(
+        "targets: {legacy: {url: 'http://127.0.0.1:1'}, new: {url: 'http://127.0.0.1:2'}}\n"
+        "code: migration.py\n"
+        f"data: {{name: shop, legacy: {{url: '{legacy_url}', capture: peek}}, new: {{url: '{new_url}'}}}}\n"
+    )
+    found = direction(file, Side.NEW)
+    back = direction(file, Side.LEGACY)
+    assert (found.name, found.slot, found.way) == ("shop_to_new", "crossfade_shop_to_new", Way.PEEK)
+    assert (back.name, back.way, back.way_back) == ("shop_to_legacy", Way.STREAM, "shop_to_new")
+    yield found
+    _forget(legacy_url, postgres, found.slot)
+
+
+@contextlib.asynccontextmanager
+async def running(of: Direction) -> AsyncIterator[Told]:
+    told = Told()
+    task = asyncio.create_task(sync.run(of, told))
+    try:
+        yield told
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StoppedError):
+            await task
+
+
+async def test_all_tables_come_over_by_sql_alone(shop: Direction) -> None:
+    chance = random.Random(3)
+    async with connected(shop.source_url) as legacy, connected(shop.target_url) as new:
+        for _ in range(2):
+            async with running(shop) as told:
+                await until(lambda: _is(told, State.FOLLOWING), "it follows")
+                for _ in range(20):
+                    await write(legacy, chance)
+                await until(lambda: alike(legacy, new), "both are alike")
+                senders = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender'"
+                assert await rows(legacy, senders) == [(0,)]
+                await until(lambda: _watched(told), "the slot is looked at")
+            for _ in range(10):
+                await write(legacy, chance)
+        async with running(shop):
+            await until(lambda: alike(legacy, new), "what was written meanwhile is there")
+            for source, mapping in by_table(shop.sources):
+                found = await verify.compare(
+                    shop.name, shop.source_url, shop.target_url, source, mapping, backwards=False
+                )
+                assert found.equal, found
+        stands = "SELECT name, slot FROM crossfade_sync.streams"
+        assert await rows(new, stands) == [("shop_to_new", "crossfade_shop_to_new")]
+        made = "SELECT pubname FROM pg_publication"
+        assert await rows(legacy, made) == [("crossfade_shop_to_new",)]
+        origins = "SELECT count(*) FROM pg_replication_origin WHERE roname = 'crossfade_shop_to_new'"
+        assert await rows(new, origins) == [(1,)]
+        shown = {(one.metric, one.labels[1:]) for one in sync_role.samples(shop.name, told)}
+        assert ("crossfade_sync_slot_retained_bytes", ()) in shown
+        assert ("crossfade_sync_slot_status", ("reserved",)) in shown
+
+
+async def _watched(told: Told) -> bool:
+    return told.slot is not None and told.slot.name == "crossfade_shop_to_new"
+
+
+async def test_a_slot_that_is_dropped_stops_a_peek_by_its_name(shop: Direction) -> None:
+    async with connected(shop.source_url) as legacy:
+        async with running(shop) as told:
+            await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await legacy.execute("SELECT pg_drop_replication_slot(%s)", (shop.slot,))
+        with pytest.raises(StoppedError) as stopped:
+            await sync.run(shop, Told())
+        assert stopped.value.reason == "slot_missing"
+
+
+async def test_a_host_that_allows_no_replication_connection_is_told_of_the_peek(
+    postgres: EmbeddedPostgres, legacy_url: str
+) -> None:
+    with psycopg.connect(legacy_url, autocommit=True) as admin:
+        admin.execute("CREATE ROLE no_sender LOGIN PASSWORD 'x'")
+    try:
+        user = psycopg.conninfo.make_conninfo(legacy_url, user="no_sender", password="x")
+        said = await pg_capture.refused(Way.STREAM, user)
+        assert said is not None
+        assert "capture: peek" in said
+        assert await pg_capture.refused(Way.PEEK, user) is None
+        assert await pg_capture.refused(Way.STREAM, legacy_url) is None
+        async with await connect(user) as source:
+            with pytest.raises(CaptureStopped) as stopped:
+                await pg_capture.identify(Way.STREAM, user, source, "none")
+        assert (stopped.value.reason, stopped.value.passing) == ("no_replication", False)
+    finally:
+        with psycopg.connect(legacy_url, autocommit=True) as admin:
+            admin.execute("DROP ROLE no_sender")
+
+
+SLOT = SlotFacts(
+    confirmed=1, wal_status="reserved", retained=49, database="d", plugin="p", limit=100, name="s"
+)
+
+
+@pytest.mark.parametrize(("slot", "alarms"), [
+    (SLOT, False), (replace(SLOT, retained=50), True), (replace(SLOT, wal_status="unreserved"), True),
+    (replace(SLOT, limit=None, retained=10**12), False),
+])  # fmt: skip
+def test_a_slot_alarms_from_half_of_what_it_may_hold_back(slot: SlotFacts, alarms: bool) -> None:
+    assert (near_limit(slot) is not None) == alarms

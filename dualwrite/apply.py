@@ -107,10 +107,13 @@ class Applier:
         end: Position,
         touched: Mapping[Touching, Sequence[Row]] = NOTHING,
         *,
+        planned: Sequence[Step] | None = None,
         heartbeat: int | None = None,
         whole: bool = True,
     ) -> None:
         """Write `ops`, all of source transactions up to `end`, and commit. Nothing happens if that was done.
+
+        `planned` is what follows from `ops`, where somebody has thought about it already.
 
         `touched` are the rows that follow-ups look at, once all is written.
 
@@ -121,7 +124,7 @@ class Applier:
         """
         if end <= self.applied:
             return
-        task = _Task(ops, steps(ops), touched, end, heartbeat, whole)
+        task = _Task(ops, steps(ops) if planned is None else planned, touched, end, heartbeat, whole)
         try:
             await self._commit(task)
         except _POISON:

@@ -178,22 +178,39 @@ def filled(change: Change) -> Row:
     )
 
 
+class Plan:
+    """Put together while changes come, so that little is left to do when they are to be written."""
+
+    def __init__(self) -> None:
+        self._found: list[Step] = []
+        self._open: dict[TargetTable, _Table] = {}
+        self._table: TargetTable | None = None
+        self._noted = _Table({}, set(), set())
+        """Of `_table`, which is the one of the last operation."""
+
+    def add(self, op: Op) -> None:
+        """Raises ContradictionError."""
+        if op.action is Action.MOVE or op.action is Action.EMPTY:
+            self._found.append(Step(_works(self._open), op))
+            self._open, self._table = {}, None
+            return
+        table = op.table
+        if table is not self._table:
+            self._noted = self._open.setdefault(table, _Table({}, set(), set()))
+            self._table = table
+        _note(self._noted, op)
+
+    def steps(self) -> list[Step]:
+        """The least that has to be written to have the effect of all that was added."""
+        return [*self._found, Step(_works(self._open))] if self._open else self._found
+
+
 def steps(ops: Iterable[Op]) -> list[Step]:
     """The least that has to be written to have the effect of `ops`. Raises ContradictionError."""
-    found: list[Step] = []
-    open_: dict[TargetTable, _Table] = {}
+    plan = Plan()
     for op in ops:
-        if op.action is Action.MOVE or op.action is Action.EMPTY:
-            found.append(Step(_works(open_), op))
-            open_ = {}
-            continue
-        table = open_.get(op.table)
-        if table is None:
-            table = open_[op.table] = _Table({}, set(), set())
-        _note(table, op)
-    if open_:
-        found.append(Step(_works(open_)))
-    return found
+        plan.add(op)
+    return plan.steps()
 
 
 class _Table(NamedTuple):

@@ -8,7 +8,7 @@ stopped at any `await`, for good or as a zombie that goes on later; what was con
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import coroutine
@@ -22,7 +22,7 @@ from dualwrite.change import ABSENT, Change, Identity, Kind, Message, Part, Rela
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.follow import Follower
 from dualwrite.mapped import SourceTable
-from dualwrite.plan import Copying, Op, TargetTable, steps
+from dualwrite.plan import Copying, Op, Step, TargetTable, steps
 from dualwrite.preflight import SlotFacts, must_be_resumable
 from dualwrite.snapshot import Snapshot
 from dualwrite.target import FencedError, Source, StreamState
@@ -192,6 +192,9 @@ class SimulatedStream:
         self._at = source.confirmed if chance.random() < 0.5 else max(source.confirmed, start)
         self._parts: list[Part] = []
 
+    def on_arrival(self, hear: Callable[[], None]) -> None:
+        self.hear = hear
+
     async def next(self) -> Part | None:
         await pause()
         return self.ready()
@@ -273,13 +276,14 @@ class SimulatedApplier:
         end: int,
         touched: Mapping[Any, Any],
         *,
+        planned: Sequence[Step],
         heartbeat: int | None = None,
         whole: bool = True,
     ) -> None:
         assert not touched
         if end <= self.applied and not self._broken.applies_again:
             return
-        planned = steps(ops)
+        assert planned == steps(ops)
         if self._broken.confirms_first:
             self._source.confirmed = max(self._source.confirmed, end)
         await pause()
@@ -398,6 +402,7 @@ class Process:
         self._applier = SimulatedApplier(target, source, self._epoch, broken)
         self._beats = 0
         self.whole = False
+        self._stream: SimulatedStream | None = None
         self._life: Coroutine[Any, Any, None] | None = self._live()
 
     @property
@@ -407,6 +412,9 @@ class Process:
     def go_on(self) -> None:
         """To the next moment in which anything may happen. Raises CaptureStopped and WrongError."""
         assert self._life is not None
+        if self._stream is not None and self._chance.random() < 0.5:
+            # Something comes while the process waits for something else.
+            self._stream.hear()
         try:
             self._life.send(None)
         except (FencedError, StopIteration):
@@ -430,7 +438,7 @@ class Process:
         state = StreamState(NAME, self._epoch, HERE, self._target.applied, self._target.heartbeat)
         slot = SlotFacts(self._source.confirmed, "reserved", 0, "x", "pgoutput")
         must_be_resumable(state, HERE, slot, self._source.end)
-        stream = SimulatedStream(self._source, self._applier.applied, self._chance)
+        stream = self._stream = SimulatedStream(self._source, self._applier.applied, self._chance)
         follower = Follower(NAME, stream, self._applier, SOURCES)  # type: ignore[arg-type]
         follower.remember = True
         backfill = Backfill(SimulatedChunks(self._source), self._applier, "t", COPYING, rows=2)  # type: ignore[arg-type]

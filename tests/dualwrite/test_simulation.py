@@ -53,7 +53,7 @@ def _nothing_has_to_settle(patch: pytest.MonkeyPatch) -> None:
 
 
 def _what_came_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    broken = with_text(follow.Follower.step, "self.recent += xids", "self.recent = []")
+    broken = with_text(follow.Follower.step, "self.recent += gathered.xids", "self.recent = []")
     patch.setattr(follow.Follower, "step", broken)
 
 
@@ -73,13 +73,13 @@ def _rows_are_merged_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def _what_was_applied_is_taken_in_again(patch: pytest.MonkeyPatch) -> None:
-    broken = with_text(follow.Follower.step, "part.at >= self._applier.applied", "True")
-    patch.setattr(follow.Follower, "step", broken)
+    broken = with_text(follow.Follower._take, "at >= self._upto", "True")
+    patch.setattr(follow.Follower, "_take", broken)
 
 
 def _half_a_transaction_is_applied(patch: pytest.MonkeyPatch) -> None:
-    broken = with_text(follow.Follower.step, "open_ = part.end is None and bool(part.xid)", "open_ = False")
-    patch.setattr(follow.Follower, "step", broken)
+    broken = with_text(follow.Follower._take, "ahead.open = bool(xid)", "ahead.open = False")
+    patch.setattr(follow.Follower, "_take", broken)
 
 
 def _beats_are_not_counted(patch: pytest.MonkeyPatch) -> None:

@@ -256,7 +256,7 @@ def _compiled(table: Table, side: Side, tables: Sequence[Table]) -> RowMapping:
     inputs = tuple(pairs if to_new else names.values())
     columns = tuple(names.values() if to_new else pairs)
     key = tuple(list(pairs).index(name) for name in table.key)
-    conversions = tuple(_conversion(table, name, column, side) for name, column in pairs.items())
+    conversions = tuple(conversion(table, name, column, side) for name, column in pairs.items())
     marked = table.marked
     only = mark = None
     if marked is not None:
@@ -280,7 +280,7 @@ def _compiled(table: Table, side: Side, tables: Sequence[Table]) -> RowMapping:
 
 def _ways_back(table: Table, side: Side) -> tuple[Conversion | None, ...] | None:
     try:
-        return tuple(_conversion(table, name, table.pairs[name], other(side)) for name in table.key)
+        return tuple(conversion(table, name, table.pairs[name], other(side)) for name in table.key)
     except InvalidMappingError:
         return None
 
@@ -305,7 +305,7 @@ def _has_others(table: Table, side: Side, tables: Sequence[Table]) -> bool:
     )
 
 
-def _conversion(table: Table, name: str, column: Column, side: Side) -> Conversion | None:
+def conversion(table: Table, name: str, column: Column, side: Side) -> Conversion | None:
     if isinstance(column, str):
         return None
     if isinstance(column, Values):

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from crossfade.project import Project
-from dualwrite.mapping import Convert, FollowUp, Marked, Table, Values
+from dualwrite.mapping import Convert, FollowUp, Marked, Only, Table, Values
 from flags.model import Side
 from legacy_adapter.adapter import Adapter
 from legacy_adapter.messages import Answer, Request
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "AdapterContractError", "Answer", "Convert", "Example", "FollowUp", "MappingContractError",
-    "Marked", "Project", "Request", "Rule", "RuleKind", "Side", "Table", "Values", "check_adapter",
+    "Marked", "Only", "Project", "Request", "Rule", "RuleKind", "Side", "Table", "Values", "check_adapter",
     "check_mapping",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from psycopg import errors
 from dualwrite import pg_capture, pg_source, rights, target
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import Identity, Relation, SourceColumn
-from dualwrite.mapped import Mapped, RowMapping, SourceTable, Touching
+from dualwrite.mapped import Mapped, RowMapping, SourceTable, Touching, by_table
 from dualwrite.pg_connect import connect
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.preflight import Finding, Weight, findings, must_be_resumable, near_limit
@@ -118,6 +118,7 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
             found += judged(name, here[name], mapping, there, keys)
         identity = next(one.identity for one in facts.tables if one.name == name)
         found += _of_follow_ups(table, here[name], identity)
+    found += _of_shared_tables(direction.sources)
     rows = {name: await estimate(source, name) for name in direction.sources}
     planned = tuple(
         Planned(name, table, _HOW[type(what)], rows[table]) for name, table, what in copies(direction.sources)
@@ -316,6 +317,22 @@ def _of_follow_ups(table: SourceTable, here: Mapping[str, ColumnFacts], identity
                     f"a change of {table.name} may come without {name}, where that is long and unchanged",
                     f"ALTER TABLE {table.name} REPLICA IDENTITY FULL",
                 )
+
+
+def _of_shared_tables(sources: Mapping[str, SourceTable]) -> Iterator[Finding]:
+    """Several tables become one: a key of one must not be a key of another."""
+    shared: dict[str, list[str]] = {}
+    for source, mapping in by_table(sources):
+        if isinstance(mapping, Mapped) and mapping.mark is not None and mapping.mark[1] is None:
+            shared.setdefault(str(mapping.table), []).append(source.name)
+    for table, names in shared.items():
+        if len(names) > 1:
+            yield Finding(
+                Weight.WARNS,
+                "keys_may_meet",
+                f"{', '.join(names)} become rows of {table}: of two with the same key one is written over",
+                "give their keys one sequence, or numbers that never meet, before anybody writes to them",
+            )
 
 
 def _stop(reason: str, message: str, remedy: str) -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -28,3 +28,7 @@ class Project:
     """How rows of one side become rows of the other (`docs/data.md`)."""
     follow_ups: Sequence[FollowUp] = ()
     """SQL that follows rows which were written, in this order."""
+    holds: Mapping[str, Sequence[str | None]] = field(default_factory=lambda: MappingProxyType({}))
+    """For `check_mapping`: what a column (table.column) holds where its type does not tell."""
+    lossy: Collection[str] = ()
+    """For `check_mapping`: columns (table.column) whose values may come home as others."""

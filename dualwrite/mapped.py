@@ -59,8 +59,8 @@ class Mapped:
     left_out: frozenset[str] = frozenset()
     only: tuple[str, bytes] | None = None
     """A column at the source, and its value in rows that exist in new."""
-    mark: tuple[bytes, bytes] | None = None
-    """What the last column of the table says of a row that is there, and of one that is gone."""
+    mark: tuple[bytes, bytes | None] | None = None
+    """What the table's last column says of a row that is there, and of one that is gone (None: it goes)."""
     back: tuple[Conversion | None, ...] | None = ()
     """Of the columns of the key, the way back; None where one has none."""
 
@@ -122,7 +122,10 @@ class Mapped:
         if self.table.partial:
             return ()
         if self.mark is not None:
-            raise ContradictionError(f"{change.relation} was emptied by TRUNCATE; its rows have to be marked")
+            raise ContradictionError(
+                f"{change.relation} was emptied by TRUNCATE; its rows have to be marked, or are not all of"
+                f" {self.table}"
+            )
         return (Op(Action.EMPTY, self.table, (), ()),)
 
     def key_of_source(self, key: Row) -> Row:
@@ -139,7 +142,7 @@ class Mapped:
         """What has to be done where the source has no such row any more."""
         if self.table.partial:
             return ()
-        if self.mark is None:
+        if self.mark is None or self.mark[1] is None:
             return (Op(Action.REMOVE, self.table, key, ()),)
         row: list[Value] = [ABSENT] * len(self.table.columns)
         for at, part in zip(self.table.key, key, strict=True):
@@ -282,15 +285,22 @@ def _compiled(table: Table, side: Side, tables: Sequence[Table]) -> RowMapping:
     inputs = tuple(pairs if to_new else names.values())
     columns = tuple(names.values() if to_new else pairs)
     key = tuple(list(pairs).index(name) for name in table.key)
-    conversions = tuple(_conversion(table, name, column, side) for name, column in pairs.items())
+    conversions = tuple(conversion(table, name, column, side) for name, column in pairs.items())
     marked = table.marked
-    only = mark = None
+    only: tuple[str, bytes] | None = None
+    mark: tuple[bytes, bytes | None] | None = None
     if marked is not None:
         if to_new:
             only = (marked.column, marked.alive.encode())
         elif table.part_of is not side:
             columns = (*columns, marked.column)
             mark = (marked.alive.encode(), marked.gone.encode())
+    if table.only is not None:
+        if to_new:
+            only = (table.only.column, table.only.value.encode())
+        else:
+            columns = (*columns, table.only.column)
+            mark = (table.only.value.encode(), None)
     schema, _, name = table.name_on(side).partition(".")
     target = TargetTable(
         schema, name, columns, key,
@@ -306,7 +316,7 @@ def _compiled(table: Table, side: Side, tables: Sequence[Table]) -> RowMapping:
 
 def _ways_back(table: Table, side: Side) -> tuple[Conversion | None, ...] | None:
     try:
-        return tuple(_conversion(table, name, table.pairs[name], other(side)) for name in table.key)
+        return tuple(conversion(table, name, table.pairs[name], other(side)) for name in table.key)
     except InvalidMappingError:
         return None
 
@@ -321,6 +331,8 @@ def _left_out(table: Table, side: Side, tables: Sequence[Table]) -> Iterable[str
             yield from one.pairs if source is Side.LEGACY else map(name_in_new, one.pairs.values())
             if one.marked is not None and source is Side.LEGACY:
                 yield one.marked.column
+            if one.only is not None and source is Side.LEGACY:
+                yield one.only.column
 
 
 def _has_others(table: Table, side: Side, tables: Sequence[Table]) -> bool:
@@ -331,7 +343,7 @@ def _has_others(table: Table, side: Side, tables: Sequence[Table]) -> bool:
     )
 
 
-def _conversion(table: Table, name: str, column: Column, side: Side) -> Conversion | None:
+def conversion(table: Table, name: str, column: Column, side: Side) -> Conversion | None:
     if isinstance(column, str):
         return None
     if isinstance(column, Values):

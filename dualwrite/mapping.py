@@ -51,6 +51,18 @@ class Marked:
     gone: str
 
 
+@dataclass(frozen=True, slots=True)
+class Only:
+    """A filter: of legacy's rows only those with `value` in `column` are rows of new.
+
+    A row that gets or loses the value comes or goes in new. On the way back it is written into every row.
+    Where several mappings share legacy's table, keys of new's must never meet there: give them one sequence.
+    """
+
+    column: str
+    value: str
+
+
 Column: TypeAlias = str | Convert | Values
 """The column's name in the new database, or that with what becomes of its values."""
 
@@ -73,6 +85,7 @@ class Table:
     """Columns of legacy that have no place in new, and are left alone."""
     new_only: Sequence[str] = ()
     marked: Marked | None = None
+    only: Only | None = None
     part_of: Side | None = None
     """Rows of this side are made and deleted by another mapping; this one fills some of their columns."""
     computed: Mapping[Side, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
@@ -91,6 +104,12 @@ class Table:
             raise InvalidMappingError(f"{self}: two columns become {twice[0]}")
         if self.marked is not None and self.marked.column in columns:
             raise InvalidMappingError(f"{self}: {self.marked.column} marks rows, and can be no column of new")
+        if self.only is not None and self.only.column in columns:
+            raise InvalidMappingError(
+                f"{self}: {self.only.column} says the same of all its rows; leave it out"
+            )
+        if self.only is not None and (self.marked is not None or self.part_of is not None):
+            raise InvalidMappingError(f"{self}: only goes neither with marked nor with part_of")
 
     @property
     def pairs(self) -> Mapping[str, Column]:

@@ -14,7 +14,7 @@ from psycopg import errors
 from dualwrite import pg_capture, pg_source, rights, target
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import Identity, Relation, SourceColumn
-from dualwrite.mapped import Mapped, RowMapping, SourceTable, Touching
+from dualwrite.mapped import Mapped, RowMapping, SourceTable, Touching, by_table
 from dualwrite.pg_connect import connect
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.preflight import Finding, Weight, findings, must_be_resumable, near_limit
@@ -26,7 +26,8 @@ LONG: Final = 100
 
 _COLUMNS: Final = """
     SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-           a.atthasdef OR a.attidentity <> '', a.attstorage::text, a.attgenerated <> ''
+           a.atthasdef OR a.attidentity <> '', a.attstorage::text, a.attgenerated <> '',
+           (SELECT t.typcategory::text FROM pg_type t WHERE t.oid = a.atttypid)
       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
@@ -58,6 +59,8 @@ class ColumnFacts:
     storage: str
     """pg_attribute.attstorage: p is never kept elsewhere."""
     generated: bool
+    category: str
+    """pg_type.typcategory: N is a number, S a text, D a moment, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
             found += judged(name, here[name], mapping, there, keys)
         identity = next(one.identity for one in facts.tables if one.name == name)
         found += _of_follow_ups(table, here[name], identity)
+    found += _of_shared_tables(direction.sources)
     rows = {name: await estimate(source, name) for name in direction.sources}
     planned = tuple(
         Planned(name, table, _HOW[type(what)], rows[table]) for name, table, what in copies(direction.sources)
@@ -223,11 +227,16 @@ def _lossy(
         one, other = here.get(from_), there.get(to)
         if one is None or other is None or conversion is not None:
             continue
+        place = f"{source}.{from_} ({one.type}) to {mapping.table}.{to} ({other.type})"
+        if (unfit := foreign(one, other)) is not None:
+            weight, said = unfit
+            yield Finding(weight, "type_unfit", f"{place}: {said}", "say in columns how it is converted")
+            continue
         if (why := narrower(one.type, other.type)) is not None:
             yield Finding(
                 Weight.WARNS,
                 "lossy",
-                f"{source}.{from_} ({one.type}) to {mapping.table}.{to} ({other.type}): {why}",
+                f"{place}: {why}",
                 "convert it, or widen the column; a value that does not fit stops the stream",
             )
         if one.not_null is False and other.not_null:
@@ -239,7 +248,32 @@ def _lossy(
             )
 
 
+_SAME_WORDS: Final = (frozenset({"json", "jsonb"}), frozenset({"inet", "cidr"}))
+"""Types that write and read the same text, though neither is a text."""
+
+
+def foreign(one: ColumnFacts, other: ColumnFacts) -> tuple[Weight, str] | None:
+    """Why a value's text may be none that the other type reads, if so. Pure."""
+    plain = [re.sub(r"\(.*?\)", "", column.type) for column in (one, other)]
+    if plain[0] == "oid" and other.category == "N":
+        return Weight.WARNS, "a large object stays where it is; only its number comes over"
+    if plain[0] == plain[1] or other.category == "S" or frozenset(plain) in _SAME_WORDS:
+        return None
+    if one.category == "S":
+        return Weight.WARNS, f"each text has to read as {plain[1]}; one that does not stops the stream"
+    if one.category == other.category and one.category in {"N", "D"}:
+        if plain[0].startswith("time ") or plain[1].startswith("time "):
+            return Weight.STOPS, f"no {plain[0]} reads as {plain[1]}"
+        return None
+    if (one.category, other.category) == ("N", "B"):
+        return Weight.WARNS, "only 0 and 1 read as boolean"
+    if one.category == other.category == "E":
+        return Weight.WARNS, f"a label that {plain[1]} does not have stops the stream"
+    return Weight.STOPS, f"no {plain[0]} reads as {plain[1]}"
+
+
 _WHOLE: Final = {"smallint": 1, "integer": 2, "bigint": 3}
+_DIGITS: Final = re.compile(r"numeric\((\d+),(\d+)\)")
 _LIMIT: Final = re.compile(r"character(?: varying)?\((\d+)\)")
 
 
@@ -257,6 +291,13 @@ def narrower(one: str, other: str) -> str | None:
         return "moments lose their zone, and become UTC's"
     if one in {"double precision", "numeric"} and other in {"real", *_WHOLE}:
         return "digits may be lost"
+    digits = [_DIGITS.fullmatch(name) for name in (one, other)]
+    if digits[1] is not None and one.startswith("numeric"):
+        (before, after), (whole, scale) = (
+            (int(said[1]) - int(said[2]), int(said[2])) if said else (10**6, 10**6) for said in digits
+        )
+        if before > whole or after > scale:
+            return "digits may be lost, or numbers be too large"
     return None
 
 
@@ -276,6 +317,22 @@ def _of_follow_ups(table: SourceTable, here: Mapping[str, ColumnFacts], identity
                     f"a change of {table.name} may come without {name}, where that is long and unchanged",
                     f"ALTER TABLE {table.name} REPLICA IDENTITY FULL",
                 )
+
+
+def _of_shared_tables(sources: Mapping[str, SourceTable]) -> Iterator[Finding]:
+    """Several tables become one: a key of one must not be a key of another."""
+    shared: dict[str, list[str]] = {}
+    for source, mapping in by_table(sources):
+        if isinstance(mapping, Mapped) and mapping.mark is not None and mapping.mark[1] is None:
+            shared.setdefault(str(mapping.table), []).append(source.name)
+    for table, names in shared.items():
+        if len(names) > 1:
+            yield Finding(
+                Weight.WARNS,
+                "keys_may_meet",
+                f"{', '.join(names)} become rows of {table}: of two with the same key one is written over",
+                "give their keys one sequence, or numbers that never meet, before anybody writes to them",
+            )
 
 
 def _stop(reason: str, message: str, remedy: str) -> Finding:

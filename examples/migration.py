@@ -286,6 +286,22 @@ follow_ups = [
     ),
 ]
 
+# What legacy's types do not tell (`check_mapping`): its clock writes no other moments, and texts are numbers.
+_WALL_CLOCK = ["1970-01-01 00:00:00", "2000-02-29 12:00:00", "2026-03-29 03:00:00", "2026-10-25 02:30:00"]
+_CLOCKS = ("users.created", "sessions.created", "sessions.expires", "posts.created", "comments.created")
+_CENTS = ["1", "250", "9007199254740993"]
+
 project = Project(
-    adapters={"session": SessionAdapter()}, attributes=attributes, tables=tables, follow_ups=follow_ups
+    adapters={"session": SessionAdapter()},
+    attributes=attributes,
+    tables=tables,
+    follow_ups=follow_ups,
+    holds={
+        **dict.fromkeys((*_CLOCKS, "transfers.created"), _WALL_CLOCK),
+        "users.balance": ["0", *_CENTS],
+        "transfers.amount": _CENTS,
+        "sessions.sid_hash": ["00" * 32, "ff" * 32],
+    },
+    # Legacy means the same by NULL and by '', and new has only one of them.
+    lossy=["users.email", "users.about", "transfers.note"],
 )

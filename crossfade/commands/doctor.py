@@ -44,7 +44,9 @@ class Finding:
 
 def doctor(options: argparse.Namespace) -> int:
     """Exit code 1 if there is a problem; warnings leave it 0."""
-    findings = list(_findings(options))
+    from crossfade.commands.doctor_data import of_the_data  # noqa: PLC0415  (it brings a driver along)
+
+    findings = [*_findings(options), *of_the_data(options)]
     if not tell_json(options, [asdict(finding) for finding in findings]):
         for finding in findings:
             level = paint(f"{finding.level:<8}", _COLOURS[finding.level], sys.stdout)

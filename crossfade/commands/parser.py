@@ -271,6 +271,12 @@ def _data(commands: Commands) -> None:
         if name == "repair":
             one.add_argument("--dry-run", action="store_true", help="say how many rows it would write")
 
+    check = _plain_command(
+        data, "check-mapping", "mapping:check_mapping",
+        "take values that legacy may hold to new and back; exit code 6 if any does not come home",
+    )  # fmt: skip
+    check.add_argument("--seed", type=int, default=0, help="other values by chance (default 0)")
+
 
 def _cutover(commands: Commands) -> None:
     cutover = _group(commands, "cutover", "move the authority over data to the other side, and back")

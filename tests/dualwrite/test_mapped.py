@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dualwrite.change import ABSENT, Change, Identity, Kind, Relation, Row, SourceColumn
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import Mapped, MappingFailedError, SourceTable, touched_rows, towards
-from dualwrite.mapping import Convert, FollowUp, InvalidMappingError, Marked, Table, Values
+from dualwrite.mapping import Convert, FollowUp, InvalidMappingError, Marked, Only, Table, Values
 from dualwrite.plan import Action, ContradictionError, Copying, Op, steps
 from flags.model import Side
 
@@ -147,7 +147,8 @@ def test_same_names_and_values_are_copied_without_a_look() -> None:
 @pytest.mark.parametrize(("more", "says"), [
     ({"key": ["x"]}, "the key names x"), ({"key": []}, "expected key"),
     ({"columns": {"id": "id", "a": "v", "b": "v"}}, "two columns become v"),
-    ({"marked": Marked("v", "N", "Y")}, "v marks rows"),
+    ({"marked": Marked("v", "N", "Y")}, "v marks rows"), ({"only": Only("v", "x")}, "v says the same"),
+    ({"only": Only("w", "x"), "marked": Marked("u", "N", "Y")}, "only goes neither"),
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_refused(more: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidMappingError, match=says):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dualwrite.survey import narrower
+from dualwrite.preflight import Weight
+from dualwrite.survey import ColumnFacts, foreign, narrower
 
 
 @pytest.mark.parametrize(("one", "other", "lossy"), [
@@ -13,7 +14,28 @@ from dualwrite.survey import narrower
     ("character varying(32)", "character varying(80)", False), ("integer", "character varying(3)", False),
     ("timestamp without time zone", "timestamp with time zone", True),
     ("timestamp with time zone", "timestamp without time zone", True), ("numeric", "bigint", True),
-    ("double precision", "real", True), ("uuid", "text", False),
+    ("double precision", "real", True), ("uuid", "text", False), ("numeric", "numeric(10,2)", True),
+    ("numeric(10,2)", "numeric(12,2)", False), ("numeric(10,3)", "numeric(12,2)", True),
 ])  # fmt: skip
 def test_what_may_not_fit_is_told(one: str, other: str, lossy: bool) -> None:
     assert (narrower(one, other) is not None) == lossy
+
+
+def column(type_: str, category: str) -> ColumnFacts:
+    return ColumnFacts("a", type_, False, False, "x", False, category)
+
+
+@pytest.mark.parametrize(("one", "other", "weight"), [
+    (("uuid", "U"), ("integer", "N"), Weight.STOPS), (("boolean", "B"), ("integer", "N"), Weight.STOPS),
+    (("text", "S"), ("bigint", "N"), Weight.WARNS), (("smallint", "N"), ("boolean", "B"), Weight.WARNS),
+    (("jsonb", "U"), ("integer[]", "A"), Weight.STOPS), (("oid", "N"), ("bigint", "N"), Weight.WARNS),
+    (("time without time zone", "D"), ("date", "D"), Weight.STOPS), (("json", "U"), ("jsonb", "U"), None),
+    (("character varying(3)", "S"), ("text", "S"), None), (("integer", "N"), ("numeric(9,0)", "N"), None),
+    (("mood", "E"), ("temper", "E"), Weight.WARNS),
+    (("date", "D"), ("timestamp with time zone", "D"), None), (("uuid", "U"), ("text", "S"), None),
+])  # fmt: skip
+def test_a_type_that_no_text_of_the_other_reads_as_is_told(
+    one: tuple[str, str], other: tuple[str, str], weight: Weight | None
+) -> None:
+    found = foreign(column(*one), column(*other))
+    assert (None if found is None else found[0]) == weight

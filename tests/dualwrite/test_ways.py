@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -15,11 +16,12 @@ import pytest
 from crossfade import sync_role
 from crossfade.directions import direction
 from crossfade.embedded.postgres import EmbeddedPostgres
-from dualwrite import pg_capture, sync, verify
+from dualwrite import pg_capture, survey, sync, verify
 from dualwrite.capture import CaptureStopped, Way
 from dualwrite.mapped import by_table
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import SlotFacts, near_limit
+from dualwrite.runbooks import runbook
 from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import State
 from flags.model import Side
@@ -35,6 +37,7 @@ from tests.dualwrite.test_sample import (
     until,
     write,
 )
+from tests.support.crossfade_process import crossfade_command
 
 __all__ = ["legacy_url", "new_url"]  # fixtures
 
@@ -106,14 +109,61 @@ async def _watched(told: Told) -> bool:
     return told.slot is not None and told.slot.name == "crossfade_shop_to_new"
 
 
-async def test_a_slot_that_is_dropped_stops_a_peek_by_its_name(shop: Direction) -> None:
+async def test_a_slot_that_is_gone_is_told_by_all_who_look_and_stops_the_stream(
+    shop: Direction, tmp_path: Path
+) -> None:
+    config = str(tmp_path / "crossfade.yaml")
+
+    async def doctor() -> list[tuple[str, str]]:
+        done = await crossfade_command("doctor", "-c", config, "-o", "json")
+        assert done.code == 1
+        return [(one["level"], one["what"]) for one in json.loads(done.out) if one["about"] == "shop_to_new"]
+
     async with connected(shop.source_url) as legacy:
         async with running(shop) as told:
             await until(lambda: _is(told, State.FOLLOWING), "it follows")
+            found = await doctor()
+            assert found[0][0] == "ok"
+            assert "following" in found[0][1]
+            assert any("MiB of log for it (reserved" in what for _, what in found)
         await legacy.execute("SELECT pg_drop_replication_slot(%s)", (shop.slot,))
+        await _is_told(shop, "slot_missing")
+        found = await doctor()
+        assert found[0][0] == "problem"
+        assert "no process works on it" in found[0][1]
+        assert ("problem", "slot_missing") in {(level, what.partition(":")[0]) for level, what in found}
         with pytest.raises(StoppedError) as stopped:
             await sync.run(shop, Told())
         assert stopped.value.reason == "slot_missing"
+        status = await crossfade_command("data", "status", "-c", config)
+        assert status.code == 6
+        assert "runbooks/lost-slot.md" in status.out
+
+        # Made anew by somebody who meant well, it begins behind what was written meanwhile.
+        await legacy.execute("UPDATE users SET about = 'lost' WHERE user_id = 1")
+        await legacy.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (shop.slot,))
+        await _is_told(shop, "gap")
+        # One that nobody reads any more is named as well.
+        await legacy.execute("SELECT pg_create_logical_replication_slot('crossfade_old_to_new', 'pgoutput')")
+        try:
+            await _is_told(shop, "idle_slot")
+        finally:
+            await legacy.execute("SELECT pg_drop_replication_slot('crossfade_old_to_new')")
+
+
+async def _is_told(shop: Direction, reason: str) -> None:
+    found = {one.reason: one for one in (await survey.survey(shop)).findings}
+    assert reason in found
+    page = found[reason].runbook
+    assert page is not None
+    assert (MIGRATION.parents[1] / page).exists()
+
+
+@pytest.mark.parametrize("reason", ["gap", "wal_level", "missing_privilege", "poison_row"])
+def test_each_kind_of_reason_has_a_runbook_that_is_there(reason: str) -> None:
+    page = runbook(reason)
+    assert page is not None
+    assert (MIGRATION.parents[1] / page).exists()
 
 
 async def test_a_host_that_allows_no_replication_connection_is_told_of_the_peek(

@@ -1,0 +1,105 @@
+"""What `crossfade doctor` asks of both databases: are they there, and how do the streams between stand."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import psycopg
+
+from crossfade import settings, users_code
+from crossfade.commands.doctor import Finding, Level
+from crossfade.directions import NoDirectionError, direction_of
+from crossfade.settings import SettingsError
+from crossfade.users_code import UsersCodeError
+from dualwrite import pg_source, survey, target
+from dualwrite.capture import CaptureStopped
+from dualwrite.pg_connect import connect
+from dualwrite.preflight import Weight
+from dualwrite.sync import Direction
+from dualwrite.target import State, StreamState
+from flags.model import Side
+
+BEHIND: Final = 10.0
+"""Seconds without anything applied from which on a stream counts as behind; beats come every second."""
+_LEVELS: Final = {Weight.STOPS: Level.PROBLEM, Weight.WARNS: Level.WARNING}
+
+
+def of_the_data(options: argparse.Namespace) -> Iterator[Finding]:
+    """Nothing where no databases are configured, or the configuration cannot be read (said elsewhere)."""
+    try:
+        found = settings.load_to_run(options.config, os.environ)
+        if found.data is None or found.code is None:
+            return
+        project = users_code.load(found.code, found.code_text)
+    except (SettingsError, UsersCodeError):
+        return
+    urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
+    ways = {Side.LEGACY: found.data.legacy_way, Side.NEW: found.data.new_way}
+    for side, url in urls.items():
+        if (trouble := asyncio.run(_trouble(url))) is not None:
+            about = f"{side.value}'s database"
+            yield Finding(
+                Level.PROBLEM, "data", f"{about}: {trouble}", "start it, or correct data: in the file"
+            )
+            return
+    for side in (Side.NEW, Side.LEGACY):
+        try:
+            of = direction_of(project, urls, side, str(found.code), name=found.data.name, ways=ways)
+        except NoDirectionError:
+            continue
+        try:
+            yield from asyncio.run(_of_a_stream(of, side))
+        except (psycopg.Error, OSError, CaptureStopped) as error:
+            yield Finding(
+                Level.PROBLEM, of.name, _said(error), f"crossfade data status --towards {side.value}"
+            )
+
+
+async def _trouble(url: str) -> str | None:
+    try:
+        await (await connect(url)).close()
+    except (psycopg.Error, OSError) as error:
+        return _said(error)
+    return None
+
+
+async def _of_a_stream(of: Direction, side: Side) -> list[Finding]:
+    async with await connect(of.target_url) as looking:
+        row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
+        known = None if row is None or row[0] is None else await target.state(looking, of.name)
+        if known is None:
+            return [
+                Finding(Level.OK, of.name, "was never begun", f"crossfade data plan --towards {side.value}")
+            ]
+        held = await target.is_held(looking, of.name)
+    found = [_stands(known, held, side)]
+    async with await connect(of.source_url) as source:
+        slot = await pg_source.slot_facts(source, of.slot)
+    if slot is not None:
+        limit = "without a limit" if slot.share is None else f"{slot.share:.1%} of what it may keep"
+        kept = f"the source keeps {slot.retained / 2**20:,.1f} MiB of log for it ({slot.wal_status}, {limit})"
+        found.append(Finding(Level.OK, of.name, kept))
+    for one in (await survey.survey(of)).findings:
+        todo = one.remedy if one.runbook is None else f"{one.remedy} ({one.runbook})"
+        found.append(Finding(_LEVELS[one.weight], of.name, f"{one.reason}: {one.message}", todo))
+    return found
+
+
+def _stands(known: StreamState, held: bool, side: Side) -> Finding:
+    todo = f"crossfade data status --towards {side.value}"
+    if known.state is State.STOPPED:
+        return Finding(Level.PROBLEM, known.name, f"has stopped ({known.reason}): {known.message}", todo)
+    if not held:
+        what = f"no process works on it; what came last is {known.age:,.0f} s old"
+        return Finding(Level.PROBLEM, known.name, what, f"crossfade sync --towards {side.value}")
+    if known.age > BEHIND:
+        return Finding(Level.WARNING, known.name, f"what came last is {known.age:,.0f} s old", todo)
+    return Finding(Level.OK, known.name, f"{known.state.value}; what came last is {known.age:.1f} s old")
+
+
+def _said(error: Exception) -> str:
+    return getattr(getattr(error, "diag", None), "message_primary", None) or " ".join(str(error).split())

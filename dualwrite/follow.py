@@ -17,8 +17,8 @@ from dualwrite.mapped import SourceTable, Touching
 from dualwrite.plan import Op, Plan
 
 GATHER: Final = 10_000
-"""Changes that go into one target transaction, if so many are here already. A larger source transaction is
-still one target transaction."""
+"""Changes that are written together, if so many are here already. A larger source transaction is still one
+target transaction, and written in several goes."""
 
 
 class Follower:
@@ -55,34 +55,46 @@ class Follower:
         """
         if not await self._gather():
             return False
-        gathered, self._ahead = self._ahead, _Gathered()
-        self._writing = True
-        try:
-            await self._applier.apply(
-                gathered.ops, self._upto, gathered.touched,
-                planned=gathered.plan.steps(), heartbeat=self._beat, whole=whole,
-            )  # fmt: skip
-        finally:
-            self._writing = False
+        xids: list[int] = []
+        more = True
+        while more:
+            gathered = self._ahead
+            more = gathered.open
+            self._ahead = _Gathered(gathered if more else None)
+            end = None if more else self._upto
+            touched = {} if more else gathered.touched
+            self._writing = True
+            try:
+                await self._applier.apply(
+                    gathered.ops, end, touched,
+                    planned=None if gathered.plan.keeps else gathered.plan.steps(),
+                    heartbeat=self._beat, whole=whole,
+                )  # fmt: skip
+            finally:
+                self._writing = False
+            xids += gathered.xids
+            if more:
+                # The target transaction stays open until its source transaction ends.
+                await self._gather()
         if self.remember:
-            self.recent += gathered.xids
+            self.recent += xids
         await self._capture.confirm(self._applier.applied)
         return True
 
     async def _gather(self) -> bool:
-        """Whole transactions, as many as are here; False if nothing has come."""
+        """Whole transactions, as many as are here, or a part of a large one; False if nothing has come."""
         ahead = self._ahead
         while True:
             if self._trouble is not None:
                 raise self._trouble
             self._take_what_is_here(ahead)
-            if ahead.any and not ahead.open:
+            if ahead.any and (not ahead.open or len(ahead.ops) >= GATHER):
                 return True
-            # In the middle of a transaction there is nothing to apply yet.
+            # In the middle of a transaction there is nothing to apply yet, unless it is a large one.
             part = await self._capture.next()
             if part is not None:
                 self._take(part, ahead)
-            elif not ahead.any:
+            elif not ahead.any and not ahead.open:
                 return False
 
     def _look_ahead(self) -> None:
@@ -94,7 +106,7 @@ class Follower:
             self._trouble = error
 
     def _take_what_is_here(self, ahead: _Gathered) -> None:
-        while len(ahead.ops) < GATHER or ahead.open:
+        while len(ahead.ops) < GATHER:
             part = self._capture.ready()
             if part is None:
                 return
@@ -159,16 +171,17 @@ class Follower:
 
 
 class _Gathered:
-    """Whole transactions, and perhaps the beginning of another one (`open`), for one target transaction."""
+    """Whole transactions, and perhaps a part of another one (`open`), which may have begun in what was
+    gathered before. What follow-ups look at is kept until the end of a transaction, since they come last."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: _Gathered | None = None) -> None:
         self.ops: list[Op] = []
         self.plan = Plan()
-        self.touched: dict[Touching, list[Row]] = {}
+        self.touched: dict[Touching, list[Row]] = {} if before is None else before.touched
         self.xids: list[int] = []
         self.any = False
-        self.open = False
-        self.changes = False
+        self.open = before is not None
+        self.changes: bool = before is not None and before.changes
         """Whether the transaction that is open has any."""
 
 

@@ -35,6 +35,8 @@ class TargetTable:
     """Rows are made and deleted by somebody else: these columns of theirs are only changed."""
     computed: tuple[tuple[str, str], ...] = ()
     """Columns besides, and the SQL expressions over the row (`given`) that they get where a row is put."""
+    quarantine: str | None = None
+    """Under the name of which copy rows wait that it does not take. None: such a row stops the stream."""
 
     def key_of(self, row: Row) -> Row:
         return tuple(row[at] for at in self.key)
@@ -55,6 +57,9 @@ class Action(Enum):
     """Another key for a row of which not all columns are known."""
     EMPTY = "empty"
     """No row at all (TRUNCATE)."""
+    KEEP = "keep"
+    """A change of which nothing is known but its key: it goes into quarantine, and what follows it, too. The
+    row is what was said against it, and what the source has said, as JSON."""
 
 
 class Op(NamedTuple):
@@ -187,9 +192,14 @@ class Plan:
         self._table: TargetTable | None = None
         self._noted = _Table({}, set(), set())
         """Of `_table`, which is the one of the last operation."""
+        self.keeps = False
+        """Something goes into quarantine: this is not what has to be done."""
 
     def add(self, op: Op) -> None:
         """Raises ContradictionError."""
+        if op.action is Action.KEEP:
+            self.keeps = True
+            return
         if op.action is Action.MOVE or op.action is Action.EMPTY:
             self._found.append(Step(_works(self._open), op))
             self._open, self._table = {}, None
@@ -257,6 +267,15 @@ def _works(tables: dict[TargetTable, _Table]) -> tuple[Work, ...]:
                     (work.patches if table.partial or ABSENT in row else work.puts).append(row)
         works.append(work)
     return tuple(works)
+
+
+def named(names: Sequence[str], row: Row) -> dict[str, str | None]:
+    """The values of a row as texts that any JSON can hold, for people; those that were not sent are not in."""
+    return {
+        name: None if value is None else value.decode("utf-8", "replace").replace("\0", "\ufffd")
+        for name, value in zip(names, row, strict=False)
+        if value is not ABSENT
+    }
 
 
 def shown(key: Row) -> str:

@@ -254,6 +254,7 @@ class Broken:
     position_apart: bool = False
     applies_again: bool = False
     confirms_first: bool = False
+    shows_parts: bool = False
 
 
 class SimulatedApplier:
@@ -265,6 +266,8 @@ class SimulatedApplier:
         target.epoch = epoch
         self.applied = target.applied
         self.heartbeat = target.heartbeat
+        self._open: Table | None = None
+        """Rows of a target transaction of which more follows."""
 
     def _lock(self) -> None:
         if self._target.epoch != self._epoch and not self._broken.epoch_unchecked:
@@ -273,7 +276,7 @@ class SimulatedApplier:
     async def apply(
         self,
         ops: Sequence[Op],
-        end: int,
+        end: int | None,
         touched: Mapping[Any, Any],
         *,
         planned: Sequence[Step],
@@ -281,14 +284,15 @@ class SimulatedApplier:
         whole: bool = True,
     ) -> None:
         assert not touched
-        if end <= self.applied and not self._broken.applies_again:
+        again = self._open is None and end is not None and end <= self.applied
+        if again and not self._broken.applies_again:
             return
         assert planned == steps(ops)
-        if self._broken.confirms_first:
+        if self._broken.confirms_first and end is not None:
             self._source.confirmed = max(self._source.confirmed, end)
         await pause()
         self._lock()
-        rows = dict(self._target.rows)
+        rows = dict(self._target.rows if self._open is None else self._open)
         for step in planned:
             assert step.last is None
             for work in step.works:
@@ -306,6 +310,13 @@ class SimulatedApplier:
                     rows[_number(row[0])] = tuple(
                         one if new is ABSENT else new for one, new in zip(before, row, strict=True)
                     )
+        if end is None:
+            self._open = rows
+            if self._broken.shows_parts:
+                self._target.rows = rows
+            await pause()
+            return
+        self._open = None
         self._target.rows = rows
         if self._broken.position_apart:
             await pause()
@@ -429,6 +440,14 @@ class Process:
         if self._life is not None:
             self._life.close()
             self._life = None
+            if (
+                self.whole
+                and not self._source.lost
+                and self._target.rows != self._source.state_at(self._target.applied)
+            ):
+                raise WrongError(
+                    f"what is left of {self._epoch} is at {self._target.applied} {self._target.rows}"
+                )
 
     def beat(self) -> None:
         self._beats += 1

@@ -36,10 +36,12 @@ def direction(config: Path, side: Side) -> Direction:
     except (SettingsError, UsersCodeError) as error:
         raise NoDirectionError(str(error)) from error
     urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
-    return direction_of(project, urls, side, str(found.code))
+    return direction_of(project, urls, side, str(found.code), found.data.copy_rows_per_second)
 
 
-def direction_of(project: Project, urls: Mapping[Side, str], side: Side, code: str) -> Direction:
+def direction_of(
+    project: Project, urls: Mapping[Side, str], side: Side, code: str, copy_rows_per_second: int = 0
+) -> Direction:
     """The stream towards `side` by what was read already. Raises NoDirectionError."""
     try:
         sources = towards(side, project.tables, project.follow_ups)
@@ -53,4 +55,7 @@ def direction_of(project: Project, urls: Mapping[Side, str], side: Side, code: s
                 f"data.{one.value}.url is no PostgreSQL; other databases come with a later release"
             )
     source = Side.LEGACY if side is Side.NEW else Side.NEW
-    return Direction(f"to_{side.value}", urls[source], urls[side], sources)
+    return Direction(
+        f"to_{side.value}", urls[source], urls[side], sources,
+        copy_rows_per_second=copy_rows_per_second or None,
+    )  # fmt: skip

@@ -71,6 +71,10 @@ class Databases:
 
     legacy: SecretUrl
     new: SecretUrl
+    run_here: bool = True
+    """Whether processes of this instance work on streams that people desire to run, or leave it to others."""
+    copy_rows_per_second: int = 0
+    """The most rows that are copied; 0 sets no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Cutover:
     """Of legacy; none are all that `migration.py` maps."""
     own_writes: bool = False
     """Whether sessions that have written read from legacy until new has it, too."""
+    max_lag_ms: int | None = None
+    """How far new may be behind for reads to go there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +232,11 @@ def _settings_of(document: Document, path: Path) -> Settings:
         store=form.store,
         bus=form.bus,
         code=directory / form.code if form.code else None,
-        data=Databases(form.data.legacy.url, form.data.new.url) if form.data else None,
+        data=Databases(
+            form.data.legacy.url, form.data.new.url, form.data.run_here, form.data.copy_rows_per_second
+        )
+        if form.data
+        else None,
         shadow=Shadow(
             form.shadow.inspect,
             form.shadow.compare_here,
@@ -237,7 +247,13 @@ def _settings_of(document: Document, path: Path) -> Settings:
             form.shadow.redact.emails,
         ),
         cutovers=tuple(
-            Cutover(name, tuple(one.flags), tuple(one.tables), one.read_your_writes)
+            Cutover(
+                name,
+                tuple(one.flags),
+                tuple(one.tables),
+                one.read_your_writes,
+                None if one.max_lag is None else round(one.max_lag * 1000),
+            )
             for name, one in sorted(form.cutovers.items())
         ),
     )

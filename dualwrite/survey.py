@@ -48,11 +48,6 @@ _WRITE: Final = """
            unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) one
      WHERE n.nspname = %s AND c.relname = %s
 """
-_ROWS: Final = """
-    SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname = %s AND c.relname = %s
-"""
-
 _HOW: Final[Mapping[type, str]] = MappingProxyType(
     {Copying: "as it is", Mapped: "value by value", Touching: "SQL that follows"}
 )
@@ -123,7 +118,7 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
                 )  # fmt: skip
         identity = next(one.identity for one in facts.tables if one.name == name)
         found += _of_follow_ups(table, here[name], identity)
-    rows = {name: await estimate(source, name) for name in direction.sources}
+    rows = {name: await pg_source.rows_about(source, name) for name in direction.sources}
     planned = tuple(
         Planned(name, table, _HOW[type(what)], rows[table]) for name, table, what in copies(direction.sources)
     )
@@ -133,12 +128,6 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
 async def columns(where: Connection, table: str) -> dict[str, ColumnFacts]:
     """By name; empty where there is no such table."""
     return {row[0]: ColumnFacts(*row) for row in await _all(where, _COLUMNS, table)}
-
-
-async def estimate(where: Connection, table: str) -> int:
-    """About how many rows a table has."""
-    rows = await _all(where, _ROWS, table)
-    return int(rows[0][0]) if rows else 0
 
 
 async def _all(where: Connection, query: Any, table: str) -> list[Any]:

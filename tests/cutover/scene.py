@@ -360,6 +360,7 @@ async def night(
     *,
     demanding: bool = True,
     own_writes: bool = False,
+    max_lag: float | None = None,
 ) -> AsyncIterator[Night]:
     """`demanding`: neither backend may see a fault."""
     (folder / "migration.py").write_text(MIGRATION.read_text())
@@ -374,7 +375,7 @@ async def night(
             else:
                 backend.start()
                 stack.callback(backend.stop)
-        config = {
+        config: dict[str, Any] = {
             "workers": 2,
             "store": store_url,
             "bus": bus_url,
@@ -384,6 +385,8 @@ async def night(
             "data": {"legacy": {"url": legacy_url}, "new": {"url": new_url}},
             "cutovers": {CUTOVER: {"flags": ["shop"], "read_your_writes": own_writes}},
         }
+        if max_lag is not None:
+            config["cutovers"][CUTOVER]["max_lag"] = max_lag
         async with running_crossfade(folder, config) as cf:
             found = Night(cf, legacy, new, {"legacy": legacy_url, "new": new_url}, store_url)
             await found.is_up()

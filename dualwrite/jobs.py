@@ -71,8 +71,8 @@ class Jobs:
 
     async def done(self, kind: str, name: str) -> None:
         await self._looking.execute(
-            "UPDATE crossfade_sync.jobs SET state = 'done', at = clock_timestamp()"
-            " WHERE stream = %(stream)s AND epoch = %(epoch)s AND kind = %(kind)s AND name = %(name)s"
+            "UPDATE crossfade_sync.jobs SET state = 'done', epoch = %(epoch)s, at = clock_timestamp()"
+            " WHERE stream = %(stream)s AND epoch <= %(epoch)s AND kind = %(kind)s AND name = %(name)s"
             " AND state = ANY(%(before)s)",
             {**self._key, "kind": kind, "name": name, "before": before(JobState.DONE)},
         )

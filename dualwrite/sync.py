@@ -141,7 +141,10 @@ async def _run(direction: Direction, told: Told) -> None:
         except psycopg.Error as error:
             may_not = isinstance(error, errors.InsufficientPrivilege)
             reason = rights.REASON if may_not else "refused"
-            raise await _stopped(direction, told, reason, _said(error)) from error
+            message = (
+                f"{_said(error)}; crossfade data plan names what is missing" if may_not else _said(error)
+            )
+            raise await _stopped(direction, told, reason, message) from error
         told.again += 1
         await asyncio.sleep(TRY_AGAIN)
 

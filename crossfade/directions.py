@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
 from crossfade import settings, users_code
 from crossfade.project import Project
@@ -18,7 +16,6 @@ from dualwrite.mapping import InvalidMappingError
 from dualwrite.sync import Direction
 from flags.model import Side
 
-STREAMS: Final[Mapping[Side, Way]] = MappingProxyType(dict.fromkeys(Side, Way.STREAM))
 _POSTGRESQL = ("postgresql://", "postgres://")
 
 
@@ -52,11 +49,14 @@ def direction_of(
     side: Side,
     code: str,
     *,
-    name: str = "",
-    ways: Mapping[Side, Way] = STREAMS,
+    name: str,
+    ways: Mapping[Side, Way],
     copy_rows_per_second: int = 0,
 ) -> Direction:
-    """The stream towards `side` by what was read already. Raises NoDirectionError."""
+    """The stream towards `side` by what was read already. Raises NoDirectionError.
+
+    `name` and `ways` are `data.name` and how each side is read.
+    """
     try:
         sources = towards(side, project.tables, project.follow_ups)
     except InvalidMappingError as error:
@@ -64,7 +64,7 @@ def direction_of(
     if not sources:
         raise NoDirectionError(f"{code}: project has no tables towards {side.value}")
     for one, url in urls.items():
-        if not url.startswith(_POSTGRESQL):
+        if not is_postgresql(url):
             raise NoDirectionError(
                 f"data.{one.value}.url is no PostgreSQL; other databases come with a later release"
             )
@@ -74,3 +74,7 @@ def direction_of(
         stream, urls[source], urls[side], sources,
         way=ways[source], copy_rows_per_second=copy_rows_per_second or None,
     )  # fmt: skip
+
+
+def is_postgresql(url: str) -> bool:
+    return url.startswith(_POSTGRESQL)

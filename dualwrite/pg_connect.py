@@ -10,8 +10,12 @@ CONNECT_WITHIN: Final = 10
 """Seconds."""
 READABLE: Final = (
     "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
+    " -c row_security=off"
 )
-"""Whatever the source's database or user prefers: its text has to mean the same at the target."""
+"""Whatever the source's database or user prefers: its text has to mean the same at the target. And rows that
+a policy hides are refused instead of left out."""
+_TOLD: Final = (("DateStyle", "ISO"), ("TimeZone", "UTC"), ("IntervalStyle", "postgres"))
+"""Of these a server tells what holds, without being asked."""
 _ALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000,
 }  # fmt: skip
@@ -20,7 +24,7 @@ _ALIVE: Final[dict[str, Any]] = {
 
 async def connect(url: str, name: str = "crossfade", **more: Any) -> psycopg.AsyncConnection[Any]:
     """In autocommit mode; `name` is how the server knows the session. Raises psycopg.Error."""
-    return await psycopg.AsyncConnection.connect(
+    connection = await psycopg.AsyncConnection.connect(
         url,
         autocommit=True,
         connect_timeout=CONNECT_WITHIN,
@@ -30,3 +34,12 @@ async def connect(url: str, name: str = "crossfade", **more: Any) -> psycopg.Asy
         **_ALIVE,
         **more,
     )
+    for setting, wanted in _TOLD:
+        holds = connection.info.parameter_status(setting) or ""
+        if not holds.startswith(wanted):
+            await connection.close()
+            raise psycopg.OperationalError(
+                f"{setting} is {holds!r}, and not {wanted}, which this session asked for: does a pooler drop"
+                " a session's options? Have it pass them, or name the database without it"
+            )
+    return connection

@@ -200,7 +200,9 @@ def _refused(error: psycopg.Error) -> str:
 
 
 def _said(error: psycopg.Error) -> str:
-    return f"{error.diag.message_primary or error} ({error.sqlstate or type(error).__name__})"
+    said = f"{error.diag.message_primary or error} ({error.sqlstate or type(error).__name__})"
+    may_not = isinstance(error, errors.InsufficientPrivilege)
+    return f"{said}; crossfade data plan names what is missing" if may_not else said
 
 
 async def _stopped(direction: Direction, told: Told, reason: str, message: str) -> Exception:

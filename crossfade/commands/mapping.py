@@ -14,7 +14,7 @@ import psycopg
 from crossfade import settings, users_code
 from crossfade.commands.api import ERROR, OK, TRIPPED, USAGE, ApiError
 from crossfade.commands.telling import data, tell_json
-from crossfade.directions import NoDirectionError, direction_of
+from crossfade.directions import NoDirectionError, is_postgresql
 from crossfade.mapping_contract import try_project
 from crossfade.project import Project
 from crossfade.settings import SettingsError
@@ -63,7 +63,10 @@ def _read(options: argparse.Namespace) -> tuple[Project, dict[Side, str]]:
             raise NoDirectionError(f"{options.config}: data: or code: is missing")
         project = users_code.load(found.code, found.code_text)
         urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
-        direction_of(project, urls, Side.NEW, str(found.code))
+        if not project.tables:
+            raise NoDirectionError(f"{found.code}: project has no tables")
+        if strange := [side for side, url in urls.items() if not is_postgresql(url)]:
+            raise NoDirectionError(f"data.{strange[0].value}.url is no PostgreSQL")
     except (SettingsError, UsersCodeError, NoDirectionError) as error:
         raise ApiError(USAGE, str(error), word="invalid") from error
     return project, urls

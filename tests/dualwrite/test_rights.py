@@ -11,8 +11,10 @@ import pytest
 
 from crossfade.embedded.postgres import EmbeddedPostgres
 from dualwrite import survey, sync
+from dualwrite.capture import Way
 from dualwrite.mapped import towards
 from dualwrite.mapping import Table
+from dualwrite.pg_connect import connect
 from dualwrite.preflight import Finding, Weight
 from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import State
@@ -51,10 +53,13 @@ async def _do(url: str, finding: Finding) -> None:
         await admin.execute(command.encode())
 
 
-async def test_from_no_right_at_all_the_plan_leads_to_a_stream_that_runs(places: tuple[str, str]) -> None:
+@pytest.mark.parametrize("way", Way)
+async def test_from_no_right_at_all_the_plan_leads_to_a_stream_that_runs(
+    places: tuple[str, str], way: Way
+) -> None:
     legacy, new = places
     with plain_user(legacy) as source, plain_user(new) as target:
-        direction = Direction(NAME, source, target, towards(Side.NEW, TABLES, ()))
+        direction = Direction(NAME, source, target, towards(Side.NEW, TABLES, ()), way=way)
         told = Told()
         with pytest.raises(StoppedError) as stopped:
             await sync.run(direction, told)
@@ -75,9 +80,26 @@ async def test_from_no_right_at_all_the_plan_leads_to_a_stream_that_runs(places:
             async with connected(legacy) as writer, connected(new) as looking:
                 await writer.execute("UPDATE shop.items SET title = 'changed' WHERE id = 7")
                 await until(lambda: _says(looking, "changed"), "it comes over")
+                # Taken away in the middle of it all, it stops by the same word.
+                user, _, _ = who(target)
+                await looking.execute(f"REVOKE UPDATE, INSERT ON shop.things FROM {user}".encode())
+                await writer.execute("UPDATE shop.items SET title = 'again' WHERE id = 7")
+                with pytest.raises(StoppedError, match="permission denied for table things") as stopped:
+                    await running
+                assert stopped.value.reason == "missing_privilege"
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_rows_that_a_policy_hides_are_refused_and_not_left_out(places: tuple[str, str]) -> None:
+    legacy, _ = places
+    with plain_user(legacy, in_shop(granted()["the source's user"])) as source:
+        async with connected(legacy) as admin:
+            await admin.execute("ALTER TABLE shop.items ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        async with await connect(source) as reader:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+                await rows(reader, "SELECT * FROM shop.items")
 
 
 async def _says(looking: psycopg.AsyncConnection[Any], title: str) -> bool:

@@ -319,7 +319,13 @@ SYNC_AGAIN = Metric(
     "Times that a stream began again after something that passed by itself.",
     ("stream",),
 )
-SYNC_METRICS = (SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN)
+SYNC_QUARANTINED = Metric(
+    "crossfade_sync_quarantined_rows",
+    Kind.GAUGE,
+    "Rows that the target did not take and that wait in quarantine.",
+    ("stream",),
+)
+SYNC_METRICS = (SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN, SYNC_QUARANTINED)
 """Known to `crossfade sync` only."""
 CONTROL_METRICS = (
     FLAG_PROPAGATION_SECONDS,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from core.metrics import SYNC_AGAIN, SYNC_COPIED, SYNC_LAG, SYNC_STATE, Sample
+from core.metrics import SYNC_AGAIN, SYNC_COPIED, SYNC_LAG, SYNC_QUARANTINED, SYNC_STATE, Sample
 from crossfade import logs, metrics_page
 from crossfade.directions import NoDirectionError, direction
 from crossfade.settings_form import Address
@@ -91,7 +91,7 @@ def _end(stream: str, ended: BaseException | None) -> int:
 
 async def _talk(stream: str, told: Told) -> None:
     """What changes is said once."""
-    state, trouble, epoch = None, "", 0
+    state, trouble, epoch, quarantined = None, "", 0, 0
     while True:
         if told.epoch != epoch:
             epoch = told.epoch
@@ -102,12 +102,16 @@ async def _talk(stream: str, told: Told) -> None:
         if told.trouble and told.trouble != trouble:
             log.warning("trying again", stream=stream, message=told.trouble)
         trouble = told.trouble
+        if told.quarantined != quarantined:
+            quarantined = told.quarantined
+            log.warning("rows in quarantine", stream=stream, rows=quarantined)
         await asyncio.sleep(LOOK)
 
 
 def samples(stream: str, told: Told) -> list[Sample]:
     found = [Sample(SYNC_STATE.name, (stream, state.value), float(told.state is state)) for state in State]
     found.append(Sample(SYNC_AGAIN.name, (stream,), told.again))
+    found.append(Sample(SYNC_QUARANTINED.name, (stream,), told.quarantined))
     found += [Sample(SYNC_COPIED.name, (stream, name), one.copied) for name, one in told.copies.items()]
     if (lag := told.lag()) is not None:
         found.append(Sample(SYNC_LAG.name, (stream,), lag))

@@ -18,21 +18,24 @@ second session can write under the same name.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.pq import TransactionStatus
 
+from dualwrite import quarantine
 from dualwrite.change import ABSENT, Position, Row
 from dualwrite.copy_text import copy_text, read_copy_text
-from dualwrite.mapped import RowMapping, Touching, touched_rows
+from dualwrite.mapped import MappingFailedError, RowMapping, Touching, touched_rows
 from dualwrite.pg_connect import connect
 from dualwrite.pg_stream import lsn_text
-from dualwrite.plan import Action, Op, Step, TargetTable, Work, shown, steps
+from dualwrite.plan import Action, Op, Step, TargetTable, Work, named, shown, steps
+from dualwrite.quarantine import Held, Kept
 from dualwrite.target import FencedError, StreamState, qualified, session_name, take_over
 
 NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
@@ -50,8 +53,9 @@ class PoisonError(Exception):
     """A row that the target does not take. Nothing of its transaction was written."""
 
     def __init__(self, op: Op, error: psycopg.Error) -> None:
-        said = error.diag.message_primary or str(error)
-        super().__init__(f"{op.table} does not take the row with key {shown(op.key or op.row)}: {said}")
+        super().__init__(
+            f"{op.table} does not take the row with key {shown(op.key or op.row)}: {_said(error)}"
+        )
         self.op = op
         self.error = error
 
@@ -76,7 +80,11 @@ class Chunk:
 class Applier:
     """The one session that writes a stream's changes to the target."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], taken: StreamState) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[Any], taken: StreamState, held: Held) -> None:
+        self.held = held
+        """What waits in quarantine."""
+        self._holding: Held = held
+        """The same, once the target transaction that is open is committed."""
         self._connection = connection
         self._name = taken.name
         self._epoch = taken.epoch
@@ -98,10 +106,11 @@ class Applier:
         try:
             taken = await take_over(connection, name, epoch)
             await _mark_as_ours(connection, name)
+            held = await quarantine.held(connection, name)
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, taken)
+        return cls(connection, taken, held)
 
     async def close(self) -> None:
         await self._connection.close()
@@ -123,13 +132,16 @@ class Applier:
         thought about it already. `touched` are the rows that follow-ups look at, once all is written.
 
         `whole` says that every row of these tables has been copied, so that an update without its row is a
-        fault. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and psycopg.Error where
-        the target is at fault; after any of them nothing was written, unless the connection broke during the
-        commit itself, which the position tells when it is read again.
+        fault. What the target does not take, and what follows it, goes into quarantine where the table's
+        policy says so. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and
+        psycopg.Error where the target is at fault; after any of them nothing was written, unless the
+        connection broke during the commit itself, which the position tells when it is read again.
         """
         if self._held_open is None and end is not None and end <= self.applied:
             return
-        task = _Task(ops, steps(ops) if planned is None else planned, touched, end, heartbeat, whole)
+        task = _Task(ops, planned or (), touched, end, heartbeat, whole, ops)
+        if planned is None or self._holding:
+            task, self._holding = _sifted(task, self._holding)
         try:
             if end is None and self._held_open is None:
                 self._held_open = AsyncExitStack()
@@ -137,6 +149,7 @@ class Applier:
             await self._written(task)
         except BaseException as error:
             held, self._held_open = self._held_open, None
+            self._holding = self.held
             if held is not None:
                 await held.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -145,19 +158,83 @@ class Applier:
         held, self._held_open = self._held_open, None
         if held is not None:
             await held.aclose()
+        self.held = self._holding
         self.applied = end
         if heartbeat is not None:
             self.heartbeat = heartbeat
 
     async def _written(self, task: _Task) -> None:
-        try:
-            await self._write(task)
-        except _POISON:
+        while True:
             try:
-                # Two rows may have swapped what is unique of each; then both have to go first.
-                await self._write(task, clear=True)
+                return await self._write(task)
+            except _POISON:
+                try:
+                    # Two rows may have swapped what is unique of each; then both have to go first.
+                    return await self._write(task, clear=True)
+                except _POISON as error:
+                    task = await self._without_poison(task, error)
+
+    async def _without_poison(self, task: _Task, error: psycopg.Error) -> _Task:
+        """What is left of it where the policy lets the rows wait that were refused. Raises PoisonError."""
+        refused = await self._refused(task) if any(op.table.quarantine for op in task.ops) else []
+        if not refused or any(op.table.quarantine is None for op, _ in refused):
+            raise await self._poison(task.ops, task.whole) or error from None
+        waits = {
+            (op.table.quarantine or "", key): said for op, said in refused for key in quarantine.keys_of(op)
+        }
+        # All of a row's changes in this transaction wait, since nobody knows which of them it was.
+        rest, kept, self._holding = quarantine.sifted(task.ops, self._holding | waits.keys())
+        if len(rest) == len(task.ops):
+            raise error
+        kept = [one._replace(error=waits.get((one.copy, one.key), one.error)) for one in kept]
+        return replace(task, ops=rest, planned=steps(rest), kept=(*task.kept, *kept))
+
+    async def _refused(self, task: _Task) -> list[tuple[Op, str]]:
+        """Rows that the target does not take, looked for by halves. All is rolled back."""
+        found: list[tuple[Op, str]] = []
+
+        async def put(table: TargetTable, rows: Sequence[Row]) -> None:
+            stage = await self._stage(table, [copy_text(rows)])
+            await self._connection.execute(_put(table, stage))
+
+        async def patch(table: TargetTable, rows: Sequence[Row]) -> None:
+            for columns, some in _by_columns(table, rows).items():
+                await self._patch(table, columns, some, whole=False)
+
+        async def halves(
+            write: Callable[[TargetTable, Sequence[Row]], Awaitable[None]],
+            action: Action,
+            table: TargetTable,
+            rows: Sequence[Row],
+        ) -> None:
+            try:
+                async with self._one_transaction():
+                    await write(table, rows)
             except _POISON as error:
-                raise await self._poison(task.ops, task.whole) or error from None
+                if len(rows) == 1:
+                    found.append((Op(action, table, table.key_of(rows[0]), rows[0]), _said(error)))
+                    return
+                half = len(rows) // 2
+                await halves(write, action, table, rows[:half])
+                await halves(write, action, table, rows[half:])
+
+        async with self._one_transaction(force_rollback=True):
+            for step in task.planned:
+                for work in step.works:
+                    await self._remove(work, clear=not work.table.others)
+                for work in step.works:
+                    if (rows := (*work.adds, *work.puts)) and not work.table.partial:
+                        await halves(put, Action.PUT, work.table, rows)
+                for work in step.works:
+                    if work.patches:
+                        await halves(patch, Action.PATCH, work.table, work.patches)
+                if step.last is not None:
+                    try:
+                        async with self._one_transaction():
+                            await self._last(step.last)
+                    except _POISON as error:
+                        found.append((step.last, _said(error)))
+        return found
 
     async def chunk(self, copy: str) -> Chunk | None:
         """How far a copy has come; None where it has not begun."""
@@ -192,20 +269,44 @@ class Applier:
         `lines` are what COPY says of the source's rows, in text or in binary. How many rows were written.
         Raises FencedError, MappingFailedError, FollowUpError and psycopg.Error; then nothing was.
         """
-        written = 0
-        made = [b"".join(what.lines(lines))]
+        written, kept = 0, list[Kept]()
+        waits = not isinstance(what, Touching) and what.table.quarantine is not None
+        made = [] if waits else [b"".join(what.lines(lines))]
         async with self._one_transaction():
             await self._lock()
             if isinstance(what, Touching):
                 await self._follow_up(what, made)
-            elif not what.table.partial:
+            elif what.table.partial:
+                pass
+            elif waits:
+                written = await self._copy_what_is_taken(what, lines, kept)
+                await quarantine.keep(self._connection, self._name, self.applied, kept)
+            else:
                 written = await self._copy_rows(what.table, made, binary)
             await self._connection.execute(
                 "UPDATE crossfade_sync.copies SET upto = coalesce(%s, bound), done = %s, rows = rows + %s"
                 " WHERE stream = %s AND copy = %s",
                 (upto, upto is None, written, self._name, copy),
             )
+        self._hold(kept)
         return written
+
+    def _hold(self, kept: Sequence[Kept]) -> None:
+        self.held = self._holding = self.held | {(one.copy, one.key) for one in kept}
+
+    async def _copy_what_is_taken(self, what: RowMapping, lines: Sequence[bytes], kept: list[Kept]) -> int:
+        """By halves, until what is refused is one row."""
+        try:
+            async with self._one_transaction():
+                return await self._copy_rows(what.table, [b"".join(what.lines(lines))], binary=False)
+        except (*_POISON, MappingFailedError) as error:
+            if len(lines) == 1:
+                kept.append(_kept_line(what, lines[0], error))
+                return 0
+        half = len(lines) // 2
+        return await self._copy_what_is_taken(what, lines[:half], kept) + await self._copy_what_is_taken(
+            what, lines[half:], kept
+        )
 
     async def _copy_rows(self, table: TargetTable, made: Sequence[bytes], binary: bool) -> int:
         """Those that are not there yet."""
@@ -254,7 +355,39 @@ class Applier:
         keys: Sequence[Sequence[str]],
         lines: Sequence[bytes],
     ) -> None:
-        """Write these rows over what is there; those of which there is no line go. Raises as copy_chunk."""
+        """Write these rows over what is there; those of which there is no line go. Raises as copy_chunk.
+
+        What was in quarantine has left it then; what is refused again stays there.
+        """
+        if what is None or isinstance(what, Touching) or what.table.quarantine is None:
+            await self._repair(copy, what, keys, lines)
+            return
+        try:
+            await self._repair(copy, what, keys, lines)
+        except (*_POISON, MappingFailedError) as error:
+            if len(keys) > 1:
+                by_key = {_source_key(what, line): line for line in lines}
+                for key in keys:
+                    line = by_key.get(tuple(key))
+                    await self.repair(copy, what, [key], [] if line is None else [line])
+                return
+            if not lines:
+                raise
+            kept = _kept_line(what, lines[0], error)
+            async with self._one_transaction():
+                await self._lock()
+                await quarantine.keep(self._connection, self._name, self.applied, [kept])
+                await self._no_more_to_repair(copy, keys)
+            self._hold([kept])
+
+    async def _repair(
+        self,
+        copy: str,
+        what: RowMapping | Touching | None,
+        keys: Sequence[Sequence[str]],
+        lines: Sequence[bytes],
+    ) -> None:
+        settled: list[Row] = []
         made = [] if what is None else what.lines(lines)
         async with self._one_transaction():
             await self._lock()
@@ -262,11 +395,18 @@ class Applier:
                 await self._follow_up(what, made)
             elif what is not None:
                 await self._write_over(what, keys, made)
-            async with self._connection.cursor() as cursor:
-                await cursor.executemany(
-                    "DELETE FROM crossfade_sync.repairs WHERE stream = %s AND copy = %s AND key = %s",
-                    [(self._name, copy, list(key)) for key in keys],
-                )
+                if what.table.quarantine is not None:
+                    settled = [what.key_of_source(tuple(part.encode() for part in key)) for key in keys]
+                    await quarantine.settle(self._connection, self._name, copy, settled)
+            await self._no_more_to_repair(copy, keys)
+        self.held = self._holding = self.held - {(copy, key) for key in settled}
+
+    async def _no_more_to_repair(self, copy: str, keys: Sequence[Sequence[str]]) -> None:
+        async with self._connection.cursor() as cursor:
+            await cursor.executemany(
+                "DELETE FROM crossfade_sync.repairs WHERE stream = %s AND copy = %s AND key = %s",
+                [(self._name, copy, list(key)) for key in keys],
+            )
 
     async def _write_over(
         self, what: RowMapping, keys: Sequence[Sequence[str]], made: Sequence[bytes]
@@ -289,8 +429,10 @@ class Applier:
         async with self._one_transaction():
             watched = await self._lock() if task.end is None else await self._move(task.end, task.heartbeat)
             await self._carry_out(task.planned, task.whole, clear)
-            if watched and task.ops:
-                await self._note_changed(task.ops)
+            if watched and task.changed:
+                await self._note_changed(task.changed)
+            if task.kept:
+                await quarantine.keep(self._connection, self._name, task.end or self.applied, task.kept)
             for touching, rows in sorted(task.touched.items(), key=lambda pair: pair[0].place):
                 await self._follow_up(touching, [copy_text(touched_rows(touching, rows))])
 
@@ -309,7 +451,7 @@ class Applier:
 
     @asynccontextmanager
     async def _one_transaction(self, force_rollback: bool = False) -> AsyncIterator[None]:
-        if self._held_open is None:
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
             self._filled.clear()
         known, stays = dict(self._stages), False
         try:
@@ -356,13 +498,16 @@ class Applier:
         return bool(row[1])
 
     async def _poison(self, ops: Sequence[Op], whole: bool) -> PoisonError | None:
-        """The first row that the target does not take, by one after the other. All is rolled back."""
+        """The first row that is refused and may not wait, by one after the other. All is rolled back."""
         async with self._one_transaction(force_rollback=True):
             for op in ops:
+                waits = op.table.quarantine is not None
                 try:
-                    await self._carry_out(steps((op,)), whole, clear=False)
+                    async with self._one_transaction() if waits else nullcontext():
+                        await self._carry_out(steps((op,)), whole, clear=False)
                 except _POISON as error:
-                    return PoisonError(op, error)
+                    if not waits:
+                        return PoisonError(op, error)
         return None
 
     async def _carry_out(self, planned: Sequence[Step], whole: bool, clear: bool) -> None:
@@ -486,6 +631,20 @@ class _Task:
     end: Position | None
     heartbeat: int | None
     whole: bool
+    changed: Sequence[Op]
+    """All that has come, also what is not written."""
+    kept: Sequence[Kept] = ()
+    """Changes that go into quarantine instead."""
+
+
+def _sifted(task: _Task, held: Held) -> tuple[_Task, Held]:
+    """What is left of it when changes wait that follow what waits; all that waits then."""
+    rest, kept, now = quarantine.sifted(task.ops, held)
+    return replace(task, ops=rest, planned=steps(rest), kept=kept), now
+
+
+def _said(error: Exception) -> str:
+    return (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
 
 
 async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> None:
@@ -509,6 +668,18 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
                 (session_name(name),),
             )
     await connection.execute("SET session_replication_role = replica")
+
+
+def _source_key(what: RowMapping, line: bytes) -> tuple[str, ...]:
+    row = read_copy_text(line)
+    return tuple((row[at] or b"").decode() for at in what.table.key)
+
+
+def _kept_line(what: RowMapping, line: bytes, error: Exception) -> Kept:
+    """Raises MappingFailedError where not even the key can be told."""
+    key = what.key_of_source(tuple(part.encode() for part in _source_key(what, line)))
+    row = json.dumps(named(what.inputs, read_copy_text(line)))
+    return Kept(what.table.quarantine or "", key, Action.KEEP.value, row, _said(error))
 
 
 def _place(table: TargetTable) -> sql.Composed:
@@ -564,10 +735,7 @@ def _keys_of(op: Op) -> list[tuple[str, ...]]:
     """Of the rows that it may change; an empty one is the whole table."""
     if op.action is Action.EMPTY:
         return [()]
-    keys = [op.key] if op.key else []
-    if op.row and ABSENT not in (there := op.table.key_of(op.row)) and there not in keys:
-        keys.append(there)
-    return [tuple(_literal(part) or "" for part in key) for key in keys]
+    return [tuple(_literal(part) or "" for part in key) for key in quarantine.keys_of(op)]
 
 
 def _literal(value: object) -> str | None:

@@ -83,6 +83,8 @@ class Told:
     """How often it began again after something that passed by itself."""
     trouble: str = ""
     """Of the last time."""
+    quarantined: int = 0
+    """Rows that wait in quarantine."""
 
     def lag(self) -> float | None:
         """Seconds that the target is behind. It grows while no beat comes; None before the first one."""
@@ -278,7 +280,11 @@ class _Work:
 
     async def _copy(self) -> None:
         for name, table, what in copies(self._direction.sources):
-            binary = isinstance(what, Copying) and await self._same_types(table, what)
+            binary = (
+                isinstance(what, Copying)
+                and what.table.quarantine is None  # what waits there is kept as text
+                and await self._same_types(table, what)
+            )
             chunks = PgChunks(self._source, table, what, binary=binary)
             backfill = Backfill(chunks, self._applier, name, what)
             done = False
@@ -335,6 +341,7 @@ class _Work:
                     return
 
     def _note_lag(self) -> None:
+        self._told.quarantined = len(self._applier.held)
         for number in [number for number in self._sent if number <= self._applier.heartbeat]:
             now = time.monotonic()
             self._told.arrived = now, now - self._sent.pop(number)

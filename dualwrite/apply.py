@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg import errors, sql
@@ -40,8 +40,15 @@ from dualwrite.target import FencedError, StreamState, qualified, session_name, 
 
 NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
 STAGED_AFTER_A_CLASH: Final = 8
+Aside: TypeAlias = dict[str, sql.Identifier]
+"""By schema.table: a temporary table with rows that were taken out for a while."""
 ORIGIN: Final = "crossfade_"
 """What the origin of all that is written here begins with."""
+_WRITTEN_COLUMNS: Final = """
+    SELECT attname FROM pg_attribute
+     WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+     ORDER BY attnum
+"""
 TRIES: Final = 5
 """To get the origin from a session that has been fenced."""
 
@@ -221,7 +228,7 @@ class Applier:
         async with self._one_transaction(force_rollback=True):
             for step in task.planned:
                 for work in step.works:
-                    await self._remove(work, clear=not work.table.others)
+                    await self._remove(work, clear=True)
                 for work in step.works:
                     if (rows := (*work.adds, *work.puts)) and not work.table.partial:
                         await halves(put, Action.PUT, work.table, rows)
@@ -363,7 +370,10 @@ class Applier:
             await self._repair(copy, what, keys, lines)
             return
         try:
-            await self._repair(copy, what, keys, lines)
+            try:
+                await self._repair(copy, what, keys, lines)
+            except errors.UniqueViolation:
+                await self._repair(copy, what, keys, lines, clear=True)
         except (*_POISON, MappingFailedError) as error:
             if len(keys) > 1:
                 by_key = {_source_key(what, line): line for line in lines}
@@ -386,6 +396,7 @@ class Applier:
         what: RowMapping | Touching | None,
         keys: Sequence[Sequence[str]],
         lines: Sequence[bytes],
+        clear: bool = False,
     ) -> None:
         settled: list[Row] = []
         made = [] if what is None else what.lines(lines)
@@ -394,7 +405,7 @@ class Applier:
             if isinstance(what, Touching):
                 await self._follow_up(what, made)
             elif what is not None:
-                await self._write_over(what, keys, made)
+                await self._write_over(what, keys, made, clear)
                 if what.table.quarantine is not None:
                     settled = [what.key_of_source(tuple(part.encode() for part in key)) for key in keys]
                     await quarantine.settle(self._connection, self._name, copy, settled)
@@ -409,7 +420,7 @@ class Applier:
             )
 
     async def _write_over(
-        self, what: RowMapping, keys: Sequence[Sequence[str]], made: Sequence[bytes]
+        self, what: RowMapping, keys: Sequence[Sequence[str]], made: Sequence[bytes], clear: bool
     ) -> None:
         table = what.table
         there = [read_copy_text(line) for block in made for line in block.splitlines(keepends=True)]
@@ -421,9 +432,7 @@ class Applier:
         wanted = (what.key_of_source(tuple(part.encode() for part in key)) for key in keys)
         gone = [op for key in wanted if key not in present for op in what.gone(key)]
         await self._carry_out(steps(gone), whole=False, clear=False)
-        if there:
-            stage = await self._stage(table, made)
-            await self._connection.execute(_put(table, stage))
+        await self._carry_out([Step((Work(table, puts=list(there)),))], whole=False, clear=clear)
 
     async def _write(self, task: _Task, clear: bool = False) -> None:
         async with self._one_transaction():
@@ -511,58 +520,137 @@ class Applier:
         return None
 
     async def _carry_out(self, planned: Sequence[Step], whole: bool, clear: bool) -> None:
+        """With `clear` no row that is written keeps one of the others from what it is about to be."""
         for step in planned:
             for work in step.works:
-                await self._remove(work, clear and not work.table.others)
+                await self._remove(work, clear)
+            aside: Aside = {}
+            if clear:
+                for work in step.works:
+                    await self._set_aside(work, aside)
             for work in step.works:
-                await self._put_rows(work, clear)
+                await self._put_rows(work, clear, aside.get(str(work.table)))
             # A row may be made by one mapping, and have columns filled by another.
             for work in step.works:
+                there = aside.get(str(work.table))
                 for columns, rows in _by_columns(work.table, work.patches).items():
-                    await self._patch(work.table, columns, rows, whole and not work.table.partial)
+                    await self._patch(work.table, columns, rows, whole and not work.table.partial, there)
+            for table in {
+                str(work.table): work.table for work in step.works if str(work.table) in aside
+            }.values():
+                await self._put_back(table, aside[str(table)])
             if step.last is not None:
                 await self._last(step.last)
 
-    async def _put_rows(self, work: Work, clear: bool) -> None:
+    async def _put_rows(self, work: Work, clear: bool, aside: sql.Identifier | None) -> None:
         table, puts = work.table, work.puts
         if table.partial:
             return
         if work.adds:
             made = copy_text(work.adds)
             if clear or await self._copied_straight(table, [made], binary=False) is None:
-                stage = await self._stage(table, [made])
-                await self._connection.execute(_put(table, stage))
+                await self._put_staged(table, made, aside)
         if puts:
-            stage = await self._stage(table, [copy_text(puts)])
-            await self._connection.execute(_put(table, stage))
+            await self._put_staged(table, copy_text(puts), aside)
+
+    async def _put_staged(self, table: TargetTable, made: bytes, aside: sql.Identifier | None) -> None:
+        stage = await self._stage(table, [made])
+        if aside is not None:
+            # What is there keeps the columns that are the target's own.
+            everything = tuple(range(len(table.columns)))
+            await self._connection.execute(_update(table, aside, stage, everything))
+            await self._compute(table, aside, stage)
+            await self._connection.execute(
+                sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(stage, aside, _same_key(table))
+            )
+        await self._connection.execute(_put(table, stage))
 
     async def _remove(self, work: Work, clear: bool) -> None:
         table = work.table
-        written = (*work.puts, *work.adds)
-        gone = [*work.removes, *map(table.key_of, written)] if clear else work.removes
-        if gone:
+        written = (*work.puts, *work.adds) if clear and not table.others else ()
+        if gone := [*work.removes, *map(table.key_of, written)]:
             stage = await self._stage(table, [copy_text(gone)], table.key)
             await self._connection.execute(
                 sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(_place(table), stage, _same_key(table))
             )
 
+    async def _set_aside(self, work: Work, aside: Aside) -> None:
+        """Rows of which not all columns are written leave their table, whole, until all can be put back."""
+        table = work.table
+        rows = [*work.patches, *((*work.puts, *work.adds) if table.others and not table.partial else ())]
+        if not rows:
+            return
+        keys = await self._stage(table, [copy_text(map(table.key_of, rows))], table.key)
+        form = sql.SQL("(LIKE {}) ON COMMIT DELETE ROWS").format(_place(table))
+        if str(table) not in aside:
+            aside[str(table)] = await self._empty_stage(("aside", str(table)), form)
+        await self._connection.execute(
+            sql.SQL(
+                "WITH gone AS (DELETE FROM {} t USING {} s WHERE {} RETURNING t.*)"
+                " INSERT INTO {} SELECT * FROM gone"
+            ).format(_place(table), keys, _same_key(table), aside[str(table)])
+        )
+
+    async def _put_back(self, table: TargetTable, aside: sql.Identifier) -> None:
+        cursor = await self._connection.execute(
+            _WRITTEN_COLUMNS, (_place(table).as_string(self._connection),)
+        )
+        names = [sql.Identifier(name) for (name,) in await cursor.fetchall()]
+        columns = sql.SQL(", ").join(names)
+        await self._connection.execute(
+            sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
+                _place(table), columns, columns, aside
+            )
+        )
+
     async def _patch(
-        self, table: TargetTable, columns: tuple[int, ...], rows: Sequence[Row], whole: bool
+        self,
+        table: TargetTable,
+        columns: tuple[int, ...],
+        rows: Sequence[Row],
+        whole: bool,
+        aside: sql.Identifier | None = None,
     ) -> None:
         known = copy_text(tuple(row[at] for at in columns) for row in rows)
         stage = await self._stage(table, [known], columns)
-        cursor = await self._connection.execute(
-            sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
-                _place(table),
-                _list("{0} = s.{0}", table, [at for at in columns if at not in table.key] or columns),
+        found = 0
+        for place in (_place(table), aside):
+            if place is not None:
+                cursor = await self._connection.execute(_update(table, place, stage, columns))
+                found += cursor.rowcount
+                await self._compute(table, place, stage)
+        if whole and found != len(rows):
+            raise MissingRowError(f"{len(rows) - found} of {len(rows)} changed rows of {table} are not there")
+
+    async def _compute(self, table: TargetTable, place: sql.Composable, stage: sql.Identifier) -> None:
+        """What is computed from rows that have changed in part is computed from what they are now."""
+        if not table.computed:
+            return
+        key = _list("{0}", table, table.key)
+        expressions = [
+            sql.SQL("({}) AS {}").format(sql.SQL(said), sql.Identifier(f"new {name}"))
+            for name, said in table.computed
+        ]
+        sets = [
+            sql.SQL("{} = s.{}").format(sql.Identifier(name), sql.Identifier(f"new {name}"))
+            for name, _ in table.computed
+        ]
+        await self._connection.execute(
+            sql.SQL(
+                "UPDATE {} t SET {} FROM"
+                " (SELECT {}, {} FROM {} given WHERE ({}) IN (SELECT {} FROM {})) s WHERE {}"
+            ).format(
+                place,
+                sql.SQL(", ").join(sets),
+                _list("given.{0}", table, table.key),
+                sql.SQL(", ").join(expressions),
+                place,
+                _list("given.{0}", table, table.key),
+                key,
                 stage,
                 _same_key(table),
             )
         )
-        if whole and cursor.rowcount != len(rows):
-            raise MissingRowError(
-                f"{len(rows) - cursor.rowcount} of {len(rows)} changed rows of {table} are not there"
-            )
 
     async def _last(self, op: Op) -> None:
         if op.action is Action.EMPTY:
@@ -606,6 +694,11 @@ class Applier:
     async def _filled_stage(
         self, of: object, form: sql.Composable, lines: Sequence[bytes], binary: bool = False
     ) -> sql.Identifier:
+        stage = await self._empty_stage(of, form)
+        await self._copy_in(stage, lines, binary)
+        return stage
+
+    async def _empty_stage(self, of: object, form: sql.Composable) -> sql.Identifier:
         name = self._stages.get(of)
         if name is None:
             name = f"crossfade_stage_{len(self._stages)}"
@@ -616,9 +709,7 @@ class Applier:
         elif name in self._filled:
             await self._connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(name)))
         self._filled.add(name)
-        stage = sql.Identifier(name)
-        await self._copy_in(stage, lines, binary)
-        return stage
+        return sql.Identifier(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -693,6 +784,18 @@ def _list(form: str, table: TargetTable, columns: Sequence[int]) -> sql.Composed
 def _same_key(table: TargetTable) -> sql.Composed:
     names = (sql.Identifier(table.columns[at]) for at in table.key)
     return sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(name) for name in names)
+
+
+def _update(
+    table: TargetTable, place: sql.Composable, stage: sql.Identifier, columns: Sequence[int]
+) -> sql.Composed:
+    """These columns of the rows that are there, from the stage."""
+    return sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
+        place,
+        _list("{0} = s.{0}", table, [at for at in columns if at not in table.key] or columns),
+        stage,
+        _same_key(table),
+    )
 
 
 def _put(table: TargetTable, stage: sql.Identifier, instead: sql.Composable | None = None) -> sql.Composed:

@@ -156,7 +156,7 @@ OPS = st.one_of(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.lists(OPS, min_size=1, max_size=6), min_size=1, max_size=4))
 async def test_no_row_is_there_that_never_was_and_a_repair_ends_alike(
     target_url: str, looking: Connection, batches: list[list[Op]]

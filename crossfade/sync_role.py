@@ -24,6 +24,7 @@ from core.metrics import (
     SYNC_LAG,
     SYNC_LEFT,
     SYNC_PAUSES,
+    SYNC_QUARANTINED,
     SYNC_SLOT_BYTES,
     SYNC_SLOT_SHARE,
     SYNC_SLOT_STATUS,
@@ -113,7 +114,7 @@ def _end(stream: str, ended: BaseException | None) -> int:
 async def talk(stream: str, told: Told) -> None:
     """What changes is said once."""
     state, trouble, epoch, waits = None, "", 0, ""
-    alarmed = False
+    alarmed, quarantined = False, 0
     while True:
         if told.waits and told.waits != waits:
             log.info("standing by", stream=stream, message=told.waits)
@@ -133,6 +134,9 @@ async def talk(stream: str, told: Told) -> None:
                 "slot near its limit", stream=stream, message=alarm, runbook=runbook("slot_near_limit")
             )
         alarmed = alarm is not None
+        if told.quarantined != quarantined:
+            quarantined = told.quarantined
+            log.warning("rows in quarantine", stream=stream, rows=quarantined)
         await asyncio.sleep(LOOK)
 
 
@@ -146,6 +150,7 @@ def samples(stream: str, told: Told) -> list[Sample]:
         found += [
             Sample(SYNC_STATE.name, (stream, state.value), float(told.state is state)) for state in State
         ]
+        found.append(Sample(SYNC_QUARANTINED.name, (stream,), told.quarantined))
     found += [Sample(SYNC_COPIED.name, (stream, name), one.copied) for name, one in told.copies.items()]
     found += [Sample(SYNC_PAUSES.name, (stream, one.value), told.pauses[one]) for one in Reason]
     if told.left is not None:

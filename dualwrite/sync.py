@@ -129,6 +129,8 @@ class Told:
     """How often it began again after something that passed by itself."""
     trouble: str = ""
     """Of the last time."""
+    quarantined: int = 0
+    """Rows that wait in quarantine."""
 
     slot: SlotFacts | None = None
     """What the source holds back for the stream; None where nobody could ask."""
@@ -459,7 +461,11 @@ class _Work:
                 continue
             about = await pg_source.rows_about(self._source, table)
             await self._jobs.begin(BACKFILL, name)
-            binary = isinstance(what, Copying) and await self._same_types(table, what)
+            binary = (
+                isinstance(what, Copying)
+                and what.table.quarantine is None  # what waits there is kept as text
+                and await self._same_types(table, what)
+            )
             chunks = PgChunks(self._source, table, what, binary=binary)
             most = MOST if ceiling is None else min(MOST, max(FEWEST, ceiling))
             backfill = Backfill(chunks, self._applier, name, what, most=most)
@@ -551,6 +557,7 @@ class _Work:
                     return
 
     def _note_lag(self) -> None:
+        self._told.quarantined = len(self._applier.held)
         for number in [number for number in self._sent if number <= self._applier.heartbeat]:
             now = time.monotonic()
             self._told.arrived = now, now - self._sent.pop(number)

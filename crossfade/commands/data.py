@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final, TypeVar
 
@@ -19,13 +19,14 @@ import psycopg
 from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, OK, TRIPPED, USAGE, ApiError, user
 from crossfade.commands.telling import Paint, data, table, talk, tell_json, tell_next
 from crossfade.directions import NoDirectionError, direction
-from dualwrite import desired, fence, jobs, lease, pg_source, repair, survey, target, verify
+from dualwrite import desired, fence, jobs, lease, pg_source, quarantine, repair, survey, target, verify
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.job_states import JobState
 from dualwrite.mapped import MappingFailedError, by_table
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight, near_limit
+from dualwrite.quarantine import Waiting
 from dualwrite.runbooks import runbook
 from dualwrite.stream_states import State
 from dualwrite.sync import Direction, copies
@@ -218,6 +219,9 @@ def status(options: argparse.Namespace) -> int:
             data(f"{found['alarm']}\n  → {runbook('slot_near_limit')}")
     if found["repairs"]:
         data(f"{found['repairs']:,} rows wait to be written anew")
+    if found["quarantined"]:
+        data(f"{found['quarantined']:,} rows wait in quarantine")
+        tell_next([f"crossfade data quarantine list --towards {options.towards} -c {options.config}"])
     data("")
     rows = (
         (one["copy"], "done" if one["done"] else "not begun" if one["rows"] is None else "under way",
@@ -259,6 +263,7 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         )
         done = {name: (rows, is_done) for name, rows, is_done in await cursor.fetchall()}
         waiting = await repair.waiting(looking, of.name)
+        quarantined = len(await quarantine.waiting(looking, of.name))
         held = await target.is_held(looking, of.name)
         wish = await desired.of(looking, of.name)
         worked_on = await jobs.known(looking, of.name)
@@ -271,7 +276,7 @@ async def _status(of: Direction) -> dict[str, Any] | None:
     return {
         "stream": of.name, "state": known.state.value, "reason": known.reason, "message": known.message,
         "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held,
-        "holder": holder, "repairs": waiting,
+        "holder": holder, "repairs": waiting, "quarantined": quarantined,
         "desired": None if wish is None else {**asdict(wish), "at": wish.at.isoformat(timespec="seconds")},
         "runbook": None if known.reason is None else runbook(known.reason),
         "slot": None if slot is None else {**asdict(slot), "share": slot.share},
@@ -356,10 +361,17 @@ async def _compared(of: Direction, names: list[str] | None) -> list[Compared]:
 
 
 async def _repaired(of: Direction, wrong: list[Compared]) -> None:
+    await _written_anew(of, {
+        one.name: [each.source_key for each in one.differences if each.source_key is not None]
+        for one in wrong
+    })  # fmt: skip
+
+
+async def _written_anew(of: Direction, keys: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """By copy, and keys at the source. Raises NotFollowingError."""
     async with await connect(of.target_url) as looking:
-        for one in wrong:
-            keys = [each.source_key for each in one.differences if each.source_key is not None]
-            await repair.ask_for(looking, of.name, one.name, keys)
+        for name, some in keys.items():
+            await repair.ask_for(looking, of.name, name, some)
         until = time.monotonic() + REPAIRED_WITHIN
         while await repair.waiting(looking, of.name):
             if time.monotonic() > until:
@@ -398,6 +410,71 @@ def _tell_compared(options: argparse.Namespace, found: list[Compared]) -> int:
 
 def _verdict(one: Compared) -> str:
     return "different" if one.differences else "unsettled" if one.unsettled else "equal"
+
+
+def quarantine_list(options: argparse.Namespace) -> int:
+    of = _direction(options)
+    found = _asked(_quarantined(of, options.table))
+    if tell_json(options, {"stream": of.name, "waiting": [_shown(one) for one in found]}):
+        return OK
+    if not found:
+        data("nothing waits")
+        return OK
+    rows = ((one.copy, ", ".join(one.key), f"{one.changes:,}", f"{one.at:%F %T}", one.error) for one in found)
+    table(("copy", "key", "changes", "since", "what was said"), rows)
+    retry = f"crossfade data quarantine retry --towards {options.towards} -c {options.config}"
+    tell_next(["mend the row at the source, the mapping or the target (runbooks/poison-row.md)", retry])
+    return OK
+
+
+def quarantine_retry(options: argparse.Namespace) -> int:
+    """Exit code 6 where rows still wait."""
+    of = _direction(options)
+    found = _asked(_quarantined(of, options.table))
+    mappings = {copy_name(source.name, mapping): mapping for source, mapping in by_table(of.sources)}
+    keys: dict[str, list[list[str]]] = {}
+    for one in found:
+        mapping = mappings.get(one.copy)
+        if mapping is None:
+            raise ApiError(USAGE, f"no mapping of migration.py makes the copy {one.copy}", word="invalid")
+        key = mapping.source_key_of(tuple(part.encode() for part in one.key))
+        assert key is not None, "a table with this policy has a way back for its key"
+        keys.setdefault(one.copy, []).append(
+            [part.decode() if isinstance(part, bytes) else "" for part in key]
+        )
+    if kept := _asked(_written_by_people(of, list(keys))):
+        raise ApiError(
+            TRIPPED,
+            f"{options.towards} has the authority over {', '.join(kept)}; nothing is written over its rows",
+            word="under_authority",
+            next_steps=("crossfade cutover status",),
+        )
+    if keys:
+        _asked(_written_anew(of, keys))
+    left = _asked(_quarantined(of, options.table))
+    code = TRIPPED if left else OK
+    shown = {"stream": of.name, "tried": len(found), "waiting": [_shown(one) for one in left]}
+    if tell_json(options, shown):
+        return code
+    data(f"{len(found):,} rows tried, {len(left):,} still wait")
+    for one in left[:SHOWN]:
+        data(f"  {one.copy}  key {', '.join(one.key)}: {one.error}")
+    return code
+
+
+async def _quarantined(of: Direction, names: list[str] | None) -> list[Waiting]:
+    async with await connect(of.target_url) as looking:
+        found = await quarantine.waiting(looking, of.name)
+    if not names:
+        return found
+    tables = [part for name in names for part in (name, f"public.{name}")]
+    return [
+        one for one in found if one.copy in names or any(part in tables for part in one.copy.split(" to "))
+    ]
+
+
+def _shown(one: Waiting) -> dict[str, Any]:
+    return {**asdict(one), "at": one.at.isoformat()}
 
 
 def _direction(options: argparse.Namespace) -> Direction:

@@ -337,10 +337,29 @@ SYNC_SLOT_STATUS = Metric(
     "1 for the wal_status of the stream's slot (reserved, extended, unreserved, lost), 0 for the others.",
     ("stream", "status"),
 )
+SYNC_HELD = Metric(
+    "crossfade_sync_held",
+    Kind.GAUGE,
+    "1 in the process that works on a stream, 0 in those that stand by.",
+    ("stream",),
+)
+SYNC_PAUSES = Metric(
+    "crossfade_sync_pauses_total",
+    Kind.COUNTER,
+    "Times that a copy waited: lag (of the stream), source_slow, ceiling (copy_rows_per_second).",
+    ("stream", "reason"),
+)
+SYNC_LEFT = Metric(
+    "crossfade_sync_copy_left_seconds",
+    Kind.GAUGE,
+    "Time until the copy under way is done, at its rate.",
+    ("stream",),
+)
 SYNC_METRICS = (
-    SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN, SYNC_SLOT_BYTES, SYNC_SLOT_SHARE, SYNC_SLOT_STATUS,
+    SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN, SYNC_HELD, SYNC_PAUSES, SYNC_LEFT,
+    SYNC_SLOT_BYTES, SYNC_SLOT_SHARE, SYNC_SLOT_STATUS,
 )  # fmt: skip
-"""Known to `crossfade sync` only."""
+"""Known to the processes that sync only."""
 CONTROL_METRICS = (
     FLAG_PROPAGATION_SECONDS,
     GUARDRAIL_STATE, GUARDRAIL_EVIDENCE, RAMP_STEP, RAMP_STATE, ROLLBACKS, RECONCILER_LOOKS,

@@ -100,7 +100,8 @@ def parser() -> argparse.ArgumentParser:
         "sync",
         help="keep the other side's database alike, in a process of its own",
         description="Copies the tables that migration.py names and follows every change, in the foreground, "
-        "until SIGTERM or Ctrl-C. One that starts takes over from the one before.",
+        "until SIGTERM or Ctrl-C. Where another process works on the stream already, it stands by until that "
+        "one has ended.",
     )
     _add_config(sync)
     sync.add_argument("--towards", choices=("new", "legacy"), default="new", help="default new")
@@ -109,6 +110,9 @@ def parser() -> argparse.ArgumentParser:
         "--over-missing-rows",
         action="store_true",
         help="begin by passing over updates of rows that the target lacks; then run: crossfade data repair",
+    )
+    sync.add_argument(
+        "--take-over", action="store_true", help="take the stream from a process that works on it"
     )
     sync.set_defaults(run=_sync)
 
@@ -189,7 +193,9 @@ def _sync(options: argparse.Namespace) -> int:
 
     def run(metrics: Address | None) -> int:
         side, over = Side(options.towards), options.over_missing_rows
-        return sync_role.run(options.config, side, metrics, over_missing_rows=over)
+        return sync_role.run(
+            options.config, side, metrics, over_missing_rows=over, take_over=options.take_over
+        )
 
     return _with_metrics(options, "sync", run)
 

@@ -37,8 +37,10 @@ def direction(config: Path, side: Side) -> Direction:
     except (SettingsError, UsersCodeError) as error:
         raise NoDirectionError(str(error)) from error
     urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
-    ways = {Side.LEGACY: found.data.legacy_way, Side.NEW: found.data.new_way}
-    return direction_of(project, urls, side, str(found.code), name=found.data.name, ways=ways)
+    return direction_of(
+        project, urls, side, str(found.code),
+        name=found.data.name, ways=found.data.ways, copy_rows_per_second=found.data.copy_rows_per_second,
+    )  # fmt: skip
 
 
 def direction_of(
@@ -49,6 +51,7 @@ def direction_of(
     *,
     name: str,
     ways: Mapping[Side, Way],
+    copy_rows_per_second: int = 0,
 ) -> Direction:
     """The stream towards `side` by what was read already. Raises NoDirectionError.
 
@@ -67,7 +70,10 @@ def direction_of(
             )
     source = Side.LEGACY if side is Side.NEW else Side.NEW
     stream = f"{name}_to_{side.value}" if name else f"to_{side.value}"
-    return Direction(stream, urls[source], urls[side], sources, way=ways[source])
+    return Direction(
+        stream, urls[source], urls[side], sources,
+        way=ways[source], copy_rows_per_second=copy_rows_per_second or None,
+    )  # fmt: skip
 
 
 def is_postgresql(url: str) -> bool:

@@ -56,6 +56,8 @@ class Handover:
     """The old process of the admin API."""
     servers: dict[str, Any] | None
     """The process of the embedded servers, which lives on."""
+    sync: dict[str, Any]
+    """The old processes that work on streams, by the side that they go to."""
     ledger: dict[str, Any]
     started_at: str
     started: float
@@ -73,6 +75,7 @@ class Handover:
             found.append(self.api["channel"])
         if self.servers is not None:
             found.append(self.servers["line"])
+        found += [child["channel"] for child in self.sync.values()]
         return found
 
     def to_json(self) -> str:

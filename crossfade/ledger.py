@@ -18,8 +18,12 @@ class Ledger:
 
     def bury(self, samples: Iterable[Sample], reason: str) -> None:
         """Keep the counts of a worker that has ended for `reason`."""
-        self._ended = exposition.summed(self._ended, exposition.lasting(samples))
+        self.keep(samples)
         self._exits[reason] += 1
+
+    def keep(self, samples: Iterable[Sample]) -> None:
+        """Keep the counts of any other process that has ended."""
+        self._ended = exposition.summed(self._ended, exposition.lasting(samples))
 
     def reloaded(self, outcome: str) -> None:
         self._reloads[outcome] += 1

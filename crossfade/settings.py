@@ -78,6 +78,14 @@ class Databases:
     legacy_way: Way = Way.STREAM
     """How legacy is read."""
     new_way: Way = Way.STREAM
+    run_here: bool = True
+    """Whether processes of this instance work on streams that people desire to run, or leave it to others."""
+    copy_rows_per_second: int = 0
+    """The most rows that are copied; 0 sets no bound."""
+
+    @property
+    def ways(self) -> dict[Side, Way]:
+        return {Side.LEGACY: self.legacy_way, Side.NEW: self.new_way}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,8 @@ class Cutover:
     """Of legacy; none are all that `migration.py` maps."""
     own_writes: bool = False
     """Whether sessions that have written read from legacy until new has it, too."""
+    max_lag_ms: int | None = None
+    """How far new may be behind for reads to go there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +254,13 @@ def _settings_of(document: Document, path: Path) -> Settings:
             form.shadow.redact.emails,
         ),
         cutovers=tuple(
-            Cutover(name, tuple(one.flags), tuple(one.tables), one.read_your_writes)
+            Cutover(
+                name,
+                tuple(one.flags),
+                tuple(one.tables),
+                one.read_your_writes,
+                None if one.max_lag is None else round(one.max_lag * 1000),
+            )
             for name, one in sorted(form.cutovers.items())
         ),
     )
@@ -414,7 +430,10 @@ def _same_socket(one: Address, other: Address) -> bool:
 
 def _databases(form: DataForm) -> Databases:
     legacy, new = form.legacy, form.new
-    return Databases(legacy.url, new.url, form.name or "", Way(legacy.capture), Way(new.capture))
+    return Databases(
+        legacy.url, new.url, form.name or "", Way(legacy.capture), Way(new.capture),
+        form.run_here, form.copy_rows_per_second,
+    )  # fmt: skip
 
 
 def _proxy_config(form: FileForm, directory: Path) -> ProxyConfig:

@@ -768,12 +768,15 @@ class DataForm(Section):
     ] = None
     legacy: DatabaseForm = REQUIRED
     new: DatabaseForm = REQUIRED
+    run_here: Annotated[bool, TRUTH] = True
+    copy_rows_per_second: Annotated[int, _whole(0, 10**9, "20000")] = 0
 
 
 class CutoverForm(Section):
     flags: Annotated[list[str], _read_by(_flag_names)] = REQUIRED
     tables: Annotated[list[str], _read_by(_table_names)] = []
     read_your_writes: Annotated[bool, TRUTH] = False
+    max_lag: Annotated[float | None, _seconds("10")] = None
 
 
 class HoldForm(Section):

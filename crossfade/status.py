@@ -77,6 +77,8 @@ class ProxyStatus:
     restarts: int
     control_pid: int
     """The process of the admin API, 0 while there is none."""
+    sync_pids: dict[str, int]
+    """The processes that work on a stream, or stand by, by the side that it goes to."""
     worker_exits: dict[str, int]
     """Workers that have ended, by reason."""
     workers: list[WorkerStatus]

@@ -43,10 +43,11 @@ from crossfade.outcome import Outcome
 from crossfade.private_file import installation_key
 from crossfade.processes import Children, own
 from crossfade.servers_child import ServersChild
-from crossfade.settings import Address, Settings, SettingsError
+from crossfade.settings import Address, Databases, Settings, SettingsError
 from crossfade.settings_form import text_of
 from crossfade.sockets import AddressError, Listener
 from crossfade.status import ProxyStatus
+from crossfade.sync_children import SyncChildren
 from flags.model import Authority, Side
 
 FLUSH_WITHIN = 2.0
@@ -107,6 +108,7 @@ class Supervisor:
         self._log = Log("supervisor")
         self._fleet = Fleet(self._children, self._ledger, self._log)
         self._flags = FlagDistribution(self._fleet, self._log)
+        self._sync = SyncChildren(self._children, self._ledger, self._log)
         self._listeners: list[Listener] = []
         self._admin: Listener
         self._data_dir: Path
@@ -163,9 +165,10 @@ class Supervisor:
             raise
         self._state = "serving"
         self._start_seconds = age + time.monotonic() - self._started
-        # Both take longer than the start of the workers, and no client waits for them.
+        # All take longer than the start of the workers, and no client waits for them.
         self._servers_keeper = self._task(self._keep_servers())
         self._api_keeper = self._task(self._keep_api())
+        self._task(self._sync.change(_syncing(settings)))
         self._announce("serving", seconds=round(self._start_seconds, 3))
         for warning in settings.warnings:
             self._log.warning(warning)
@@ -189,6 +192,7 @@ class Supervisor:
             await asyncio.gather(self._api_keeper, return_exceptions=True)
         if self._api is not None:
             await self._api.end()
+        await self._sync.end()
         await self._end_servers()
         (self._data_dir / "run" / "control.sock").unlink(missing_ok=True)
 
@@ -242,6 +246,7 @@ class Supervisor:
         self._settle_on(settings)
         if self._api is not None:
             self._api.tell(self._context())
+        self._task(self._sync.change(_syncing(settings)))
         for warning in settings.warnings:
             self._log.warning(warning)
         return Outcome(0, [*settings.warnings, self._converged()], "applied")
@@ -297,6 +302,8 @@ class Supervisor:
             handover.let_signals_in()
             if self._api is not None:
                 self._api.channel.resume()
+            for line in self._sync.lines:
+                line.resume()
             self._fleet.resume()
 
     async def _flush(self) -> None:
@@ -305,6 +312,9 @@ class Supervisor:
         if self._api is not None:
             self._api.channel.pause()
             lines.append(self._api.channel)
+        for line in self._sync.lines:
+            line.pause()
+            lines.append(line)
         deadline = time.monotonic() + FLUSH_WITHIN
         while not all(line.flushed for line in lines):
             if time.monotonic() > deadline:
@@ -322,6 +332,7 @@ class Supervisor:
             fleet=self._fleet.to_wire(),
             api=self._api.to_wire() if self._api is not None else None,
             servers=self._servers.to_wire() if self._servers is not None else None,
+            sync=self._sync.to_wire(),
             ledger=self._ledger.to_wire(),
             started_at=self._started_at,
             started=self._started,
@@ -356,7 +367,8 @@ class Supervisor:
             self._servers = ServersChild.adopt(self._children, given.servers)
         if given.api is not None:
             self._api = await AdminChild.adopt(self._children, given.api, self._answer_api)
-            self._children.reap()
+        await self._sync.adopt(given.sync)
+        self._children.reap()
         handover.let_signals_in()
         await self._serve_control()
         # From here on nothing can be lost: the old workers serve and have a supervisor.
@@ -375,6 +387,8 @@ class Supervisor:
                 self._start_seconds = time.monotonic() - began
             self._servers_keeper = self._task(self._keep_servers())
             self._api_keeper = self._task(self._keep_api(instead_of=old_api))
+            if self._settings is not None:
+                self._task(self._sync.change(_syncing(self._settings), afresh=True))
             self._state = "serving"
         if outcome.code == 0:
             self._announce("restarted", seconds=round(self._start_seconds, 3))
@@ -622,12 +636,7 @@ class Supervisor:
             if settings and settings.data
             else None,
             "data_name": settings.data.name if settings and settings.data else "",
-            "ways": {
-                Side.LEGACY.value: settings.data.legacy_way.value,
-                Side.NEW.value: settings.data.new_way.value,
-            }
-            if settings and settings.data
-            else {},
+            "ways": _ways(settings.data) if settings and settings.data else {},
             "cutovers": [asdict(one) for one in (settings.cutovers if settings else ())],
             "token_header": settings.proxy.tokens.header if settings else "authorization",
             "address": str(self._admin),
@@ -691,6 +700,7 @@ class Supervisor:
             start_seconds=round(self._start_seconds, 3),
             restarts=self._restarts,
             control_pid=self._api.process.pid if self._api is not None else 0,
+            sync_pids=self._sync.pids,
             worker_exits=self._ledger.exits(),
             workers=self._fleet.status(),
             flags=self._flags.status(),
@@ -709,7 +719,8 @@ class Supervisor:
                 own.append(Sample(CONFIG_GENERATION.name, place, worker.generation))
                 own.append(Sample(WORKER_MEMORY_BYTES.name, place, worker.memory_bytes))
         own += [Sample(WORKERS.name, (state,), count) for state, count in states.items()]
-        return exposition.summed(of_workers, self._ledger.samples(), own, self._flags.samples())
+        syncing = await self._sync.samples()
+        return exposition.summed(of_workers, self._ledger.samples(), own, self._flags.samples(), syncing)
 
     @property
     def _generation(self) -> int:
@@ -764,6 +775,24 @@ def _orders(generation: int, settings: Settings) -> Orders:
     return orders(generation, settings.proxy, settings.routes, code, _observing(settings))
 
 
+def _syncing(settings: Settings) -> Message | None:
+    """What those go by who work on streams; None where nobody does so here."""
+    if settings.data is None or settings.code is None or not settings.data.run_here:
+        return None
+    urls = {Side.LEGACY: settings.data.legacy, Side.NEW: settings.data.new}
+    return {
+        "databases": {side.value: url.text for side, url in urls.items()},
+        "code": [str(settings.code), settings.code_text],
+        "name": settings.data.name,
+        "ways": _ways(settings.data),
+        "copy_rows_per_second": settings.data.copy_rows_per_second,
+    }
+
+
+def _ways(data: Databases) -> dict[str, str]:
+    return {side.value: way.value for side, way in data.ways.items()}
+
+
 def _observing(settings: Settings) -> dict[str, Any] | None:
     """How workers compare; nothing where no flag can ever ask for it."""
     if settings.store == "none":
@@ -812,7 +841,10 @@ def _process_age() -> float:
 def _cutovers(settings: Settings | None) -> Sequence[Authority]:
     """Those of the configuration, as they stand before anything was moved."""
     known = () if settings is None else settings.cutovers
-    return [Authority(one.name, one.flags, Side.LEGACY, 0, own_writes=one.own_writes) for one in known]
+    return [
+        Authority(one.name, one.flags, Side.LEGACY, 0, own_writes=one.own_writes, max_lag_ms=one.max_lag_ms)
+        for one in known
+    ]
 
 
 def _printable(context: dict[str, Any]) -> dict[str, str]:

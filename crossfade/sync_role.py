@@ -1,13 +1,14 @@
 """`crossfade sync`: keep the other side's database alike, in a process of its own.
 
-One process at a time works for a direction: one that starts takes over from the one before, which can commit
-nothing any more and ends. Any supervisor of processes may start it again; a stream that has stopped for a
-reason that only a person can mend stops again at once, with the same words.
+One process at a time works for a direction, the one that has the lease; any number of others stand by, here
+or in `crossfade up` on whichever host. Any supervisor of processes may start it again; a stream that has
+stopped for a reason that only a person can mend stops again at once, with the same words.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -19,7 +20,10 @@ import structlog
 from core.metrics import (
     SYNC_AGAIN,
     SYNC_COPIED,
+    SYNC_HELD,
     SYNC_LAG,
+    SYNC_LEFT,
+    SYNC_PAUSES,
     SYNC_SLOT_BYTES,
     SYNC_SLOT_SHARE,
     SYNC_SLOT_STATUS,
@@ -30,10 +34,11 @@ from crossfade import logs, metrics_page
 from crossfade.directions import NoDirectionError, direction
 from crossfade.settings_form import Address
 from dualwrite import sync
+from dualwrite.pace import Reason
 from dualwrite.preflight import WAL_STATUSES, near_limit
 from dualwrite.runbooks import runbook
-from dualwrite.sync import Direction, StoppedError, Told
-from dualwrite.target import FencedError, State
+from dualwrite.stream_states import State
+from dualwrite.sync import Direction, Duty, StoppedError, Told
 from flags.model import Side
 
 log = structlog.get_logger(__name__)
@@ -43,7 +48,14 @@ LOOK: float = 1.0
 """Seconds between two looks for what the log should say."""
 
 
-def run(config: Path, side: Side, metrics: Address | None, *, over_missing_rows: bool = False) -> int:
+def run(
+    config: Path,
+    side: Side,
+    metrics: Address | None,
+    *,
+    over_missing_rows: bool = False,
+    take_over: bool = False,
+) -> int:
     """Sync towards `side` until SIGTERM or SIGINT; the exit code."""
     try:
         found = replace(direction(config, side), over_missing_rows=over_missing_rows)
@@ -51,14 +63,18 @@ def run(config: Path, side: Side, metrics: Address | None, *, over_missing_rows:
         sys.stderr.write(f"{error}\n")
         return INVALID
     logs.configure("sync")
+    # Rows come and go by the ten thousand and none points in a circle: looking for circles among them took a
+    # third of the time that a large transaction needs.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
     try:
-        return asyncio.run(_live(found, metrics))
+        return asyncio.run(_live(found, metrics, Duty(take_over=take_over)))
     except OSError as error:
         sys.stderr.write(f"cannot serve /metrics on {metrics}: {error.strerror}\n")
         return ERROR
 
 
-async def _live(found: Direction, metrics: Address | None) -> int:
+async def _live(found: Direction, metrics: Address | None, duty: Duty) -> int:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -68,8 +84,8 @@ async def _live(found: Direction, metrics: Address | None) -> int:
         runner = await metrics_page.serve(metrics, lambda: samples(found.name, told))
     served = None if runner is None else "{}:{}".format(*runner.addresses[0][:2])
     log.info("syncing", stream=found.name, tables=len(found.sources), pid=os.getpid(), metrics=served)
-    working = asyncio.create_task(sync.run(found, told))
-    others = [asyncio.create_task(stop.wait()), asyncio.create_task(_talk(found.name, told))]
+    working = asyncio.create_task(sync.run(found, told, duty))
+    others = [asyncio.create_task(stop.wait()), asyncio.create_task(talk(found.name, told))]
     await asyncio.wait((working, others[0]), return_when=asyncio.FIRST_COMPLETED)
     for task in (working, *others):
         task.cancel()
@@ -89,25 +105,25 @@ def _end(stream: str, ended: BaseException | None) -> int:
         if (page := runbook(ended.reason)) is not None:
             sys.stderr.write(f"  runbook: {page}\n")
         sys.stderr.write("  next: crossfade data status\n")
-    elif isinstance(ended, FencedError):
-        log.warning("taken over", stream=stream, message=str(ended))
-        sys.stderr.write(f"crossfade sync: {ended}\n")
     else:
         log.error("syncing failed", stream=stream, exc_info=ended)
     return ERROR
 
 
-async def _talk(stream: str, told: Told) -> None:
+async def talk(stream: str, told: Told) -> None:
     """What changes is said once."""
-    state, trouble, epoch = None, "", 0
+    state, trouble, epoch, waits = None, "", 0, ""
     alarmed = False
     while True:
-        if told.epoch != epoch:
-            epoch = told.epoch
-            log.info("stream taken", stream=stream, epoch=epoch)
-        if told.state is not state and epoch:
+        if told.waits and told.waits != waits:
+            log.info("standing by", stream=stream, message=told.waits)
+        waits = told.waits
+        if told.epoch != epoch and told.epoch:
+            log.info("stream taken", stream=stream, epoch=told.epoch)
+        if told.state is not state and told.epoch:
+            log.info("stream state", stream=stream, state=told.state.value)
             state = told.state
-            log.info("stream state", stream=stream, state=state.value)
+        epoch = told.epoch
         if told.trouble and told.trouble != trouble:
             log.warning("trying again", stream=stream, message=told.trouble)
         trouble = told.trouble
@@ -121,9 +137,19 @@ async def _talk(stream: str, told: Told) -> None:
 
 
 def samples(stream: str, told: Told) -> list[Sample]:
-    found = [Sample(SYNC_STATE.name, (stream, state.value), float(told.state is state)) for state in State]
-    found.append(Sample(SYNC_AGAIN.name, (stream,), told.again))
+    """Of a stream that another process works on, only that this one does not."""
+    found = [
+        Sample(SYNC_HELD.name, (stream,), float(bool(told.epoch))),
+        Sample(SYNC_AGAIN.name, (stream,), told.again),
+    ]
+    if told.epoch or told.state is State.STOPPED:
+        found += [
+            Sample(SYNC_STATE.name, (stream, state.value), float(told.state is state)) for state in State
+        ]
     found += [Sample(SYNC_COPIED.name, (stream, name), one.copied) for name, one in told.copies.items()]
+    found += [Sample(SYNC_PAUSES.name, (stream, one.value), told.pauses[one]) for one in Reason]
+    if told.left is not None:
+        found.append(Sample(SYNC_LEFT.name, (stream,), told.left))
     if (lag := told.lag()) is not None:
         found.append(Sample(SYNC_LAG.name, (stream,), lag))
     if (slot := told.slot) is not None:

@@ -2,9 +2,12 @@
 
 The order within a target transaction:
 
-1. the stream's row is locked and its epoch checked: a process that was replaced while it slept ends here;
+1. the stream's row is locked by moving its position on, and its epoch checked: a process that was replaced
+   while it slept ends here;
 2. what the plan says, table by table, through temporary tables filled by COPY;
-3. the position moves on, never back; then COMMIT. Only then may the source be told.
+3. COMMIT. Only then may the source be told.
+
+A large source transaction is written in several goes, each in a savepoint; its last one moves the position.
 
 The session runs as `session_replication_role = replica`, as PostgreSQL's own apply does: triggers of the
 target must not do again what the source's application has done, and rows of one transaction may come in any
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -80,6 +83,8 @@ class Applier:
         self.applied: Position = taken.applied
         self.heartbeat = taken.heartbeat
         """Number of the last heartbeat that was applied."""
+        self._held_open: AsyncExitStack | None = None
+        """The target transaction of a source transaction that is written in several goes."""
         self._stages: dict[object, str] = {}
         """Temporary tables of this session, by what they are for."""
         self._filled: set[str] = set()
@@ -104,35 +109,55 @@ class Applier:
     async def apply(
         self,
         ops: Sequence[Op],
-        end: Position,
+        end: Position | None,
         touched: Mapping[Touching, Sequence[Row]] = NOTHING,
         *,
+        planned: Sequence[Step] | None = None,
         heartbeat: int | None = None,
         whole: bool = True,
     ) -> None:
         """Write `ops`, all of source transactions up to `end`, and commit. Nothing happens if that was done.
 
-        `touched` are the rows that follow-ups look at, once all is written.
+        `end` is None where more of the same source transaction follows: then the target transaction stays
+        open, and only `apply` may be called next. `planned` is what follows from `ops`, where somebody has
+        thought about it already. `touched` are the rows that follow-ups look at, once all is written.
 
         `whole` says that every row of these tables has been copied, so that an update without its row is a
         fault. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and psycopg.Error where
         the target is at fault; after any of them nothing was written, unless the connection broke during the
         commit itself, which the position tells when it is read again.
         """
-        if end <= self.applied:
+        if self._held_open is None and end is not None and end <= self.applied:
             return
-        task = _Task(ops, steps(ops), touched, end, heartbeat, whole)
+        task = _Task(ops, steps(ops) if planned is None else planned, touched, end, heartbeat, whole)
         try:
-            await self._commit(task)
-        except _POISON:
-            try:
-                # Two rows may have swapped what is unique of each; then both have to go first.
-                await self._commit(task, clear=True)
-            except _POISON as error:
-                raise await self._poison(ops, whole) or error from None
+            if end is None and self._held_open is None:
+                self._held_open = AsyncExitStack()
+                await self._held_open.enter_async_context(self._one_transaction())
+            await self._written(task)
+        except BaseException as error:
+            held, self._held_open = self._held_open, None
+            if held is not None:
+                await held.__aexit__(type(error), error, error.__traceback__)
+            raise
+        if end is None:
+            return
+        held, self._held_open = self._held_open, None
+        if held is not None:
+            await held.aclose()
         self.applied = end
         if heartbeat is not None:
             self.heartbeat = heartbeat
+
+    async def _written(self, task: _Task) -> None:
+        try:
+            await self._write(task)
+        except _POISON:
+            try:
+                # Two rows may have swapped what is unique of each; then both have to go first.
+                await self._write(task, clear=True)
+            except _POISON as error:
+                raise await self._poison(task.ops, task.whole) or error from None
 
     async def chunk(self, copy: str) -> Chunk | None:
         """How far a copy has come; None where it has not begun."""
@@ -260,19 +285,14 @@ class Applier:
             stage = await self._stage(table, made)
             await self._connection.execute(_put(table, stage))
 
-    async def _commit(self, task: _Task, clear: bool = False) -> None:
+    async def _write(self, task: _Task, clear: bool = False) -> None:
         async with self._one_transaction():
-            watched = await self._lock()
+            watched = await self._lock() if task.end is None else await self._move(task.end, task.heartbeat)
             await self._carry_out(task.planned, task.whole, clear)
             if watched and task.ops:
                 await self._note_changed(task.ops)
             for touching, rows in sorted(task.touched.items(), key=lambda pair: pair[0].place):
                 await self._follow_up(touching, [copy_text(touched_rows(touching, rows))])
-            await self._connection.execute(
-                "UPDATE crossfade_sync.streams SET applied = %s::pg_lsn, at = now(),"
-                " heartbeat = coalesce(%s, heartbeat) WHERE name = %s",
-                (lsn_text(task.end), task.heartbeat, self._name),
-            )
 
     async def _follow_up(self, touching: Touching, lines: Sequence[bytes]) -> None:
         """What users have said of rows that were touched. Raises FollowUpError."""
@@ -289,7 +309,8 @@ class Applier:
 
     @asynccontextmanager
     async def _one_transaction(self, force_rollback: bool = False) -> AsyncIterator[None]:
-        self._filled.clear()
+        if self._held_open is None:
+            self._filled.clear()
         known, stays = dict(self._stages), False
         try:
             async with self._connection.transaction(force_rollback=force_rollback):
@@ -316,6 +337,18 @@ class Applier:
         cursor = await self._connection.execute(
             "SELECT epoch, watched FROM crossfade_sync.streams WHERE name = %s FOR UPDATE", (self._name,)
         )
+        return await self._watched(cursor)
+
+    async def _move(self, end: Position, heartbeat: int | None) -> bool:
+        """As `_lock`, and note how far the stream is once this transaction has been committed."""
+        cursor = await self._connection.execute(
+            "UPDATE crossfade_sync.streams SET applied = %s::pg_lsn, at = now(),"
+            " heartbeat = coalesce(%s, heartbeat) WHERE name = %s RETURNING epoch, watched",
+            (lsn_text(end), heartbeat, self._name),
+        )
+        return await self._watched(cursor)
+
+    async def _watched(self, cursor: psycopg.AsyncCursor[Any]) -> bool:
         row = await cursor.fetchone()
         if row is None or row[0] != self._epoch:
             held = "nobody" if row is None else f"epoch {row[0]}"
@@ -450,7 +483,7 @@ class _Task:
     ops: Sequence[Op]
     planned: Sequence[Step]
     touched: Mapping[Touching, Sequence[Row]]
-    end: Position
+    end: Position | None
     heartbeat: int | None
     whole: bool
 

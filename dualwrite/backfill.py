@@ -39,6 +39,8 @@ class Rows(NamedTuple):
     lines: list[bytes]
     binary: bool = False
     """Whether they are COPY's binary form, and not its text."""
+    took: float = 0.0
+    """Seconds."""
 
 
 class Chunks(Protocol):
@@ -66,6 +68,10 @@ class Progress:
     done: bool
     again: int
     """How often a snapshot hid what was applied."""
+    read: int = 0
+    """Rows of the last chunk, as they were read."""
+    took: float = 0.0
+    """Seconds that the source needed for it."""
 
 
 def copy_name(table: str, what: RowMapping | Touching) -> str:
@@ -77,13 +83,21 @@ class Backfill:
     """Copies one table for one mapping or follow-up; `name` is that of `copy_name`."""
 
     def __init__(
-        self, chunks: Chunks, applier: Applier, name: str, what: RowMapping | Touching, rows: int = 2_000
+        self,
+        chunks: Chunks,
+        applier: Applier,
+        name: str,
+        what: RowMapping | Touching,
+        rows: int = 2_000,
+        most: int = MOST,
     ) -> None:
+        """`rows` are those of the first chunk, `most` those of any."""
         self._chunks = chunks
         self._applier = applier
         self._name = name
         self._what = what
-        self._rows = rows
+        self._rows = min(rows, most)
+        self._most = most
         self._copied = 0
         self._again = 0
         self._view = View()
@@ -115,8 +129,9 @@ class Backfill:
         self._copied += await self._applier.copy_chunk(
             self._name, self._what, found.upto, found.lines, binary=found.binary
         )
-        self._rows = _next_size(self._rows, time.monotonic() - began)
-        return self._progress(done=found.upto is None)
+        self._rows = min(_next_size(self._rows, time.monotonic() - began), self._most)
+        rows = max(0, len(found.lines) - 2 * found.binary)
+        return self._progress(found.upto is None, rows, found.took)
 
     async def _wait(self) -> Progress:
         """Some transaction may be open for hours: meanwhile the stream has to go on."""
@@ -125,8 +140,8 @@ class Backfill:
         await asyncio.sleep(LOOK_AGAIN)
         return self._progress(done=False)
 
-    def _progress(self, done: bool) -> Progress:
-        return Progress(self._copied, done, self._again)
+    def _progress(self, done: bool, read: int = 0, took: float = 0.0) -> Progress:
+        return Progress(self._copied, done, self._again, read, took)
 
 
 def key_of(what: RowMapping | Touching) -> Sequence[str]:

@@ -11,6 +11,7 @@ The contract:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
@@ -47,6 +48,9 @@ class Capture(Protocol):
 
     def ready(self) -> Part | None:
         """The next part if one is here already. Raises CaptureStopped."""
+
+    def on_arrival(self, hear: Callable[[], None]) -> None:
+        """Have `hear` called whenever parts have come, also while their reader waits for something else."""
 
     async def confirm(self, position: Position) -> None:
         """Everything up to there is kept elsewhere. Raises CaptureStopped."""

@@ -14,11 +14,11 @@ from dualwrite.apply import ORIGIN, Applier
 from dualwrite.capture import Capture, CaptureStopped
 from dualwrite.change import Change, Part, Relation, Row
 from dualwrite.mapped import SourceTable, Touching
-from dualwrite.plan import Op
+from dualwrite.plan import Op, Plan
 
 GATHER: Final = 10_000
-"""Changes that go into one target transaction, if so many are here already. A larger source transaction is
-still one target transaction."""
+"""Changes that are written together, if so many are here already. A larger source transaction is still one
+target transaction, and written in several goes."""
 
 
 class Follower:
@@ -34,63 +34,121 @@ class Follower:
         self.recent: list[int] = []
         """Transactions that were applied while `remember` was set: a copy has to see them (`backfill.py`)."""
         self.remember = False
+        self._upto, self._beat = applier.applied, applier.heartbeat
+        """Of all that was taken in."""
+        self._ahead = _Gathered()
+        self._writing = False
+        self._trouble: Exception | None = None
+        """Found in what was taken in while something before it was written; it is raised in its turn."""
         self._known: dict[int, _Bound] = {}
         """By the identity of a relation, which a decoder describes anew when the table changes."""
         self._described: list[Relation] = []
         """Keeps what `_known` names alive, so that no identity is given twice."""
+        capture.on_arrival(self._look_ahead)
 
     async def step(self, *, whole: bool = True) -> bool:
         """Apply what has come, at most some thousand changes; False if nothing has.
 
-        `whole` as in `Applier.apply`. Raises CaptureStopped, MappingFailedError and what the applier raises;
-        nothing that was not applied is confirmed then.
+        What comes while the target writes is mapped and planned meanwhile, for the next step. `whole` as in
+        `Applier.apply`. Raises CaptureStopped, MappingFailedError and what the applier raises; nothing that
+        was not applied is confirmed then.
         """
-        first = await self._capture.next()
-        if first is None:
+        if not await self._gather():
             return False
-        ops: list[Op] = []
-        touched: dict[Touching, list[Row]] = {}
-        end, beat = self._applier.applied, self._applier.heartbeat
-        part: Part | None = first
-        open_ = changes = False
         xids: list[int] = []
-        while part is not None or open_:
-            if part is None:
-                # In the middle of a transaction there is nothing to apply yet.
-                part = await self._capture.next()
-                continue
-            if part.at >= self._applier.applied:
-                self._take(part, ops, touched)
-                for message in part.messages:
-                    number = heartbeat.number_of(message, self._stream)
-                    if number is not None:
-                        beat = heartbeat.next_after(beat, number)
-            # A message that belongs to no transaction ends none, and begins none; beats are never such.
-            open_ = part.end is None and bool(part.xid)
-            changes = changes or bool(part.changes)
-            if part.end is not None:
-                if self.remember and changes:
-                    xids.append(part.xid)
-                changes = False
-            end = max(end, part.end or 0)
-            part = None if len(ops) >= GATHER and not open_ else self._capture.ready()
-        await self._applier.apply(ops, end, touched, heartbeat=beat, whole=whole)
-        self.recent += xids
+        more = True
+        while more:
+            gathered = self._ahead
+            more = gathered.open
+            self._ahead = _Gathered(gathered if more else None)
+            end = None if more else self._upto
+            touched = {} if more else gathered.touched
+            self._writing = True
+            try:
+                await self._applier.apply(
+                    gathered.ops, end, touched,
+                    planned=None if gathered.plan.keeps else gathered.plan.steps(),
+                    heartbeat=self._beat, whole=whole,
+                )  # fmt: skip
+            finally:
+                self._writing = False
+            xids += gathered.xids
+            if more:
+                # The target transaction stays open until its source transaction ends.
+                await self._gather()
+        if self.remember:
+            self.recent += xids
         await self._capture.confirm(self._applier.applied)
         return True
 
-    def _take(self, part: Part, ops: list[Op], touched: dict[Touching, list[Row]]) -> None:
-        ours = part.origin is not None and part.origin.startswith(ORIGIN)
-        for change in part.changes:
-            bound = self._known.get(id(change.relation)) or self._bound(change.relation)
+    async def _gather(self) -> bool:
+        """Whole transactions, as many as are here, or a part of a large one; False if nothing has come."""
+        ahead = self._ahead
+        while True:
+            if self._trouble is not None:
+                raise self._trouble
+            self._take_what_is_here(ahead)
+            if ahead.any and (not ahead.open or len(ahead.ops) >= GATHER):
+                return True
+            # In the middle of a transaction there is nothing to apply yet, unless it is a large one.
+            part = await self._capture.next()
+            if part is not None:
+                self._take(part, ahead)
+            elif not ahead.any and not ahead.open:
+                return False
+
+    def _look_ahead(self) -> None:
+        if not self._writing or self._trouble is not None:
+            return
+        try:
+            self._take_what_is_here(self._ahead)
+        except Exception as error:
+            self._trouble = error
+
+    def _take_what_is_here(self, ahead: _Gathered) -> None:
+        while len(ahead.ops) < GATHER:
+            part = self._capture.ready()
+            if part is None:
+                return
+            self._take(part, ahead)
+
+    def _take(self, part: Part, ahead: _Gathered) -> None:
+        xid, _, at, origin, changes, messages, end = part
+        ahead.any = True
+        if at >= self._upto:
+            if changes:
+                self._map(changes, origin, ahead)
+            for message in messages:
+                number = heartbeat.number_of(message, self._stream)
+                if number is not None:
+                    self._beat = heartbeat.next_after(self._beat, number)
+        if changes:
+            ahead.changes = True
+        if end is None:
+            # A message that belongs to no transaction ends none, and begins none; beats are never such.
+            ahead.open = bool(xid)
+            return
+        ahead.open = False
+        if ahead.changes:
+            ahead.xids.append(xid)
+            ahead.changes = False
+        self._upto = max(self._upto, end)
+
+    def _map(self, changes: Sequence[Change], origin: str | None, ahead: _Gathered) -> None:
+        ours = origin is not None and origin.startswith(ORIGIN)
+        known, ops, plan = self._known, ahead.ops, ahead.plan.add
+        for change in changes:
+            bound = known.get(id(change.relation)) or self._bound(change.relation)
             if ours and not bound.one_way:
                 continue
             for rows_of in bound.mappings:
-                ops.extend(rows_of(change))
+                for op in rows_of(change):
+                    ops.append(op)
+                    plan(op)
             if ours:
                 continue  # whoever has the authority over what follows has seen to it
             for touching, touched_by in bound.touching:
-                touched.setdefault(touching, []).extend(touched_by(change))
+                ahead.touched.setdefault(touching, []).extend(touched_by(change))
 
     def _bound(self, relation: Relation) -> _Bound:
         source = self._sources.get(str(relation))
@@ -110,6 +168,21 @@ class Follower:
         self._known[id(relation)] = bound
         self._described.append(relation)
         return bound
+
+
+class _Gathered:
+    """Whole transactions, and perhaps a part of another one (`open`), which may have begun in what was
+    gathered before. What follow-ups look at is kept until the end of a transaction, since they come last."""
+
+    def __init__(self, before: _Gathered | None = None) -> None:
+        self.ops: list[Op] = []
+        self.plan = Plan()
+        self.touched: dict[Touching, list[Row]] = {} if before is None else before.touched
+        self.xids: list[int] = []
+        self.any = False
+        self.open = before is not None
+        self.changes: bool = before is not None and before.changes
+        """Whether the transaction that is open has any."""
 
 
 class _Bound(NamedTuple):

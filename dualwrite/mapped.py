@@ -30,14 +30,17 @@ from dualwrite.plan import (
     ContradictionError,
     Copying,
     Op,
+    Pick,
     TargetTable,
     filled,
+    picking,
     shown,
     unexpected_columns,
 )
 from flags.model import Side
 
 Conversion: TypeAlias = Callable[[Value], Value]
+Converted: TypeAlias = Sequence[tuple[int, Conversion]]
 _TEXTUAL: Final = (int, float, Decimal, date, datetime, time, timedelta, UUID)
 
 
@@ -70,40 +73,47 @@ class Mapped:
         return unexpected_columns(relation, self.read, self.left_out)
 
     def bind(self, relation: Relation) -> Callable[[Change], Sequence[Op]]:
-        places = tuple(map(relation.names.index, self.inputs))
+        pick = picking(tuple(map(relation.names.index, self.inputs)))
         only = None if self.only is None else (relation.names.index(self.only[0]), self.only[1])
-        return partial(self._ops, places, only)
+        return partial(self._ops, pick, self._converted, picking(self.table.key), only)
 
     def lines(self, lines: Iterable[bytes]) -> list[bytes]:
         """Lines of COPY with `read`, as lines of COPY with the table's columns."""
-        rows = []
+        rows, width, converted = [], len(self.inputs), self._converted
         for line in lines:
             row = read_copy_text(line)
             if self.only is None or row[-1] == self.only[1]:
-                rows.append(self._row(row))
+                rows.append(self._row(row[:width], converted))
         return [copy_text(rows)]
 
-    def _ops(self, places: tuple[int, ...], only: tuple[int, bytes] | None, change: Change) -> Sequence[Op]:
+    def _ops(
+        self, pick: Pick, converted: Converted, key_of: Pick, only: tuple[int, bytes] | None, change: Change
+    ) -> Sequence[Op]:
+        """`pick` takes the inputs out of a row of the source, `key_of` the key out of one of the table."""
         if change.kind is Kind.TRUNCATE:
             return self._emptied(change)
-        was = None if change.old is None else self._key(change.old, places)
+        was = None if change.old is None else self._key(pick(change.old))
         if change.new is None:
             assert was is not None
             return self.gone(was)
-        full = filled(change)
-        key = self._key(full, places)
-        moved = was is not None and was != key
-        before = self.gone(was) if moved and was is not None else ()
+        full = change.new if change.old is None else filled(change)
+        source = pick(full)
         if only is not None:
             told = full[only[0]]
             if told is ABSENT:
                 raise ContradictionError(f"a row of {change.relation} came without what marks it")
             if told != only[1]:
+                key = self._key(source)
+                before = self.gone(was) if was is not None and was != key else ()
                 return (*before, *self.gone(key))
-        row = self._row(tuple(full[at] for at in places))
+        row = self._row(source, converted)
+        key = key_of(row)
+        if ABSENT in key:
+            raise ContradictionError(f"a row for {self.table} came without its key")
+        moved = was is not None and was != key
         if ABSENT not in row and not self.table.partial:
-            added = change.kind is Kind.INSERT
-            return (*before, Op(Action.ADD if added else Action.PUT, self.table, key, row))
+            op = Op(Action.ADD if change.kind is Kind.INSERT else Action.PUT, self.table, key, row)
+            return (*self.gone(was), op) if moved and was is not None else (op,)
         if moved and was is not None:
             return (Op(Action.MOVE, self.table, was, row),)
         return (Op(Action.PATCH, self.table, key, row),)
@@ -140,15 +150,28 @@ class Mapped:
         row[-1] = self.mark[1]
         return (Op(Action.PATCH, self.table, key, tuple(row)),)
 
-    def _key(self, source: Row, places: tuple[int, ...]) -> Row:
-        key = tuple(self._value(at, source[places[at]]) for at in self.table.key)
+    def _key(self, source: Row) -> Row:
+        key = tuple(self._value(at, source[at]) for at in self.table.key)
         if ABSENT in key:
             raise ContradictionError(f"a row for {self.table} came without its key")
         return key
 
-    def _row(self, source: Row) -> Row:
-        row = tuple(self._value(at, source[at]) for at in range(len(self.inputs)))
-        return row if self.mark is None else (*row, self.mark[0])
+    @property
+    def _converted(self) -> Converted:
+        """Which of the inputs are not carried as they are, and how."""
+        return tuple((at, one) for at, one in enumerate(self.conversions) if one is not None)
+
+    def _row(self, source: Row, converted: Converted) -> Row:
+        row, at = list(source), 0
+        try:
+            for at, convert in converted:
+                if (value := row[at]) is not ABSENT:
+                    row[at] = convert(value)
+        except Exception as error:  # users' code
+            raise self._failed(at, source[at], error) from error
+        if self.mark is not None:
+            row.append(self.mark[0])
+        return tuple(row)
 
     def _value(self, at: int, value: Value) -> Value:
         conversion = self.conversions[at]
@@ -157,10 +180,13 @@ class Mapped:
         try:
             return conversion(value)
         except Exception as error:  # users' code
-            raise MappingFailedError(
-                f"{self.inputs[at]} to {self.table}.{self.table.columns[at]}: {shown((value,))!r}:"
-                f" {type(error).__name__}: {error}"
-            ) from error
+            raise self._failed(at, value, error) from error
+
+    def _failed(self, at: int, value: Value, error: Exception) -> MappingFailedError:
+        return MappingFailedError(
+            f"{self.inputs[at]} to {self.table}.{self.table.columns[at]}: {shown((value,))!r}:"
+            f" {type(error).__name__}: {error}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import psycopg
@@ -63,6 +64,7 @@ class PgChunks:
             await asyncio.gather(self._ahead[1], return_exceptions=True)
 
     async def _read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:
+        began = time.monotonic()
         async with self._source.transaction():
             await self._source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             snapshot = await shown(self._source)
@@ -84,7 +86,7 @@ class PgChunks:
                 sql.SQL("binary" if self._binary else "text"),
             )
             lines = await copy_out(self._source, query.as_string(self._source))
-        return Rows(snapshot, upto, lines, self._binary)
+        return Rows(snapshot, upto, lines, self._binary, time.monotonic() - began)
 
     def _key_as_text(self) -> sql.Composed:
         # Named otherwise than the columns: ORDER BY would take the text for the column.

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -104,6 +104,9 @@ class PgPeek:
             await connection.close()
             raise
         return found
+
+    def on_arrival(self, hear: Callable[[], None]) -> None:
+        """Nothing comes that nobody has asked for, so there is nothing to hear."""
 
     async def next(self) -> Part | None:
         if (part := self.ready()) is not None:

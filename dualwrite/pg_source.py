@@ -198,6 +198,18 @@ async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) 
     return lsn(row[0])
 
 
+async def rows_about(where: Connection, table: str) -> int:
+    """About how many rows a table has. `table` is schema.table."""
+    schema, _, name = table.partition(".")
+    cursor = await where.execute(
+        "SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        (schema, name),
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
+
+
 async def column_types(where: Connection, table: str) -> dict[str, str]:
     """By the columns' names, as format_type writes them. `table` is schema.table."""
     schema, _, name = table.partition(".")

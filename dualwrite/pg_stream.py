@@ -17,6 +17,7 @@ import re
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import psycopg
@@ -31,8 +32,9 @@ SAY_SOMETHING_EVERY: Final = 5.0
 """Seconds; the server's patience is 60 by default."""
 WAIT_AT_MOST: Final = 0.05
 """Seconds that `next` waits for a part before it returns nothing."""
-MESSAGES_A_TURN: Final = 2_000
-"""Read in one turn of the event loop, so that the apply gets its turns, too."""
+MESSAGES_A_TURN: Final = 400
+"""Read in one turn of the event loop, so that the apply gets its turns, too; about twice what a local socket
+holds. Whoever is slow to come back finds that the server has been waiting."""
 ORIGIN_SINCE: Final = 160_000
 
 _KEEPALIVE = struct.Struct("!QqB")
@@ -81,6 +83,7 @@ class PgStream:
         self._fault: CaptureStopped | None = None
         self._confirmed = start
         self._some = asyncio.Event()
+        self._hear: Callable[[], None] = _nobody
         self._loop = asyncio.get_running_loop()
         self._talking: asyncio.Task[None] | None = None
         self.server_at: Position = start
@@ -145,6 +148,9 @@ class PgStream:
             self._read_on()
         return part
 
+    def on_arrival(self, hear: Callable[[], None]) -> None:
+        self._hear = hear
+
     async def confirm(self, position: Position) -> None:
         """Tell the source that it may forget what is before `position`; at once, since it is cheap."""
         self._confirmed = max(self._confirmed, position)
@@ -176,6 +182,9 @@ class PgStream:
         try:
             if not self._take_in():
                 self._loop.call_soon(self._read)
+            if self._parts:
+                self._some.set()
+                self._hear()
         except psycopg.Error as error:
             self._fail(lost(error))
         except ProtocolError as error:
@@ -192,9 +201,10 @@ class PgStream:
 
     def _take_in(self) -> bool:
         """Whether all that was here has been read. False: it was too much for one turn of the loop."""
-        pg, decoder, looked = self._pg, self._decoder, False
+        pg, take, looked = self._pg, self._decoder.take, False
+        get, bytes_ = pg.get_copy_data, bytes
         for _ in range(MESSAGES_A_TURN):
-            length, data = pg.get_copy_data(1)
+            length, seen = get(1)
             if length == 0:
                 if looked:
                     return True
@@ -204,26 +214,26 @@ class PgStream:
             if length < 0:
                 raise self._ended()
             looked = False
+            data = bytes_(seen)
             kind = data[0]
             if kind == 0x77:  # w: of the plugin, behind 24 bytes of positions and time
-                part = decoder.take(bytes(data[25:]))
+                part = take(data, 25)
                 if part is not None:
                     self._keep(part)
                     if self._changes >= self._read_ahead:
                         self._stop_reading()
                         return True
             elif kind == 0x6B:  # k: the server lives, and may ask whether we do
-                self._keepalive(bytes(data))
+                self._keepalive(data)
             else:
-                raise ProtocolError(f"an unknown message {bytes(data[:1])!r}")
+                raise ProtocolError(f"an unknown message {data[:1]!r}")
         return False
 
     def _keep(self, part: Part) -> None:
-        if part.end is not None:
-            self.server_at = max(self.server_at, part.end)
+        if part.end is not None and part.end > self.server_at:
+            self.server_at = part.end
         self._parts.append(part)
         self._changes += len(part.changes)
-        self._some.set()
 
     def _keepalive(self, data: bytes) -> None:
         end, _, wants_answer = _KEEPALIVE.unpack_from(data, 1)
@@ -317,6 +327,9 @@ def refusal(state: str, said: str, what: str) -> CaptureStopped:
 def lost(error: psycopg.Error) -> CaptureStopped:
     said = " ".join(str(error).split()) or type(error).__name__
     return CaptureStopped("source_unreachable", f"the connection to the source: {said}", passing=True)
+
+
+def _nobody() -> None: ...
 
 
 def quoted(name: str) -> str:

@@ -26,8 +26,17 @@ from dualwrite.change import (
 POSTGRES_EPOCH: Final = 946_684_800
 """Unix time of 2000-01-01 UTC, from which the protocol counts microseconds."""
 
-_BEGIN = struct.Struct("!QqI")
-_COMMIT = struct.Struct("!BQQq")
+_INSERT, _UPDATE, _DELETE, _TRUNCATE = b"IUDT"
+_BEGIN, _COMMIT, _RELATION, _ORIGIN, _MESSAGE, _TYPE = b"BCROMY"
+_ROWS = frozenset((_INSERT, _UPDATE, _DELETE))
+_OLD, _NEW = b"KO", ord("N")
+"""What stands before a row."""
+_MADE, _CHANGED = Kind.INSERT, Kind.UPDATE
+_new = tuple.__new__
+"""A named tuple is made in half the time without its own `__new__`; here one is made for every change."""
+
+_BEGIN_FIELDS = struct.Struct("!QqI")
+_COMMIT_FIELDS = struct.Struct("!BQQq")
 _U32 = struct.Struct("!I")
 _U16 = struct.Struct("!H")
 _I32 = struct.Struct("!i")
@@ -48,61 +57,61 @@ class Decoder:
     def __init__(self, most: int = 10_000) -> None:
         self._most = most
         self._relations: dict[int, Relation] = {}
-        self._begin: tuple[int, float, int] | None = None
+        self._begin: tuple[int, int, int] | None = None
+        """Of the transaction: where its commit is, when it was (microseconds), its number."""
         self._origin: str | None = None
         self._changes: list[Change] = []
         self._messages: list[Message] = []
 
-    def take(self, payload: bytes) -> Part | None:
-        """Read one message. A Part if it is the end of one. Raises ProtocolError."""
+    def take(self, data: bytes, at: int = 0) -> Part | None:
+        """Read the one message that begins at `at`. A Part if it is the end of one. Raises ProtocolError."""
         try:
-            return self._take(payload)
+            return self._take(data, at)
         except (struct.error, IndexError, UnicodeDecodeError) as error:
-            raise ProtocolError(f"a message of kind {payload[:1]!r} is cut or malformed: {error}") from None
+            kind = data[at : at + 1]
+            raise ProtocolError(f"a message of kind {kind!r} is cut or malformed: {error}") from None
 
-    def _take(self, payload: bytes) -> Part | None:
-        kind = payload[:1]
-        if kind in {b"I", b"U", b"D", b"T"}:
-            if self._begin is None:
-                raise ProtocolError(f"a change {kind!r} outside of a transaction")
-            if kind == b"T":
-                self._truncate(payload)
-            else:
-                self._changes.append(self._change(kind, payload))
-            return self._part(None) if len(self._changes) >= self._most else None
-        if kind == b"B":
+    def _take(self, data: bytes, at: int) -> Part | None:
+        kind = data[at]
+        if kind in _ROWS:
+            changes = self._changes
+            changes.append(self._change(kind, data, at))
+            return self._part(None) if len(changes) >= self._most else None
+        if kind == _BEGIN:
             if self._begin is not None:
                 raise ProtocolError("a transaction begins within another one")
-            final, at, xid = _BEGIN.unpack_from(payload, 1)
-            self._begin = (xid, at / 1_000_000 + POSTGRES_EPOCH, final)
+            self._begin = _BEGIN_FIELDS.unpack_from(data, at + 1)
             self._origin = None
-        elif kind == b"C":
+        elif kind == _COMMIT:
             if self._begin is None:
                 raise ProtocolError("a commit outside of a transaction")
-            _, _, end, _ = _COMMIT.unpack_from(payload, 1)
-            part = self._part(end)
+            part = self._part(_COMMIT_FIELDS.unpack_from(data, at + 1)[2])
             self._begin = None
             return part
-        elif kind == b"R":
-            self._relation(payload)
-        elif kind == b"O":
-            self._origin = _text(payload, 9)[0]
-        elif kind == b"M":
-            return self._message(payload)
-        elif kind != b"Y":  # the name of a type: text is read without it
-            raise ProtocolError(f"a message of unknown kind {kind!r}")
+        elif kind == _RELATION:
+            self._relation(data, at)
+        elif kind == _ORIGIN:
+            self._origin = _text(data, at + 9)[0]
+        elif kind == _MESSAGE:
+            return self._message(data, at)
+        elif kind == _TRUNCATE:
+            self._truncate(data, at)
+            return self._part(None) if len(self._changes) >= self._most else None
+        elif kind != _TYPE:  # the name of a type: text is read without it
+            raise ProtocolError(f"a message of unknown kind {data[at : at + 1]!r}")
         return None
 
     def _part(self, end: int | None) -> Part:
         assert self._begin is not None
-        xid, at, final = self._begin
-        part = Part(xid, at, final, self._origin, self._changes, self._messages, end)
+        final, at, xid = self._begin
+        when = at / 1_000_000 + POSTGRES_EPOCH
+        part = _new(Part, (xid, when, final, self._origin, self._changes, self._messages, end))
         self._changes, self._messages = [], []
         return part
 
-    def _relation(self, payload: bytes) -> None:
-        (oid,) = _U32.unpack_from(payload, 1)
-        schema, at = _text(payload, 5)
+    def _relation(self, payload: bytes, at: int) -> None:
+        (oid,) = _U32.unpack_from(payload, at + 1)
+        schema, at = _text(payload, at + 5)
         name, at = _text(payload, at)
         identity = _IDENTITIES.get(chr(payload[at]))
         if identity is None:
@@ -119,33 +128,37 @@ class Decoder:
         # An empty schema means pg_catalog.
         self._relations[oid] = Relation(schema or "pg_catalog", name, identity, tuple(columns))
 
-    def _change(self, kind: bytes, payload: bytes) -> Change:
-        relation = self._known(_U32.unpack_from(payload, 1)[0])
-        marker, at = payload[5:6], 6
+    def _change(self, kind: int, data: bytes, at: int) -> Change:
+        if self._begin is None:
+            raise ProtocolError(f"a change {data[at : at + 1]!r} outside of a transaction")
+        relation = self._known(_U32.unpack_from(data, at + 1)[0])
+        marker, at = data[at + 5], at + 6
         old: Row | None = None
-        if kind != b"I" and marker in {b"K", b"O"}:
-            old, at = _row(payload, at)
-            marker, at = payload[at : at + 1], at + 1
-        if kind == b"D":
-            if old is None:
-                raise ProtocolError(f"a deletion of {relation} that does not say of what")
-            return Change(Kind.DELETE, relation, old, None)
-        if marker != b"N":
+        if kind != _INSERT and marker in _OLD:
+            old, at = _row(data, at)
+            if kind == _DELETE:
+                return _new(Change, (Kind.DELETE, relation, old, None))
+            marker, at = data[at], at + 1
+        if kind == _DELETE:
+            raise ProtocolError(f"a deletion of {relation} that does not say of what")
+        if marker != _NEW:
             raise ProtocolError(f"a change of {relation} without a new row")
-        new, _ = _row(payload, at)
+        new, _ = _row(data, at)
         if len(new) != len(relation.columns):
             raise ProtocolError(f"{relation} has {len(relation.columns)} columns; a row came with {len(new)}")
-        return Change(Kind.INSERT if kind == b"I" else Kind.UPDATE, relation, old, new)
+        return _new(Change, (_MADE if kind == _INSERT else _CHANGED, relation, old, new))
 
-    def _truncate(self, payload: bytes) -> None:
-        (count,) = _U32.unpack_from(payload, 1)
+    def _truncate(self, payload: bytes, at: int) -> None:
+        if self._begin is None:
+            raise ProtocolError("a TRUNCATE outside of a transaction")
+        (count,) = _U32.unpack_from(payload, at + 1)
         for number in range(count):
-            relation = self._known(_U32.unpack_from(payload, 6 + 4 * number)[0])
+            relation = self._known(_U32.unpack_from(payload, at + 6 + 4 * number)[0])
             self._changes.append(Change(Kind.TRUNCATE, relation, None, None))
 
-    def _message(self, payload: bytes) -> Part | None:
-        transactional = bool(payload[1] & 1)
-        prefix, at = _text(payload, 10)
+    def _message(self, payload: bytes, at: int) -> Part | None:
+        transactional = bool(payload[at + 1] & 1)
+        prefix, at = _text(payload, at + 10)
         (length,) = _U32.unpack_from(payload, at)
         content = payload[at + 4 : at + 4 + length]
         if len(content) != length:
@@ -165,7 +178,7 @@ class Decoder:
 
 
 def _row(payload: bytes, at: int) -> tuple[Row, int]:
-    (count,) = _U16.unpack_from(payload, at)
+    count = payload[at] << 8 | payload[at + 1]
     at += 2
     values: list[Value] = []
     append, length_at = values.append, _U32.unpack_from

@@ -35,6 +35,8 @@ class TargetTable:
     """Rows are made and deleted by somebody else: these columns of theirs are only changed."""
     computed: tuple[tuple[str, str], ...] = ()
     """Columns besides, and the SQL expressions over the row (`given`) that they get where a row is put."""
+    quarantine: str | None = None
+    """Under the name of which copy rows wait that it does not take. None: such a row stops the stream."""
 
     def key_of(self, row: Row) -> Row:
         return tuple(row[at] for at in self.key)
@@ -55,6 +57,9 @@ class Action(Enum):
     """Another key for a row of which not all columns are known."""
     EMPTY = "empty"
     """No row at all (TRUNCATE)."""
+    KEEP = "keep"
+    """A change of which nothing is known but its key: it goes into quarantine, and what follows it, too. The
+    row is what was said against it, and what the source has said, as JSON."""
 
 
 class Op(NamedTuple):
@@ -178,22 +183,44 @@ def filled(change: Change) -> Row:
     )
 
 
+class Plan:
+    """Put together while changes come, so that little is left to do when they are to be written."""
+
+    def __init__(self) -> None:
+        self._found: list[Step] = []
+        self._open: dict[TargetTable, _Table] = {}
+        self._table: TargetTable | None = None
+        self._noted = _Table({}, set(), set())
+        """Of `_table`, which is the one of the last operation."""
+        self.keeps = False
+        """Something goes into quarantine: this is not what has to be done."""
+
+    def add(self, op: Op) -> None:
+        """Raises ContradictionError."""
+        if op.action is Action.KEEP:
+            self.keeps = True
+            return
+        if op.action is Action.MOVE or op.action is Action.EMPTY:
+            self._found.append(Step(_works(self._open), op))
+            self._open, self._table = {}, None
+            return
+        table = op.table
+        if table is not self._table:
+            self._noted = self._open.setdefault(table, _Table({}, set(), set()))
+            self._table = table
+        _note(self._noted, op)
+
+    def steps(self) -> list[Step]:
+        """The least that has to be written to have the effect of all that was added."""
+        return [*self._found, Step(_works(self._open))] if self._open else self._found
+
+
 def steps(ops: Iterable[Op]) -> list[Step]:
     """The least that has to be written to have the effect of `ops`. Raises ContradictionError."""
-    found: list[Step] = []
-    open_: dict[TargetTable, _Table] = {}
+    plan = Plan()
     for op in ops:
-        if op.action is Action.MOVE or op.action is Action.EMPTY:
-            found.append(Step(_works(open_), op))
-            open_ = {}
-            continue
-        table = open_.get(op.table)
-        if table is None:
-            table = open_[op.table] = _Table({}, set(), set())
-        _note(table, op)
-    if open_:
-        found.append(Step(_works(open_)))
-    return found
+        plan.add(op)
+    return plan.steps()
 
 
 class _Table(NamedTuple):
@@ -240,6 +267,15 @@ def _works(tables: dict[TargetTable, _Table]) -> tuple[Work, ...]:
                     (work.patches if table.partial or ABSENT in row else work.puts).append(row)
         works.append(work)
     return tuple(works)
+
+
+def named(names: Sequence[str], row: Row) -> dict[str, str | None]:
+    """The values of a row as texts that any JSON can hold, for people; without those that were not sent."""
+    return {
+        name: None if value is None else value.decode("utf-8", "replace").replace("\0", "\ufffd")
+        for name, value in zip(names, row, strict=False)
+        if value is not ABSENT
+    }
 
 
 def shown(key: Row) -> str:

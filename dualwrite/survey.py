@@ -38,11 +38,6 @@ _UNIQUE: Final = """
       FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
 """
-_ROWS: Final = """
-    SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname = %s AND c.relname = %s
-"""
-
 _HOW: Final[Mapping[type, str]] = MappingProxyType(
     {Copying: "as it is", Mapped: "value by value", Touching: "SQL that follows"}
 )
@@ -119,7 +114,7 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
         identity = next(one.identity for one in facts.tables if one.name == name)
         found += _of_follow_ups(table, here[name], identity)
     found += _of_shared_tables(direction.sources)
-    rows = {name: await estimate(source, name) for name in direction.sources}
+    rows = {name: await pg_source.rows_about(source, name) for name in direction.sources}
     planned = tuple(
         Planned(name, table, _HOW[type(what)], rows[table]) for name, table, what in copies(direction.sources)
     )
@@ -158,12 +153,6 @@ async def _of_what_stands(direction: Direction, source: Connection, looking: Con
 async def columns(where: Connection, table: str) -> dict[str, ColumnFacts]:
     """By name; empty where there is no such table."""
     return {row[0]: ColumnFacts(*row) for row in await _all(where, _COLUMNS, table)}
-
-
-async def estimate(where: Connection, table: str) -> int:
-    """About how many rows a table has."""
-    rows = await _all(where, _ROWS, table)
-    return int(rows[0][0]) if rows else 0
 
 
 async def _all(where: Connection, query: Any, table: str) -> list[Any]:

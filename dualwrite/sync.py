@@ -1,8 +1,9 @@
 """Bring one side's tables to the other and keep them alike: prepare, copy, follow, until told to stop.
 
-A stream is begun once: publication, slot, and a row in the target that says so. From then on any process may
-take it over under a later epoch. What may pass by itself (a connection that broke, a server that starts) is
-tried again; all else stops the stream with a reason that stands in the target, its position kept.
+A stream is begun once: publication, slot, and a row in the target that says so. From then on whichever
+process has the lease works on it, under an epoch of its own; the others stand by. What may pass by itself (a
+connection that broke, a server that starts) is tried again; all else stops the stream with a reason that
+stands in the target, its position kept.
 """
 
 from __future__ import annotations
@@ -10,32 +11,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
 from psycopg import errors
 
-from dualwrite import heartbeat, pg_capture, pg_source, rights, target
+from dualwrite import desired, heartbeat, jobs, lease, pg_capture, pg_source, rights, target
 from dualwrite.apply import Applier, FollowUpError, MissingRowError, PoisonError
-from dualwrite.backfill import Backfill, Progress, copy_name
+from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
 from dualwrite.capture import Capture, CaptureStopped, Way
 from dualwrite.follow import Follower
+from dualwrite.jobs import BACKFILL, REPAIR, Jobs
+from dualwrite.lease import Lease, LostError
 from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touching, by_table
+from dualwrite.pace import Pace, Reason
 from dualwrite.pg_chunks import PgChunks
 from dualwrite.pg_connect import connect
 from dualwrite.plan import ContradictionError, Copying
 from dualwrite.preflight import SlotFacts, Weight, findings, must_be_resumable
 from dualwrite.repair import Repairs
 from dualwrite.slot_watch import watching
-from dualwrite.target import FencedError, State
+from dualwrite.stream_states import State
+from dualwrite.target import FencedError
 
+LOOK_FOR_A_TURN: Final = 0.5
+"""Seconds between two looks of a process that stands by."""
 TRY_AGAIN: Final = 1.0
 """Seconds between two tries."""
 STREAM_FOR: Final = 0.25
 """Seconds that the stream may have between two chunks of a copy."""
 LOOK_FOR_REPAIRS: Final = 1.0
+TELL_EVERY: Final = 1.0
+"""Seconds between two notes of how a copy goes."""
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -62,6 +72,8 @@ class Direction:
     """Begin by passing over updates of rows that are not at the target: a person knows, and will repair."""
     way: Way = Way.STREAM
     """How the source is read."""
+    copy_rows_per_second: int | None = None
+    """The most that are copied; None sets no bound."""
 
     @property
     def slot(self) -> str:
@@ -84,15 +96,35 @@ class Direction:
         return [(schema, name) for schema, _, name in parts]
 
 
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """On what terms a process works on a stream."""
+
+    holder: str = field(default_factory=lease.this_process)
+    """By which others know it."""
+    as_desired: bool = False
+    """Only while people desire it (`desired.py`); a stream that stops is left until they say so again. Else
+    it runs unless they desire that it does not, and ends when it stops."""
+    take_over: bool = False
+    """Begin by taking it from whoever works on it."""
+
+
 @dataclass(slots=True)
 class Told:
     """What a running stream says of itself; for metrics and logs."""
 
     state: State = State.COPYING
     epoch: int = 0
+    """0 while this process does not work on it."""
+    waits: str = ""
+    """Why it does not, while it stands by."""
     arrived: tuple[float, float] | None = None
     """Of the last beat at the target: when (monotonic), and how many seconds it was on its way."""
     copies: dict[str, Progress] = field(default_factory=dict)
+    pauses: Counter[Reason] = field(default_factory=Counter)
+    """How often copying has waited, since this process began."""
+    left: float | None = None
+    """Seconds until the copy under way is done, at its rate."""
     again: int = 0
     """How often it began again after something that passed by itself."""
     trouble: str = ""
@@ -120,37 +152,57 @@ class StoppedError(Exception):
         self.reason = reason
 
 
-async def run(direction: Direction, told: Told) -> None:
-    """Until it is cancelled. Raises StoppedError, and FencedError where another process has taken over."""
+async def run(direction: Direction, told: Told, duty: Duty | None = None) -> None:
+    """Until it is cancelled. Raises StoppedError, unless the duty is to go on when people desire it."""
     async with watching(direction.source_url, direction.slot, told.note_slot):
-        await _run(direction, told)
+        await _run(direction, told, duty or Duty())
 
 
-async def _run(direction: Direction, told: Told) -> None:
+async def _run(direction: Direction, told: Told, duty: Duty) -> None:
+    turns = _Turns(direction, told, duty)
     while True:
         try:
-            await _once(direction, told)
-        except CaptureStopped as stopped:
-            if not stopped.passing:
-                raise await _stopped(direction, told, stopped.reason, str(stopped)) from stopped
-            told.trouble = f"{stopped.reason}: {stopped}"
-        except tuple(_REASONS) as error:
-            raise await _stopped(direction, told, _REASONS[type(error)], str(error)) from error
+            await _once(direction, told, turns)
+        except (LostError, FencedError) as error:
+            told.trouble = str(error)
+            continue
+        except StoppedError as stopped:
+            if not duty.as_desired:
+                raise
+            told.trouble, told.state = f"stopped ({stopped.reason}): {stopped}", State.STOPPED
+            continue
+        except CaptureStopped as passing:
+            told.trouble = f"{passing.reason}: {passing}"
         except _NOT_HERE as error:
             told.trouble = f"unreachable: {error}"
         except psycopg.Error as error:
-            may_not = isinstance(error, errors.InsufficientPrivilege)
-            reason = rights.REASON if may_not else "refused"
-            message = (
-                f"{_said(error)}; crossfade data plan names what is missing" if may_not else _said(error)
-            )
-            raise await _stopped(direction, told, reason, message) from error
+            # The target lets nobody begin.
+            if not duty.as_desired:
+                raise StoppedError(_refused(error), _said(error)) from error
+            told.trouble = f"{_refused(error)}: {_said(error)}"
         told.again += 1
         await asyncio.sleep(TRY_AGAIN)
 
 
+def _reason(error: Exception) -> str | None:
+    """Why a stream stops that has ended so; None where another try may do."""
+    if isinstance(error, CaptureStopped):
+        return None if error.passing else error.reason
+    if isinstance(error, _NOT_HERE):
+        return None
+    if isinstance(error, psycopg.Error):
+        return _refused(error)
+    return next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), None)
+
+
+def _refused(error: psycopg.Error) -> str:
+    return rights.REASON if isinstance(error, errors.InsufficientPrivilege) else "refused"
+
+
 def _said(error: psycopg.Error) -> str:
-    return f"{error.diag.message_primary or error} ({error.sqlstate or type(error).__name__})"
+    said = f"{error.diag.message_primary or error} ({error.sqlstate or type(error).__name__})"
+    may_not = isinstance(error, errors.InsufficientPrivilege)
+    return f"{said}; crossfade data plan names what is missing" if may_not else said
 
 
 async def _stopped(direction: Direction, told: Told, reason: str, message: str) -> Exception:
@@ -164,35 +216,116 @@ async def _stopped(direction: Direction, told: Told, reason: str, message: str) 
                 if known is None or await target.is_held(looking, direction.name):
                     return StoppedError(reason, message)
                 epoch = known.epoch
+            await jobs.fail(looking, direction.name, epoch, f"{reason}: {message}")
             if not await target.move(looking, direction.name, epoch, State.STOPPED, reason, message):
                 return FencedError(f"stream {direction.name} is not held under epoch {epoch} any more")
     return StoppedError(reason, message)
 
 
-async def _once(direction: Direction, told: Told) -> None:
+async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        looking = await connect(direction.target_url)
+        stack.push_async_callback(looking.close)
+        held, over_missing_rows = await turns.wait(looking)
+        stack.push_async_callback(held.release)
+        try:
+            async with _beside(_lost(held)):
+                await _held(direction, told, looking, over_missing_rows)
+        except Exception as error:
+            # While the lease is ours: whoever stands by is not to try what was tried.
+            reason = _reason(error)
+            if reason is None:
+                raise
+            message = _said(error) if isinstance(error, psycopg.Error) else str(error)
+            raise await _stopped(direction, told, reason, message) from error
+
+
+async def _held(direction: Direction, told: Told, looking: Connection, over_missing_rows: bool) -> None:
+    """One process's time with a stream, from its beginning."""
     async with contextlib.AsyncExitStack() as stack:
         source = await connect(direction.source_url)
         stack.push_async_callback(source.close)
-        looking = await connect(direction.target_url)
-        stack.push_async_callback(looking.close)
         before, whole = await _begun(direction, source, looking)
-        before_this = told.epoch
-        if before_this and before != before_this:
-            # Trying again is no reason to take over from somebody who has taken over from us.
-            raise FencedError(f"stream {direction.name} is held under epoch {before}, not {told.epoch}")
         applier = await Applier.open(direction.target_url, direction.name, before + 1)
         stack.push_async_callback(applier.close)
-        told.epoch = before + 1
+        told.epoch, told.waits = before + 1, ""
         one_way = any(source.one_way for source in direction.sources.values())
         stream = await pg_capture.open_(
             direction.way, direction.source_url, direction.slot, applier.applied, also_ours=one_way
         )
         stack.push_async_callback(stream.close)
         await target.move(looking, direction.name, told.epoch, State.COPYING)
-        whole = whole and not (direction.over_missing_rows and not before_this)
+        whole = whole and not over_missing_rows
         work = _Work(direction, told, source, looking, applier, stream, whole)
         async with _beating(direction, told.epoch, work):
             await work.run()
+
+
+class _Turns:
+    """When this process may work on the stream."""
+
+    def __init__(self, direction: Direction, told: Told, duty: Duty) -> None:
+        self._direction = direction
+        self._told = told
+        self.duty = duty
+        self._take_over = duty.take_over
+        self._over_missing_rows = direction.over_missing_rows
+        self._first = True
+        """Nobody has had it since this process began: a stream that has stopped is tried once."""
+
+    async def wait(self, looking: Connection) -> tuple[Lease, bool]:
+        """The lease, and whether to begin by passing over missing rows. Raises psycopg.Error."""
+        stream = self._direction.name
+        while True:
+            desire = await desired.of(looking, stream)
+            if (why := self._not_desired(desire)) is None:
+                await target.prepare(looking)
+                why = await self._not_ours(looking, 0 if desire is None else desire.number)
+            if why is None:
+                found = await lease.look(looking, stream)
+                number = 0 if desire is None else desire.number
+                taken = await Lease.take(
+                    self._direction.target_url, stream, self.duty.holder,
+                    desire=number, take_over=self._take_over,
+                )  # fmt: skip
+                if taken is not None:
+                    over = self._over_missing_rows or (
+                        desire is not None and desire.over_missing_rows and found.tried < number
+                    )
+                    self._first = self._take_over = self._over_missing_rows = False
+                    return taken, over
+                why = f"{found.holder} works on it"
+                self._first = False
+            self._stand_by(why)
+            await asyncio.sleep(LOOK_FOR_A_TURN)
+
+    def _not_desired(self, desire: desired.Desire | None) -> str | None:
+        if desire is None:
+            return "nobody has said that it shall run" if self.duty.as_desired else None
+        return None if desire.run else f"{desire.by} has said that it shall not run: {desire.reason}"
+
+    async def _not_ours(self, looking: Connection, desire: int) -> str | None:
+        """A stream that has stopped since waits for a person, and not for the next host to try it."""
+        if self._first or not self.duty.as_desired:
+            return None
+        known = await target.state(looking, self._direction.name)
+        if known is None or known.state is not State.STOPPED:
+            return None
+        tried = (await lease.look(looking, self._direction.name)).tried
+        return None if tried < desire else f"it has stopped ({known.reason}): {known.message}"
+
+    def _stand_by(self, why: str) -> None:
+        told = self._told
+        told.waits, told.epoch, told.arrived = why, 0, None
+        told.copies.clear()
+        told.left = None
+        if told.state is not State.STOPPED or not self.duty.as_desired:
+            told.state = State.COPYING
+
+
+async def _lost(held: Lease) -> None:
+    """Raises LostError."""
+    raise LostError(await asyncio.shield(held.lost))
 
 
 async def _begun(direction: Direction, source: Connection, looking: Connection) -> tuple[int, bool]:
@@ -269,11 +402,15 @@ class _Work:
         self._applier = applier
         self._follower = Follower(direction.name, stream, applier, direction.sources)
         self._repairs = Repairs(direction.name, source, applier, copies(direction.sources))
+        self._jobs = Jobs(looking, direction.name, told.epoch)
+        self._told_at = 0.0
+        self._pace = Pace(direction.copy_rows_per_second, told.pauses)
         self._sent: dict[int, float] = {}
         self._last_sent = applier.heartbeat
 
-    def sent(self, number: int) -> None:
-        """A beat is in the source's log."""
+    def sent(self, number: int, took: float) -> None:
+        """A beat is in the source's log, where it was committed in `took` seconds."""
+        self._pace.committed(took)
         self._sent[number] = time.monotonic()
         self._last_sent = number
 
@@ -313,19 +450,58 @@ class _Work:
         await target.move(self._looking, self._direction.name, self._told.epoch, to)
 
     async def _copy(self) -> None:
+        ceiling = self._direction.copy_rows_per_second
         for name, table, what in copies(self._direction.sources):
+            copied = await self._applier.chunk(name)
+            if copied is not None and copied.done:
+                # The process before may have ended between its last chunk and saying so.
+                await self._jobs.done(BACKFILL, name)
+                continue
+            about = await pg_source.rows_about(self._source, table)
+            await self._jobs.begin(BACKFILL, name)
             binary = isinstance(what, Copying) and await self._same_types(table, what)
             chunks = PgChunks(self._source, table, what, binary=binary)
-            backfill = Backfill(chunks, self._applier, name, what)
+            most = MOST if ceiling is None else min(MOST, max(FEWEST, ceiling))
+            backfill = Backfill(chunks, self._applier, name, what, most=most)
             done = False
             try:
                 while not done:
+                    await self._wait_for_a_good_moment(name)
                     progress = await backfill.step(self._follower.recent)
+                    self._pace.copied(progress.read, progress.took, time.monotonic())
                     self._told.copies[name] = progress
                     done = progress.done
+                    await self._tell(name, about)
                     await self._stream()
             finally:
                 await chunks.close()
+            await self._jobs.done(BACKFILL, name)
+        self._told.left = None
+
+    async def _wait_for_a_good_moment(self, name: str) -> None:
+        """The stream goes on meanwhile."""
+        while (pause := self._pace.pause(time.monotonic(), self._told.lag())) is not None:
+            until = time.monotonic() + pause.seconds
+            while time.monotonic() < until:
+                await self._follower.step(whole=False)
+                self._note_lag()
+            await self._tell(name, None)
+
+    async def _tell(self, name: str, about: int | None) -> None:
+        """How it goes, now and then. `about`: of how many rows it is the copy."""
+        now = time.monotonic()
+        if now - self._told_at < TELL_EVERY:
+            return
+        self._told_at = now
+        rate = self._pace.rate(now)
+        if about is not None:
+            copied = await target.rows_copied(self._looking, self._direction.name, name)
+            self._told.left = max(0, about - copied) / rate if rate else None
+        pauses = {
+            reason.value: {"times": times, "seconds": self._pace.waited[reason] / 1000}
+            for reason, times in self._pace.pauses.items()
+        }
+        await self._jobs.note(BACKFILL, name, rate, pauses)
 
     async def _same_types(self, table: str, what: Copying) -> bool:
         """Whether the target reads what the source writes in binary."""
@@ -340,8 +516,12 @@ class _Work:
         )
 
     async def _repair(self) -> None:
+        if not await self._repairs.wanted(self._looking):
+            return
+        await self._jobs.begin(REPAIR, "rows")
         while await self._repairs.step(self._follower.recent):
             await self._stream()
+        await self._jobs.done(REPAIR, "rows")
 
     async def _stream(self) -> None:
         """Let the stream go on for a while, as long as it has something to bring."""
@@ -393,16 +573,30 @@ async def _beating(direction: Direction, epoch: int, work: _Work) -> AsyncIterat
 
     async def beat() -> None:
         number = heartbeat.first(epoch)
-        while True:
-            await heartbeat.beat(connection, direction.name, number)
-            work.sent(number)
-            number += 1
-            await asyncio.sleep(heartbeat.EVERY)
+        try:
+            while True:
+                began = time.monotonic()
+                await heartbeat.beat(connection, direction.name, number)
+                work.sent(number, time.monotonic() - began)
+                number += 1
+                await asyncio.sleep(heartbeat.EVERY)
+        except (psycopg.Error, OSError) as error:
+            raise CaptureStopped("beats_end", f"no beat can be written: {error}", passing=True) from error
 
-    beating = asyncio.create_task(beat())
+    try:
+        async with _beside(beat()):
+            yield
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _beside(story: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `story` while this lasts. What it raises ends the work inside, and is raised here."""
+    telling = asyncio.create_task(story)
     body = asyncio.current_task()
     assert body is not None
-    broken = False
+    broken = told = False
 
     def ended(task: asyncio.Task[None]) -> None:
         nonlocal broken
@@ -410,17 +604,22 @@ async def _beating(direction: Direction, epoch: int, work: _Work) -> AsyncIterat
             broken = True
             body.cancel()
 
-    beating.add_done_callback(ended)
+    telling.add_done_callback(ended)
     try:
         yield
     except asyncio.CancelledError:
         if not broken:
             raise
-        body.uncancel()
-        said = f"no beat can be written: {beating.exception()}"
-        raise CaptureStopped("beats_end", said, passing=True) from None
+        told = True
+        if body.uncancel():
+            raise  # somebody else has cancelled it, too
+        await telling
     finally:
-        beating.remove_done_callback(ended)
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
-        await connection.close()
+        telling.remove_done_callback(ended)
+        if broken and not told:
+            # It had ended by a fault of its own before it was told.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            body.uncancel()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)

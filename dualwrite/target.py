@@ -6,19 +6,18 @@ It stands beside the rows because it has to be committed together with them. The
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
+from dualwrite import job_states
 from dualwrite.change import Position
 from dualwrite.pg_stream import lsn, lsn_text
+from dualwrite.stream_states import KNOWN, State, before
 
-_CREATE: Final = """
+_CREATE: Final = f"""
     CREATE SCHEMA IF NOT EXISTS crossfade_sync;
     CREATE TABLE IF NOT EXISTS crossfade_sync.streams (
         name      text PRIMARY KEY,
@@ -29,7 +28,7 @@ _CREATE: Final = """
         applied   pg_lsn NOT NULL,
         heartbeat bigint NOT NULL DEFAULT 0,
         at        timestamptz NOT NULL DEFAULT now(),
-        state     text NOT NULL DEFAULT 'copying',
+        state     text NOT NULL DEFAULT '{State.COPYING}' CHECK (state IN ({KNOWN})),
         reason    text,
         message   text,
         whole     boolean NOT NULL DEFAULT false,
@@ -56,27 +55,39 @@ _CREATE: Final = """
         key    text[] NOT NULL,
         PRIMARY KEY (stream, copy, key)
     );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.leases (
+        stream text PRIMARY KEY,
+        number integer NOT NULL DEFAULT 0,
+        holder text,
+        since  timestamptz,
+        until  timestamptz NOT NULL DEFAULT '-infinity',
+        tried  bigint NOT NULL DEFAULT 0
+    );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.desired (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        stream text NOT NULL,
+        run    boolean NOT NULL,
+        over_missing_rows boolean NOT NULL DEFAULT false,
+        reason text NOT NULL,
+        by     text NOT NULL,
+        at     timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.jobs (
+        stream text NOT NULL,
+        kind   text NOT NULL,
+        name   text NOT NULL,
+        state  text NOT NULL CHECK (state IN ({job_states.KNOWN})),
+        epoch  bigint NOT NULL,
+        attempts integer NOT NULL DEFAULT 1,
+        began  timestamptz NOT NULL DEFAULT clock_timestamp(),
+        at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+        rows_per_second float8,
+        pauses jsonb NOT NULL DEFAULT '{{}}',
+        message text,
+        PRIMARY KEY (stream, kind, name)
+    );
+    CREATE INDEX IF NOT EXISTS desired_stream ON crossfade_sync.desired (stream, number);
 """
-
-
-class State(StrEnum):
-    """Where a stream stands."""
-
-    COPYING = "copying"
-    """What was there before it began is not whole yet."""
-    FOLLOWING = "following"
-    STOPPED = "stopped"
-    """It waits for a person; `reason` says why."""
-
-
-NEXT: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
-    {
-        State.COPYING: frozenset({State.FOLLOWING, State.STOPPED}),
-        # A repair is a copy of some rows.
-        State.FOLLOWING: frozenset({State.COPYING, State.STOPPED}),
-        State.STOPPED: frozenset({State.COPYING}),
-    }
-)
 
 
 class FencedError(Exception):
@@ -153,21 +164,19 @@ async def move(
 ) -> bool:
     """Note where a stream stands now; False where another epoch holds it, and nothing was noted.
 
-    A step that `NEXT` does not know changes nothing.
+    A step that `stream_states.py` does not know changes nothing.
     """
-    before = [state.value for state, after in NEXT.items() if to in after]
-    cursor = await connection.execute(
-        "SELECT state FROM crossfade_sync.streams WHERE name = %s AND epoch = %s", (name, epoch)
-    )
-    row = await cursor.fetchone()
-    if row is None or row[0] not in before:
-        return row is not None
     cursor = await connection.execute(
         "UPDATE crossfade_sync.streams SET state = %s, reason = %s, message = %s"
-        " WHERE name = %s AND epoch = %s",
-        (to.value, reason, message, name, epoch),
+        " WHERE name = %s AND epoch = %s AND state = ANY(%s)",
+        (to.value, reason, message, name, epoch, before(to)),
     )
-    return bool(cursor.rowcount)
+    if cursor.rowcount:
+        return True
+    cursor = await connection.execute(
+        "SELECT FROM crossfade_sync.streams WHERE name = %s AND epoch = %s", (name, epoch)
+    )
+    return await cursor.fetchone() is not None
 
 
 async def set_whole(connection: psycopg.AsyncConnection[Any], name: str, epoch: int, *, whole: bool) -> bool:
@@ -185,6 +194,15 @@ async def is_held(connection: psycopg.AsyncConnection[Any], name: str) -> bool:
     )
     row = await cursor.fetchone()
     return row is not None and bool(row[0])
+
+
+async def rows_copied(connection: psycopg.AsyncConnection[Any], name: str, copy: str) -> int:
+    """How many rows one copy has written, whoever has worked on it."""
+    cursor = await connection.execute(
+        "SELECT rows FROM crossfade_sync.copies WHERE stream = %s AND copy = %s", (name, copy)
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def session_name(name: str) -> str:

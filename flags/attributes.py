@@ -46,6 +46,10 @@ class Facts(Protocol):
         """Whether new may lack what this session has written of the data of `cutover`."""
         ...
 
+    def is_late(self, cutover: str, most_ms: int) -> bool:
+        """Whether new may lack what was written to the data of `cutover` longer ago than that."""
+        ...
+
 
 Reader: TypeAlias = Callable[[RequestHead, Facts], "str | None"]
 

@@ -6,7 +6,7 @@ Workers read this form, the store keeps it and the disk remembers it, so it has 
       "transition": {"from": "shadow", "to": "live", "weight_ppm": 50000},
       "bucketing": {"by": ["cookie:sid"], "salt": "items.read", "assign_cookie": null}, …}],
      "authorities": [{"cutover": "items", "flags": ["items.read"], "side": "legacy", "generation": 0,
-      "phase": "open", "own_writes": false}]}
+      "phase": "open", "own_writes": false, "max_lag_ms": null}]}
 
 A condition is {"attribute": "header:x-tenant", "in": ["a", "b"]}, {"all": […]}, {"any": […]} or
 {"not": …}. Keys that are left out have their defaults; an unknown key is an error.
@@ -90,6 +90,7 @@ def authority_to_json(authority: Authority) -> dict[str, Json]:
         "generation": authority.generation,
         "phase": authority.phase.value,
         "own_writes": authority.own_writes,
+        "max_lag_ms": authority.max_lag_ms,
     }
 
 
@@ -366,7 +367,9 @@ def _identifier(form: _Object, path: str) -> str:
 
 
 def _authority(document: Json, path: str) -> Authority:
-    form = _Object(document, path, {"cutover", "flags", "side", "generation", "phase", "own_writes"})
+    form = _Object(
+        document, path, {"cutover", "flags", "side", "generation", "phase", "own_writes", "max_lag_ms"}
+    )
     return Authority(
         check_key(form.text("cutover"), form.at("cutover")),
         tuple(form.list("flags", check_key, MOST_FLAGS)),
@@ -374,6 +377,7 @@ def _authority(document: Json, path: str) -> Authority:
         form.number("generation", 0, 2**62),
         form.one_of("phase", Phase),
         form.truth("own_writes", False),
+        form.number("max_lag_ms", 1, 2**31) if form.has("max_lag_ms") else None,
     )
 
 

@@ -67,6 +67,8 @@ class Reason(StrEnum):
     """New failed, and legacy answered instead."""
     OWN_WRITES = "own_writes"
     """The session has written, and new may not have it yet."""
+    LAG = "lag"
+    """New is further behind than reads by it may be."""
     AUTHORITY = "authority"
     """This side may change the data, and no flag, override or kill says otherwise."""
 
@@ -272,6 +274,8 @@ class Authority:
     phase: Phase = Phase.OPEN
     own_writes: bool = False
     """While legacy has the authority, sessions that have written read from there until new has it, too."""
+    max_lag_ms: int | None = None
+    """While legacy has the authority, everybody reads from there where new is further behind than this."""
 
     @property
     def read_from_new(self) -> bool:

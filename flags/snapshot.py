@@ -138,9 +138,10 @@ class Bound:
     """What changes something goes to the side that may change it; what reads goes by its own plan.
 
     `own` is what reads decide for a session that has written what new may not have; None where nobody asks.
+    `late` is what they decide while new is further behind than the second value says, in milliseconds.
     """
 
-    __slots__ = ("_all_read", "_cutover", "_own", "_reads", "_writes")
+    __slots__ = ("_all_read", "_cutover", "_late", "_own", "_reads", "_writes")
 
     def __init__(
         self,
@@ -150,8 +151,10 @@ class Bound:
         own: Decision | None,
         *,
         all_read: bool = False,
+        late: tuple[Decision, int] | None = None,
     ) -> None:
         self._cutover = cutover
+        self._late = late
         self._writes = writes
         self._reads = reads
         self._own = own
@@ -161,6 +164,7 @@ class Bound:
         """All that it may decide."""
         yield self._writes
         yield from () if self._own is None else (self._own,)
+        yield from () if self._late is None else (self._late[0],)
         yield from (self._reads,) if isinstance(self._reads, Decision) else self._reads.decisions()
 
     def decide(self, head: RequestHead, facts: Facts) -> Decision:
@@ -170,6 +174,9 @@ class Bound:
         found = reads if isinstance(reads, Decision) else reads.decide(head, facts)
         if self._own is not None and found.side is Side.NEW and facts.is_behind(self._cutover):
             return self._own
+        late = self._late
+        if late is not None and found.side is Side.NEW and facts.is_late(self._cutover, late[1]):
+            return late[0]
         return found
 
 
@@ -275,13 +282,17 @@ def _bound(
     if watched:
         own = Decision(Side.LEGACY, Reason.OWN_WRITES, route.flag, version, noted=True)
         own = _translated(own, route.adapters)
+    late = None
+    if authority.max_lag_ms is not None and not authority.read_from_new:
+        behind = Decision(Side.LEGACY, Reason.LAG, route.flag, version, noted=watched)
+        late = _translated(behind, route.adapters), authority.max_lag_ms
     reads = plan
     if authority.read_from_new:
         reads = _translated(Decision(Side.NEW, Reason.AUTHORITY, route.flag, version), route.adapters)
     if changes:
         return writes
-    if changes is None or own is not None:
-        return Bound(authority.cutover, writes, reads, own, all_read=changes is False)
+    if changes is None or own is not None or late is not None:
+        return Bound(authority.cutover, writes, reads, own, all_read=changes is False, late=late)
     return reads
 
 

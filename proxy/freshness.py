@@ -1,4 +1,5 @@
-"""Read your writes: a session that has written reads from legacy until new has what it wrote.
+"""Read your writes: a session that has written reads from legacy until new has what it wrote. And a bound
+for everybody: where new is too far behind, all read from legacy.
 
 The answer to a write carries a note for the client to bring back: when it was answered, by the clock of this
 host that only goes forward (all its processes share it), and which host and boot that was. Now and then a
@@ -43,6 +44,11 @@ class Freshness:
     def learn(self, cutover: str, upto: float) -> None:
         """All that was answered before `upto` (time.monotonic) has been applied to new."""
         self._upto[cutover] = max(upto, self._upto.get(cutover, 0.0))
+
+    def is_late(self, cutover: str, most_ms: int) -> bool:
+        """Whether new may lack what was written longer ago than that; it may as long as nobody has said."""
+        upto = self._upto.get(cutover)
+        return upto is None or (time.monotonic() - upto) * 1000 > most_ms
 
     def note(self, *, secure: bool) -> bytes:
         """The field line that notes that something was written, now at the latest."""

@@ -752,6 +752,9 @@ class Exchange:
     def is_behind(self, cutover: str) -> bool:
         return self.client.worker.freshness.is_behind(self.head, self, cutover)
 
+    def is_late(self, cutover: str, most_ms: int) -> bool:
+        return self.client.worker.freshness.is_late(cutover, most_ms)
+
     def assigned_identity(self, cookie: str) -> str:
         if self.identity is None:
             self.identity = (cookie, token_urlsafe(_IDENTITY_BYTES))

@@ -86,7 +86,10 @@ class CutoverApi:
                 side, generation = await ground.by_the_journals(plot)
         else:
             side, generation = known.side, known.generation
-        authority = Authority(plot.name, plot.flags, side, generation, own_writes=plot.own_writes)
+        authority = Authority(
+            plot.name, plot.flags, side, generation,
+            own_writes=plot.own_writes, max_lag_ms=plot.max_lag_ms,
+        )  # fmt: skip
         said = asked.said
         deed = Deed(
             "cutover.prepare", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id

@@ -226,6 +226,9 @@ class _SaidFacts:
     def is_behind(self, cutover: str) -> bool:  # noqa: ARG002  (nobody has written by asking)
         return False
 
+    def is_late(self, cutover: str, most_ms: int) -> bool:  # noqa: ARG002  (workers are told, and nobody else)
+        return False
+
 
 def row_shown(row: AuditRow) -> AuditRowShown:
     return AuditRowShown(

@@ -8,32 +8,37 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final, TypeVar
 
 import psycopg
 
-from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, OK, TRIPPED, USAGE, ApiError
+from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, OK, TRIPPED, USAGE, ApiError, user
 from crossfade.commands.telling import Paint, data, table, talk, tell_json, tell_next
 from crossfade.directions import NoDirectionError, direction
-from dualwrite import fence, pg_source, repair, survey, target, verify
+from dualwrite import desired, fence, jobs, lease, pg_source, repair, survey, target, verify
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
+from dualwrite.job_states import JobState
 from dualwrite.mapped import MappingFailedError, by_table
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight, near_limit
 from dualwrite.runbooks import runbook
+from dualwrite.stream_states import State
 from dualwrite.sync import Direction, copies
-from dualwrite.target import State
 from dualwrite.verify import Compared, NotFollowingError
+from flags.document import one_line
 from flags.model import Side
 
 SHOWN: Final = 10
 """Differences of a table that are printed."""
 REPAIRED_WITHIN: Final = 60.0
 """Seconds that the stream's process has to write rows anew."""
+STEADY: Final = 2.0
+"""Seconds that a stream has to run, once it had stopped, before it is said to."""
 _COLOURS: Final = {
     "stops": Paint.BAD, "warns": Paint.WARNING, "stopped": Paint.BAD, "following": Paint.GOOD,
     "copying": Paint.WARNING, "equal": Paint.GOOD, "different": Paint.BAD, "unsettled": Paint.WARNING,
@@ -64,8 +69,105 @@ def plan(options: argparse.Namespace) -> int:
         if one.runbook is not None:
             data(f"       → {one.runbook}")
     if found.possible:
-        tell_next([f"crossfade sync -c {options.config}"])
+        tell_next([_start_command(options)])
     return code
+
+
+def start(options: argparse.Namespace) -> int:
+    """Exit code 7 where no process works on it in time, 6 where it stops at once."""
+    of = _direction(options)
+    before = _asked(_status(of))
+    if options.towards == Side.LEGACY.value and before is None:
+        raise ApiError(
+            TRIPPED,
+            "a way back that is begun so would copy all of new's rows into legacy; a cutover begins it alike",
+            word="not_prepared",
+            next_steps=("crossfade cutover prepare NAME --reason WHY",),
+        )
+    number = _asked(_say(of, options, run=True))
+    had_stopped = before is not None and before["state"] == State.STOPPED.value
+    found = _asked(_taken_up(of, number, had_stopped, options.wait)) if options.wait else None
+    if found is None and options.wait:
+        raise ApiError(
+            NOT_CONVERGED,
+            f"{of.name} shall run, and no process has taken it up within {options.wait:g} s",
+            word="no_process",
+            next_steps=(
+                f"crossfade up -c {options.config}   (with data.run_here, its default)",
+                f"crossfade sync --towards {options.towards} -c {options.config}   (on any machine)",
+                f"crossfade data status --towards {options.towards} -c {options.config}",
+            ),
+        )
+    stopped = found is not None and found["state"] == State.STOPPED.value
+    said = {"stream": of.name, "run": True, "number": number, "status": found}
+    if not tell_json(options, said):
+        if stopped and found is not None:
+            data(f"{of.name} has stopped again ({found['reason']}): {found['message']}")
+        else:
+            data(f"{of.name} runs" if found else f"{of.name} shall run")
+            if found:
+                data(f"{found['holder']} works on it")
+        tell_next([f"crossfade data status --towards {options.towards} -c {options.config}"])
+    return TRIPPED if stopped else OK
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Whoever works on it ends that within two seconds; `data start` has it go on where it was."""
+    of = _direction(options)
+    if _asked(_status(of)) is None and _asked(_desired(of)) is None:
+        raise ApiError(NOT_FOUND, f"the stream {of.name} was never begun", word="not_found")
+    number = _asked(_say(of, options, run=False))
+    if not tell_json(options, {"stream": of.name, "run": False, "number": number}):
+        data(f"{of.name} shall not run any more")
+        talk("the source keeps its log for it until it runs again, or its slot is dropped")
+        tell_next([_start_command(options)])
+    return OK
+
+
+def _start_command(options: argparse.Namespace) -> str:
+    return f"crossfade data start --towards {options.towards} --reason WHY -c {options.config}"
+
+
+async def _desired(of: Direction) -> desired.Desire | None:
+    async with await connect(of.target_url) as looking:
+        return await desired.of(looking, of.name)
+
+
+async def _say(of: Direction, options: argparse.Namespace, *, run: bool) -> int:
+    if not options.reason.strip():
+        raise ApiError(USAGE, "say why: --reason TEXT", word="invalid")
+    async with await connect(of.target_url) as looking:
+        return await desired.say(
+            looking,
+            of.name,
+            run=run,
+            reason=one_line(options.reason.strip(), 500),
+            by=f"{user()} at {socket.gethostname()}",
+            over_missing_rows=run and options.over_missing_rows,
+        )
+
+
+async def _taken_up(of: Direction, number: int, stopped: bool, within: float) -> dict[str, Any] | None:
+    """How it stands once somebody has taken it under that desire, or had it before; None if nobody has.
+
+    One that had `stopped` has to run for a while: what stopped it may come again at once.
+    """
+    until, since = time.monotonic() + within, None
+    async with await connect(of.target_url) as looking:
+        while time.monotonic() < until:
+            held = await lease.look(looking, of.name)
+            known = await target.state(looking, of.name)
+            runs = held.alive and known is not None and known.state is not State.STOPPED
+            if not (runs and await target.is_held(looking, of.name)):
+                since = None
+                if known is not None and known.state is State.STOPPED and held.tried >= number:
+                    return await _status(of)
+            else:
+                since = since or time.monotonic()
+                if not stopped or time.monotonic() - since > STEADY:
+                    return await _status(of)
+            await asyncio.sleep(0.1)
+    return None
 
 
 def status(options: argparse.Namespace) -> int:
@@ -75,7 +177,11 @@ def status(options: argparse.Namespace) -> int:
     if found is None:
         raise ApiError(
             NOT_FOUND, f"the stream {of.name} was never begun", word="not_found",
-            next_steps=(f"crossfade data plan -c {options.config}", f"crossfade sync -c {options.config}"),
+            next_steps=(
+                f"crossfade data plan -c {options.config}",
+                _start_command(options),
+                f"crossfade sync --towards {options.towards} -c {options.config}",
+            ),
         )  # fmt: skip
     code = TRIPPED if found["state"] == State.STOPPED.value else OK
     if tell_json(options, found):
@@ -86,9 +192,19 @@ def status(options: argparse.Namespace) -> int:
         if found["runbook"] is not None:
             data(f"  → {found['runbook']}")
     data(f"the last that came is {found['age']:.1f} s old; position {found['applied']}")
-    if not found["held"]:
+    wish = found["desired"]
+    if wish is not None:
+        shall = "shall run" if wish["run"] else "shall not run"
+        data(f"it {shall}: {wish['reason']} ({wish['by']}, {wish['at']})")
+    if found["held"]:
+        data(f"{found['holder']} works on it")
+    else:
         data("no process works on it now")
-        tell_next([f"crossfade sync --towards {options.towards} -c {options.config}"])
+        tell_next(
+            [_start_command(options)]
+            if wish is None or not wish["run"] or found["reason"]
+            else [f"crossfade up -c {options.config}"]
+        )
     slot = found["slot"]
     if slot is None:
         data("the source has no slot for it any more")
@@ -109,7 +225,27 @@ def status(options: argparse.Namespace) -> int:
         for one in found["copies"]
     )  # fmt: skip
     table(("copy", "state", "rows", "of about"), rows, _COLOURS)
+    for one in found["jobs"]:
+        if one["state"] != JobState.DONE.value:
+            data("")
+            data(_job_shown(one))
     return code
+
+
+def _job_shown(job: dict[str, Any]) -> str:
+    """How it goes, in one line."""
+    parts = [f"{job['kind']} {job['name']}: {job['state']}"]
+    if job["rows_per_second"] is not None:
+        parts.append(f"{job['rows_per_second']:,.0f} rows/s")
+    if job["seconds_left"] is not None:
+        parts.append(f"about {job['seconds_left']:,.0f} s left")
+    if job["attempts"] > 1:
+        parts.append(f"begun {job['attempts']} times")
+    for reason, waited in job["pauses"].items():
+        parts.append(f"waited {waited['times']:,} times, {waited['seconds']:,.1f} s ({reason})")
+    if job["message"]:
+        parts.append(job["message"])
+    return ", ".join(parts)
 
 
 async def _status(of: Direction) -> dict[str, Any] | None:
@@ -124,13 +260,19 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         done = {name: (rows, is_done) for name, rows, is_done in await cursor.fetchall()}
         waiting = await repair.waiting(looking, of.name)
         held = await target.is_held(looking, of.name)
+        wish = await desired.of(looking, of.name)
+        worked_on = await jobs.known(looking, of.name)
+        holder = (await lease.look(looking, of.name)).holder if held else None
+    tables = {name: table for name, table, _ in copies(of.sources)}
     source = await connect(of.source_url)
     async with source:
         slot = await pg_source.slot_facts(source, of.slot)
-        about = {name: await survey.estimate(source, name) for name in of.sources}
+        about = {name: await pg_source.rows_about(source, name) for name in of.sources}
     return {
         "stream": of.name, "state": known.state.value, "reason": known.reason, "message": known.message,
-        "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held, "repairs": waiting,
+        "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held,
+        "holder": holder, "repairs": waiting,
+        "desired": None if wish is None else {**asdict(wish), "at": wish.at.isoformat(timespec="seconds")},
         "runbook": None if known.reason is None else runbook(known.reason),
         "slot": None if slot is None else {**asdict(slot), "share": slot.share},
         "alarm": None if slot is None else near_limit(slot),
@@ -139,7 +281,22 @@ async def _status(of: Direction) -> dict[str, Any] | None:
              "of": about[of_]}
             for name, of_, _ in copies(of.sources)
         ],
+        "jobs": [_job(job, done, about, tables) for job in worked_on],
     }  # fmt: skip
+
+
+def _job(
+    job: jobs.Job,
+    copied: Mapping[str, tuple[int, bool]],
+    about: Mapping[str, int],
+    tables: Mapping[str, str],
+) -> dict[str, Any]:
+    """With the seconds that are left at its rate, as far as they can be told."""
+    left = None
+    if job.state is JobState.RUNNING and job.rows_per_second and job.name in tables:
+        rows = about[tables[job.name]] - copied.get(job.name, (0, False))[0]
+        left = round(max(0, rows) / job.rows_per_second, 1)
+    return {**asdict(job), "state": job.state.value, "seconds_left": left}
 
 
 def verify_(options: argparse.Namespace) -> int:

@@ -19,8 +19,9 @@ from dualwrite import pg_source, survey, target
 from dualwrite.capture import CaptureStopped
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight
+from dualwrite.stream_states import State
 from dualwrite.sync import Direction
-from dualwrite.target import State, StreamState
+from dualwrite.target import StreamState
 from flags.model import Side
 
 BEHIND: Final = 10.0
@@ -38,7 +39,6 @@ def of_the_data(options: argparse.Namespace) -> Iterator[Finding]:
     except (SettingsError, UsersCodeError):
         return
     urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
-    ways = {Side.LEGACY: found.data.legacy_way, Side.NEW: found.data.new_way}
     for side, url in urls.items():
         if (trouble := asyncio.run(_trouble(url))) is not None:
             about = f"{side.value}'s database"
@@ -48,7 +48,9 @@ def of_the_data(options: argparse.Namespace) -> Iterator[Finding]:
             return
     for side in (Side.NEW, Side.LEGACY):
         try:
-            of = direction_of(project, urls, side, str(found.code), name=found.data.name, ways=ways)
+            of = direction_of(
+                project, urls, side, str(found.code), name=found.data.name, ways=found.data.ways
+            )
         except NoDirectionError:
             continue
         try:

@@ -256,6 +256,12 @@ def _data(commands: Commands) -> None:
     data = _group(commands, "data", "both databases: what is copied, how it stands, whether they are alike")
     for name, run, text in (
         ("plan", "data:plan", "look at both databases and the mapping, and touch nothing"),
+        (
+            "start",
+            "data:start",
+            "have a stream run: one of all instances, or of all processes of `crossfade sync`, works on it",
+        ),
+        ("stop", "data:stop", "have it run no more; its position is kept, and the source keeps its log"),
         ("status", "data:status", "how a stream stands; exit code 6 if it has stopped"),
         (
             "verify",
@@ -266,6 +272,21 @@ def _data(commands: Commands) -> None:
     ):
         one = _plain_command(data, name, run, text)
         one.add_argument("--towards", choices=("new", "legacy"), default="new", help="default new")
+        if name in ("start", "stop"):
+            one.add_argument("--reason", default="", metavar="TEXT", help="why; it stands beside the stream")
+        if name == "start":
+            one.add_argument(
+                "--over-missing-rows",
+                action="store_true",
+                help="begin by passing over updates of rows that the target lacks; then run: data repair",
+            )
+            one.add_argument(
+                "--wait",
+                type=_seconds,
+                default=30.0,
+                metavar="SECONDS",
+                help="for a process to work on it, at the most (default 30; 0 waits for none)",
+            )
         if name in ("verify", "repair"):
             one.add_argument("--table", action="append", metavar="TABLE", help="only this one; repeatable")
         if name == "repair":

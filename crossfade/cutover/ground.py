@@ -16,7 +16,7 @@ from crossfade import users_code
 from crossfade.channel import Message
 from crossfade.directions import NoDirectionError, direction_of
 from crossfade.users_code import UsersCodeError
-from dualwrite import fence, heartbeat, rights, sync, target
+from dualwrite import desired, fence, heartbeat, rights, sync, target
 from dualwrite.capture import CaptureStopped, Way
 from dualwrite.mapped import SourceTable, by_table, other
 from dualwrite.mapping import qualified_name
@@ -44,6 +44,7 @@ class Plot:
     flags: tuple[str, ...]
     tables: tuple[str, ...]
     own_writes: bool
+    max_lag_ms: int | None
     urls: Mapping[Side, str]
     streams: Mapping[Side, Direction]
     """By the side that they go to."""
@@ -113,7 +114,13 @@ def plots(context: Message) -> dict[str, Plot]:
             )
     return {
         one["name"]: Plot(
-            one["name"], tuple(one["flags"]), tuple(one["tables"]), one["own_writes"], urls, streams
+            one["name"],
+            tuple(one["flags"]),
+            tuple(one["tables"]),
+            one["own_writes"],
+            one["max_lag_ms"],
+            urls,
+            streams,
         )
         for one in context["cutovers"]
     }
@@ -192,6 +199,21 @@ async def prepare(plot: Plot, authority: Side) -> None:
         async with await connect(plot.urls[side]) as connection:
             await fence.install(connection, plot.name, plot.fenced(side), is_open=side is authority)
     await sync.begin_alike(plot.streams[authority])
+    await _run_both(plot, authority)
+
+
+async def _run_both(plot: Plot, authority: Side) -> None:
+    """Where people have said that the stream to the other side shall run, the way back shall, too.
+
+    Where they have said nothing, they start their processes by hand, as they did.
+    """
+    forth, back = plot.streams[other(authority)], plot.streams[authority]
+    async with await connect(forth.target_url, NAME) as fed, await connect(back.target_url, NAME) as looking:
+        wish = await desired.of(fed, forth.name)
+        known = await desired.of(looking, back.name)
+        if wish is not None and wish.run and (known is None or not known.run):
+            reason = f"the way back of the cutover {plot.name}"
+            await desired.say(looking, back.name, run=True, reason=reason, by="crossfade cutover prepare")
 
 
 async def by_the_journals(plot: Plot) -> tuple[Side, int]:

@@ -11,7 +11,8 @@ from crossfade.cutover.ground import Ground
 from dualwrite import fence, repair, target
 from dualwrite.fence import Fence
 from dualwrite.mapped import other
-from dualwrite.target import State, StreamState
+from dualwrite.stream_states import State
+from dualwrite.target import StreamState
 from flags.model import Authority, FlagSet, Phase, Side
 
 MOST_LAG: Final = 1.0
@@ -157,7 +158,7 @@ def _streams(found: Facts) -> Iterator[Blocker]:
         ("the way back", other(found.towards), found.way_back, found.way_back_held, found.back),
     )
     for what, towards, state, held, took in streams:
-        run = f"crossfade sync --towards {towards}"
+        run = f"crossfade data start --towards {towards} --reason WHY"
         # Towards the side that is written to nothing is to be copied, as `sync` by itself would.
         back = towards is other(found.towards)
         begin = f"crossfade cutover prepare {found.name} --reason WHY" if back else run

@@ -361,6 +361,7 @@ async def night(
     demanding: bool = True,
     own_writes: bool = False,
     as_users: tuple[str, str] | None = None,
+    max_lag: float | None = None,
 ) -> AsyncIterator[Night]:
     """`demanding`: neither backend may see a fault. `as_users`: Crossfade's own URLs of both databases."""
     (folder / "migration.py").write_text(MIGRATION.read_text())
@@ -376,7 +377,7 @@ async def night(
             else:
                 backend.start()
                 stack.callback(backend.stop)
-        config = {
+        config: dict[str, Any] = {
             "workers": 2,
             "store": store_url,
             "bus": bus_url,
@@ -386,6 +387,8 @@ async def night(
             "data": {side: {"url": url} for side, url in zip(("legacy", "new"), urls, strict=True)},
             "cutovers": {CUTOVER: {"flags": ["shop"], "read_your_writes": own_writes}},
         }
+        if max_lag is not None:
+            config["cutovers"][CUTOVER]["max_lag"] = max_lag
         async with running_crossfade(folder, config) as cf:
             found = Night(cf, legacy, new, {"legacy": legacy_url, "new": new_url}, store_url)
             await found.is_up()

@@ -8,7 +8,7 @@ stopped at any `await`, for good or as a zombie that goes on later; what was con
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import coroutine
@@ -22,7 +22,7 @@ from dualwrite.change import ABSENT, Change, Identity, Kind, Message, Part, Rela
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.follow import Follower
 from dualwrite.mapped import SourceTable
-from dualwrite.plan import Copying, Op, TargetTable, steps
+from dualwrite.plan import Copying, Op, Step, TargetTable, steps
 from dualwrite.preflight import SlotFacts, must_be_resumable
 from dualwrite.snapshot import Snapshot
 from dualwrite.target import FencedError, Source, StreamState
@@ -192,6 +192,9 @@ class SimulatedStream:
         self._at = source.confirmed if chance.random() < 0.5 else max(source.confirmed, start)
         self._parts: list[Part] = []
 
+    def on_arrival(self, hear: Callable[[], None]) -> None:
+        self.hear = hear
+
     async def next(self) -> Part | None:
         await pause()
         return self.ready()
@@ -251,6 +254,7 @@ class Broken:
     position_apart: bool = False
     applies_again: bool = False
     confirms_first: bool = False
+    shows_parts: bool = False
 
 
 class SimulatedApplier:
@@ -262,6 +266,8 @@ class SimulatedApplier:
         target.epoch = epoch
         self.applied = target.applied
         self.heartbeat = target.heartbeat
+        self._open: Table | None = None
+        """Rows of a target transaction of which more follows."""
 
     def _lock(self) -> None:
         if self._target.epoch != self._epoch and not self._broken.epoch_unchecked:
@@ -270,21 +276,23 @@ class SimulatedApplier:
     async def apply(
         self,
         ops: Sequence[Op],
-        end: int,
+        end: int | None,
         touched: Mapping[Any, Any],
         *,
+        planned: Sequence[Step],
         heartbeat: int | None = None,
         whole: bool = True,
     ) -> None:
         assert not touched
-        if end <= self.applied and not self._broken.applies_again:
+        again = self._open is None and end is not None and end <= self.applied
+        if again and not self._broken.applies_again:
             return
-        planned = steps(ops)
-        if self._broken.confirms_first:
+        assert planned == steps(ops)
+        if self._broken.confirms_first and end is not None:
             self._source.confirmed = max(self._source.confirmed, end)
         await pause()
         self._lock()
-        rows = dict(self._target.rows)
+        rows = dict(self._target.rows if self._open is None else self._open)
         for step in planned:
             assert step.last is None
             for work in step.works:
@@ -302,6 +310,13 @@ class SimulatedApplier:
                     rows[_number(row[0])] = tuple(
                         one if new is ABSENT else new for one, new in zip(before, row, strict=True)
                     )
+        if end is None:
+            self._open = rows
+            if self._broken.shows_parts:
+                self._target.rows = rows
+            await pause()
+            return
+        self._open = None
         self._target.rows = rows
         if self._broken.position_apart:
             await pause()
@@ -398,6 +413,7 @@ class Process:
         self._applier = SimulatedApplier(target, source, self._epoch, broken)
         self._beats = 0
         self.whole = False
+        self._stream: SimulatedStream | None = None
         self._life: Coroutine[Any, Any, None] | None = self._live()
 
     @property
@@ -407,6 +423,9 @@ class Process:
     def go_on(self) -> None:
         """To the next moment in which anything may happen. Raises CaptureStopped and WrongError."""
         assert self._life is not None
+        if self._stream is not None and self._chance.random() < 0.5:
+            # Something comes while the process waits for something else.
+            self._stream.hear()
         try:
             self._life.send(None)
         except (FencedError, StopIteration):
@@ -421,6 +440,14 @@ class Process:
         if self._life is not None:
             self._life.close()
             self._life = None
+            if (
+                self.whole
+                and not self._source.lost
+                and self._target.rows != self._source.state_at(self._target.applied)
+            ):
+                raise WrongError(
+                    f"what is left of {self._epoch} is at {self._target.applied} {self._target.rows}"
+                )
 
     def beat(self) -> None:
         self._beats += 1
@@ -430,7 +457,7 @@ class Process:
         state = StreamState(NAME, self._epoch, HERE, self._target.applied, self._target.heartbeat)
         slot = SlotFacts(self._source.confirmed, "reserved", 0, "x", "pgoutput")
         must_be_resumable(state, HERE, slot, self._source.end)
-        stream = SimulatedStream(self._source, self._applier.applied, self._chance)
+        stream = self._stream = SimulatedStream(self._source, self._applier.applied, self._chance)
         follower = Follower(NAME, stream, self._applier, SOURCES)  # type: ignore[arg-type]
         follower.remember = True
         backfill = Backfill(SimulatedChunks(self._source), self._applier, "t", COPYING, rows=2)  # type: ignore[arg-type]

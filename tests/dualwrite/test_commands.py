@@ -44,9 +44,9 @@ async def data(config: Path, *arguments: str, code: int = 0) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def syncing(config: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def syncing(config: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "crossfade", "sync", "-c", str(config),
+        sys.executable, "-m", "crossfade", "sync", *more, "-c", str(config),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={**os.environ},
     )  # fmt: skip
     try:
@@ -69,7 +69,7 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
     assert (await data(config, "plan", "--towards", "legacy"))["possible"]
     nothing = await data(config, "status", code=3)
     assert nothing["error"] == "not_found"
-    assert "crossfade sync" in nothing["next"][1]
+    assert "crossfade data start" in nothing["next"][1]
 
     chance = random.Random(2)
     async with connected(legacy_url) as legacy, connected(new_url) as new:
@@ -104,13 +104,19 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
             assert "key 2  different: bio" in dry.out
             assert (await data(config, "repair"))["equal"]
             assert await alike(legacy, new)
+            jobs = {(one["kind"], one["state"]) for one in (await data(config, "status"))["jobs"]}
+            assert jobs == {("backfill", "done"), ("repair", "done")}
 
-            # The one that comes later takes over; the one before can write nothing more, and ends.
-            async with syncing(config):
-                async with asyncio.timeout(30):
-                    assert await process.wait() == 1
-                assert process.stderr is not None
-                assert "is held" in (await process.stderr.read()).decode()
+            # One that comes later stands by, unless it is to take over; the one before stands by then.
+            before = await _epoch(new)
+            async with syncing(config) as second, syncing(config, "--take-over") as third:
+                await until(_begun(new, before), "it has taken over")
+                holder = (await data(config, "status"))["holder"]
+                assert holder.endswith(f"pid {third.pid}")
+                assert (process.returncode, second.returncode) == (None, None)
+                await write(legacy, chance)
+                await until(lambda: alike(legacy, new), "both are alike")
+                assert await _epoch(new) == before + 1
 
         # Nobody is there any more, and the status says so.
         await until(lambda: _nobody(config), "the server has noticed")

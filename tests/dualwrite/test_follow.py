@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,7 +21,7 @@ from dualwrite.capture import CaptureStopped
 from dualwrite.follow import Follower
 from dualwrite.mapped import SourceTable
 from dualwrite.pg_stream import PgStream
-from dualwrite.plan import Copying, TargetTable
+from dualwrite.plan import Copying, Op, TargetTable
 from tests.dualwrite.conftest import NAME, NOTES, PUBLICATION, SLOT
 
 Connection = psycopg.AsyncConnection[Any]
@@ -51,22 +53,28 @@ async def plain_target(looking: Connection) -> None:
 
 @contextlib.asynccontextmanager
 async def following(
-    source_url: str, target_url: str, epoch: int, kind: type[PgStream] = PgStream
+    source_url: str,
+    target_url: str,
+    epoch: int,
+    kind: type[PgStream] = PgStream,
+    *,
+    most: int = 5,
+    apply: type[Applier] = Applier,
 ) -> AsyncIterator[tuple[Follower, Applier]]:
-    applier = await Applier.open(target_url, NAME, epoch)
+    applier = await apply.open(target_url, NAME, epoch)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(applier.close)
-        stream = await opened(kind, source_url, applier.applied)
+        stream = await opened(kind, source_url, applier.applied, most)
         stack.push_async_callback(stream.close)
         yield Follower(NAME, stream, applier, SOURCES), applier
 
 
-async def opened(kind: type[PgStream], url: str, start: int) -> PgStream:
+async def opened(kind: type[PgStream], url: str, start: int, most: int) -> PgStream:
     """The server notices after a moment that the one before has gone."""
     async with asyncio.timeout(20):
         while True:
             try:
-                return await kind.open(url, SLOT, PUBLICATION, start, most=5)
+                return await kind.open(url, SLOT, PUBLICATION, start, most=most)
             except CaptureStopped as stopped:
                 if stopped.reason != "slot_in_use":
                     raise
@@ -239,6 +247,62 @@ async def test_values_mean_the_same_whatever_each_database_prefers(
                 with contextlib.suppress(psycopg.errors.ObjectInUse):
                     await last.execute("DROP DATABASE old_habits WITH (FORCE)")
                     break
+
+
+class Looked(Applier):
+    """One whose process is looked at, and may end, while a large transaction is written."""
+
+    largest = 0
+    parts = 0
+    ends_at = 0
+    before = 0
+
+    async def apply(self, ops: Sequence[Op], end: int | None, *arguments: Any, **more: Any) -> None:
+        self.parts += 1
+        if self.parts == self.ends_at:
+            raise Ended
+        await super().apply(ops, end, *arguments, **more)
+        self.largest = max(self.largest, memory() - self.before)
+
+
+def memory() -> int:
+    """Bytes that this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_a_large_transaction_is_written_as_it_comes_and_is_there_at_once_or_not_at_all(
+    source_url: str, writer: Connection, target_url: str, looking: Connection
+) -> None:
+    """200,000 rows would be some 130 MB here."""
+    await writer.execute("INSERT INTO notes VALUES (0, 'before')")
+    async with writer.transaction():
+        await writer.execute(
+            "INSERT INTO notes SELECT n, 'note ' || n, 'text' FROM generate_series(1, 200000) n"
+        )
+        await writer.execute("UPDATE notes SET title = 'last' WHERE id % 100000 = 0")
+        await writer.execute("DELETE FROM notes WHERE id = 7")
+    expected = await (await writer.execute(_SUM)).fetchone()
+
+    async with following(source_url, target_url, 1, most=10_000, apply=Looked) as (follower, applier):
+        assert isinstance(applier, Looked)
+        applier.ends_at = 5
+        with pytest.raises(Ended):
+            await until_beat(follower, applier, heartbeat.first(1))
+    assert len(await rows(looking)) <= 1
+
+    async with following(source_url, target_url, 2, most=10_000, apply=Looked) as (follower, applier):
+        assert isinstance(applier, Looked)
+        applier.before = memory()
+        while await (await looking.execute(_SUM)).fetchone() != expected:
+            await follower.step()
+        assert applier.parts >= 20
+        assert applier.largest < 60 << 20
+    found = await target.state(looking, NAME)
+    assert found is not None
+    assert found.applied == applier.applied
+
+
+_SUM = "SELECT count(*), sum(id), sum(hashtext(title)::bigint) FROM notes"
 
 
 def something(chance: random.Random) -> tuple[str, tuple[Any, ...]]:

@@ -18,8 +18,8 @@ from crossfade.embedded.postgres import EmbeddedPostgres
 from dualwrite import repair, sync, target
 from dualwrite.mapped import towards
 from dualwrite.mapping import FollowUp, Table, Values
+from dualwrite.stream_states import State
 from dualwrite.sync import Direction, StoppedError, Told
-from dualwrite.target import State
 from examples.legacy import database, seed
 from examples.migration import follow_ups, tables
 from flags.model import Side

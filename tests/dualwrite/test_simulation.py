@@ -22,9 +22,11 @@ ENOUGH_FOR_A_FAULT = 4_000
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No clock: chunks stay as small as they are, and nobody waits."""
+    """No clock: chunks stay as small as they are, what is written in one go is less, and nobody waits."""
     monkeypatch.setattr(backfill, "LOOK_AGAIN", 0)
     monkeypatch.setattr(backfill, "_next_size", lambda rows, _: rows)
+    # Some transactions are larger than what is written in one go.
+    monkeypatch.setattr(follow, "GATHER", 2)
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -73,13 +75,13 @@ def _rows_are_merged_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def _what_was_applied_is_taken_in_again(patch: pytest.MonkeyPatch) -> None:
-    broken = with_text(follow.Follower.step, "part.at >= self._applier.applied", "True")
-    patch.setattr(follow.Follower, "step", broken)
+    broken = with_text(follow.Follower._take, "at >= self._upto", "True")
+    patch.setattr(follow.Follower, "_take", broken)
 
 
 def _half_a_transaction_is_applied(patch: pytest.MonkeyPatch) -> None:
-    broken = with_text(follow.Follower.step, "open_ = part.end is None and bool(part.xid)", "open_ = False")
-    patch.setattr(follow.Follower, "step", broken)
+    broken = with_text(follow.Follower._take, "ahead.open = bool(xid)", "ahead.open = False")
+    patch.setattr(follow.Follower, "_take", broken)
 
 
 def _beats_are_not_counted(patch: pytest.MonkeyPatch) -> None:
@@ -106,7 +108,7 @@ def test_a_rule_that_is_broken_is_found(
 
 @pytest.mark.parametrize("broken", [
     Broken(epoch_unchecked=True), Broken(position_apart=True), Broken(applies_again=True),
-    Broken(confirms_first=True),
+    Broken(confirms_first=True), Broken(shows_parts=True),
 ], ids=repr)  # fmt: skip
 def test_a_target_that_does_not_keep_its_word_is_found(
     broken: Broken, monkeypatch: pytest.MonkeyPatch

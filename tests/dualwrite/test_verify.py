@@ -11,8 +11,8 @@ import pytest
 from dualwrite import repair, rest, sync, verify
 from dualwrite.mapped import MappingFailedError, SourceTable, by_table, towards
 from dualwrite.mapping import Convert, Table
+from dualwrite.stream_states import State
 from dualwrite.sync import Direction, StoppedError, Told
-from dualwrite.target import State
 from dualwrite.verify import Compared, Comparison, NotFollowingError
 from examples.migration import follow_ups, tables
 from flags.model import Side

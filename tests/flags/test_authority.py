@@ -184,6 +184,21 @@ def test_decisions_stay_the_same_objects() -> None:
     assert compile_snapshot(ROUTES, 1, split).mirrored == {"items"}
 
 
+def test_reads_go_to_legacy_while_new_is_too_far_behind() -> None:
+    bounded = replace(HERE, max_lag_ms=5000)
+    routes = [Route("items", "/items/**"), Route("orders", "/orders", frozenset({"GET"}))]
+    snapshot = compile_snapshot(routes, 1, flags(bounded))
+    near, far = KnownFacts(lag_ms=4999), KnownFacts(lag_ms=5001)
+    for line in (b"GET /items/1", b"GET /orders"):
+        assert decide_by(snapshot, request(line), near).side is Side.NEW
+        held_back = decide_by(snapshot, request(line), far)
+        assert (held_back.side, held_back.reason) == (Side.LEGACY, Reason.LAG)
+    assert decide_by(snapshot, request(b"POST /items"), far).reason is Reason.AUTHORITY
+    for authority in (HERE, replace(bounded, side=Side.NEW), replace(bounded, phase=Phase.TURN)):
+        snapshot = compile_snapshot(routes, 1, flags(authority))
+        assert decide_by(snapshot, request(b"GET /items/1"), far).side is Side.NEW
+
+
 def test_a_session_that_has_written_reads_from_legacy_until_new_has_it() -> None:
     watched = replace(HERE, own_writes=True)
     routes = [Route("items", "/items/**"), Route("orders", "/orders", frozenset({"GET"}))]

@@ -73,3 +73,12 @@ def test_a_note_is_fresh_once_the_moment_has_come() -> None:
     for garbled in (b"crossfade_w=x", b"crossfade_w=.", b"crossfade_w=1.\xb2", b"crossfade_w=a.b"):
         assert known.is_behind(request(b"GET / HTTP/1.1\r\nCookie: " + garbled + b"\r\nX: y"), facts, "shop")
     assert not known.is_behind(request(b"GET /"), facts, "shop")
+
+
+def test_new_is_too_far_behind_until_somebody_says_otherwise() -> None:
+    known = Freshness()
+    assert known.is_late("shop", 10_000), "nobody has said how far"
+    known.learn("shop", time.monotonic() - 5)
+    assert known.is_late("shop", 4_000)
+    assert not known.is_late("shop", 10_000)
+    assert known.is_late("other", 10_000)

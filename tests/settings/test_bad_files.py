@@ -328,7 +328,8 @@ data:
             ":5: bus: found a text that is not shown; "
             'expected "embedded" or "none" or a URL such as redis://host:6379/0',
             f':7: data.legacy.url: found "postgresql://..." (the rest is not shown); {DATABASE}',
-            ":9: data.old: found an unknown key; expected one of name, legacy, new",
+            ":9: data.old: found an unknown key; expected one of"
+            " name, legacy, new, run_here, copy_rows_per_second",
         ],
     ),
     "streams and their names": (

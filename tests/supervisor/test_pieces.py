@@ -243,6 +243,7 @@ HANDOVER = Handover(
     fleet={"workers": [{"channel": 10}]},
     api={"channel": 11},
     servers=None,
+    sync={"new": {"channel": 12}},
     ledger={},
     started_at="",
     started=0.0,
@@ -253,7 +254,7 @@ HANDOVER = Handover(
 
 def test_a_handover_is_read_as_it_was_written() -> None:
     assert Handover.from_json(HANDOVER.to_json()) == HANDOVER
-    assert sorted(HANDOVER.descriptors()) == [5, 6, 7, 8, 9, 10, 11]
+    assert sorted(HANDOVER.descriptors()) == [5, 6, 7, 8, 9, 10, 11, 12]
 
 
 def test_a_handover_of_another_format_is_refused() -> None:

@@ -18,6 +18,8 @@ class KnownFacts:
     identities: list[str] = field(default_factory=list)
     behind: frozenset[str] = frozenset()
     """Cutovers of whose data this session has written what new may not have."""
+    lag_ms: float = 0.0
+    """How far new is behind."""
 
     def client_address(self) -> str:
         return self.client
@@ -37,3 +39,6 @@ class KnownFacts:
 
     def is_behind(self, cutover: str) -> bool:
         return cutover in self.behind
+
+    def is_late(self, cutover: str, most_ms: int) -> bool:
+        return self.lag_ms > most_ms

@@ -1,0 +1,171 @@
+"""The processes that work on streams (`crossfade.sync_process`), as the supervisor keeps them: one a side.
+
+They are started again when they die, and replaced when what they go by has changed. Nobody waits for them:
+the proxy serves without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from core.metrics import Sample
+from crossfade import exposition
+from crossfade.channel import Channel, Message
+from crossfade.fleet import EARLY, backoff
+from crossfade.ledger import Ledger
+from crossfade.logs import Log
+from crossfade.processes import Children, Process, own
+from flags.model import Side
+
+LEAVE_WITHIN: Final = 5.0
+SAMPLES_WITHIN: Final = 0.5
+"""Seconds."""
+
+
+class SyncChild:
+    """One such process."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.channel = Channel(lambda _: None)
+        self.samples: list[Sample] = []
+        """What it said last."""
+
+    @classmethod
+    async def start(cls, children: Children, orders: Message) -> SyncChild:
+        """Raises OSError."""
+        process, line = children.spawn_with_line("crossfade.sync_process", [])
+        child = cls(process)
+        try:
+            await child.channel.open(line)
+        except BaseException:
+            process.kill()
+            raise
+        child.channel.send({"do": "start", "orders": orders})
+        return child
+
+    @classmethod
+    async def adopt(cls, children: Children, wire: dict[str, Any]) -> SyncChild:
+        child = cls(children.adopt(wire["pid"]))
+        child.samples = exposition.from_wire(wire["samples"])
+        await child.channel.open(own(wire["channel"]), base64.b64decode(wire["unread"]))
+        return child
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "pid": self.process.pid,
+            "channel": self.channel.fileno(),
+            "unread": base64.b64encode(self.channel.unread).decode(),
+            "samples": exposition.to_wire(self.samples),
+        }
+
+    async def ask(self) -> None:
+        """Learn what it has counted, if it says so in time."""
+        try:
+            answer = await self.channel.ask({"do": "samples"}, SAMPLES_WITHIN)
+        except (TimeoutError, ConnectionResetError):
+            return
+        self.samples = exposition.from_wire(answer["samples"])
+
+    async def end(self) -> None:
+        """Have it end what it does; another host may go on at once then."""
+        self.channel.send({"do": "stop"})
+        try:
+            async with asyncio.timeout(LEAVE_WITHIN):
+                await self.process.wait()
+        except TimeoutError:
+            self.process.kill(signal.SIGKILL)
+            await self.process.wait()
+
+
+class SyncChildren:
+    """One process towards each side, if there is anything that they are to go by."""
+
+    def __init__(self, children: Children, ledger: Ledger, log: Log) -> None:
+        self._children = children
+        self._ledger = ledger
+        self._log = log
+        self._orders: Message | None = None
+        self._living: dict[Side, SyncChild] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._changing = asyncio.Lock()
+        self._over = False
+
+    async def change(self, orders: Message | None, *, afresh: bool = False) -> None:
+        """Have them go by `orders` (None: there shall be none); those that do so already go on.
+
+        With `afresh` they are replaced all the same, as the program has been.
+        """
+        async with self._changing:
+            if self._over or (orders == self._orders and not afresh):
+                return
+            await self._end_all()
+            self._orders = orders
+            if orders is not None:
+                self._keepers = [asyncio.create_task(self._keep(side, orders)) for side in Side]
+
+    async def end(self) -> None:
+        """For good."""
+        async with self._changing:
+            self._over = True
+            await self._end_all()
+
+    async def _end_all(self) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers = []
+        await asyncio.gather(*(child.end() for child in self._living.values()))
+        for side in list(self._living):
+            self._bury(side)
+
+    async def _keep(self, side: Side, orders: Message) -> None:
+        deaths = 0
+        while True:
+            born = time.monotonic()
+            try:
+                child = self._living[side] = await SyncChild.start(
+                    self._children, {**orders, "towards": side.value}
+                )
+            except OSError as error:
+                self._log.error("cannot start a process to sync", towards=side.value, reason=error.strerror)
+            else:
+                code = await child.process.wait()
+                self._bury(side)
+                self._log.error("syncing ended", towards=side.value, pid=child.process.pid, exit=code)
+            deaths = deaths + 1 if time.monotonic() - born < EARLY else 0
+            await asyncio.sleep(backoff(deaths))
+
+    def _bury(self, side: Side) -> None:
+        child = self._living.pop(side)
+        child.channel.close()
+        self._ledger.keep(child.samples)
+
+    # What a restart needs.
+
+    def to_wire(self) -> dict[str, Any]:
+        return {side.value: child.to_wire() for side, child in self._living.items()}
+
+    async def adopt(self, wire: Mapping[str, Any]) -> None:
+        """Have those of another image of this program, until `change` replaces them."""
+        for side, child in wire.items():
+            self._living[Side(side)] = await SyncChild.adopt(self._children, child)
+
+    @property
+    def lines(self) -> list[Channel]:
+        return [child.channel for child in self._living.values()]
+
+    # What it knows.
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {side.value: child.process.pid for side, child in self._living.items()}
+
+    async def samples(self) -> list[Sample]:
+        await asyncio.gather(*(child.ask() for child in self._living.values()))
+        return exposition.summed(*(child.samples for child in self._living.values()))

@@ -133,11 +133,17 @@ async def publish(source: Connection, publication: str, tables: Sequence[tuple[s
     there = await cursor.fetchone() is not None
     if there and set(await _published(source, publication)) == {f"{one}.{name}" for one, name in tables}:
         return
-    form = _SET if there else "CREATE PUBLICATION {} FOR TABLE {}"
-    await source.execute(sql.SQL(form).format(sql.Identifier(publication), places))
+    name = sql.Identifier(publication)
+    if there:
+        await source.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(name, places))
+        await source.execute(sql.SQL("ALTER PUBLICATION {} SET ({})").format(name, sql.SQL(_BY_ROOT)))
+    else:
+        made = sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH ({})")
+        await source.execute(made.format(name, places, sql.SQL(_BY_ROOT)))
 
 
-_SET: Final = "ALTER PUBLICATION {} SET TABLE {}"
+_BY_ROOT: Final = "publish_via_partition_root = true"
+"""Changes of a partition are told of the table that the mapping names."""
 
 
 async def must_publish(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:

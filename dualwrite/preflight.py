@@ -187,6 +187,16 @@ def _of_a_table(table: TableFacts, version: int) -> list[Finding]:
             f"{name} has no key: once it is published, the application's own updates would fail",
             f"give it a primary key, or ALTER TABLE {name} REPLICA IDENTITY FULL",
         )
+    if table.kind == "p":
+        found.append(
+            Finding(
+                Weight.WARNS,
+                "partitioned",
+                f"{name} is partitioned: rows that come or go with a whole partition (ATTACH, DETACH, DROP,"
+                " TRUNCATE of one) are no changes of rows, and do not come over",
+                "DELETE rows, and fill partitions once they are attached; or data verify, then data repair",
+            )
+        )
     if table.is_subscribed and version >= ORIGIN_SINCE:
         # Left out as if our own apply had written it, and nobody would notice.
         found += stop(

@@ -66,8 +66,9 @@ _SEQUENCES: Final = """
 """
 _PUBLISHED: Final = """
     SELECT pg_has_role(p.pubowner, 'USAGE'), quote_ident(pg_get_userbyid(p.pubowner)),
-           ARRAY(SELECT schemaname || '.' || tablename FROM pg_publication_tables t
-                  WHERE t.pubname = p.pubname)
+           ARRAY(SELECT n.nspname || '.' || c.relname FROM pg_publication_rel t
+                   JOIN pg_class c ON c.oid = t.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE t.prpubid = p.oid)
       FROM pg_publication p WHERE p.pubname = %s
 """
 

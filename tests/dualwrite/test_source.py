@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from dualwrite import heartbeat, pg_source
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import Message
+from dualwrite.pg_stream import PgStream
 from dualwrite.preflight import (
     SlotFacts,
     SourceFacts,
@@ -153,6 +155,29 @@ async def test_the_publication_holds_the_tables_that_are_wanted_and_no_others(wr
         await pg_source.must_publish(writer, PUBLICATION, both)
     await pg_source.publish(writer, "another", both)
     await pg_source.must_publish(writer, "another", both)
+
+
+async def test_changes_of_a_partition_are_told_of_its_table(source_url: str, writer: Connection) -> None:
+    await writer.execute(
+        "CREATE TABLE measured (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);"
+        "CREATE TABLE measured_26 PARTITION OF measured FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
+    )
+    table = [("public", "measured")]
+    seen = await pg_source.facts(writer, table, slot=SLOT)
+    assert [(one.reason, one.weight) for one in findings(seen) if one.reason != "wal_without_limit"] == [
+        ("partitioned", Weight.WARNS)
+    ]
+    await pg_source.publish(writer, PUBLICATION, table)
+    await pg_source.must_publish(writer, PUBLICATION, table)
+    await writer.execute("INSERT INTO measured VALUES (1, '2026-05-01')")
+    stream = await PgStream.open(source_url, SLOT, PUBLICATION, 0)
+    async with asyncio.timeout(20):
+        while (part := await stream.next()) is None or not part.changes:
+            pass
+    await stream.close()
+    assert [(str(one.relation), one.new) for one in part.changes] == [
+        ("public.measured", (b"1", b"2026-05-01"))
+    ]
 
 
 @given(st.integers(0, 3), st.integers(0, 50), st.integers(1, 60))

@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from crossfade import settings, users_code
+from crossfade import users_code
 from crossfade.project import Project
-from crossfade.settings import SettingsError
 from crossfade.users_code import UsersCodeError
 from dualwrite.capture import Way
 from dualwrite.mapped import towards
@@ -25,6 +24,10 @@ class NoDirectionError(Exception):
 
 def direction(config: Path, side: Side) -> Direction:
     """The stream towards `side`. Raises NoDirectionError."""
+    # Those who are told what to go by read no file, and start sooner without this.
+    from crossfade import settings  # noqa: PLC0415
+    from crossfade.settings import SettingsError  # noqa: PLC0415
+
     try:
         found = settings.load_to_run(config, os.environ)
         if found.data is None:

@@ -24,6 +24,11 @@ class NoDirectionError(Exception):
 
 def direction(config: Path, side: Side) -> Direction:
     """The stream towards `side`. Raises NoDirectionError."""
+    return direction_and_folder(config, side)[0]
+
+
+def direction_and_folder(config: Path, side: Side) -> tuple[Direction, Path]:
+    """As `direction`, and where this installation keeps its files."""
     try:
         found = settings.load_to_run(config, os.environ)
         if found.data is None:
@@ -36,7 +41,7 @@ def direction(config: Path, side: Side) -> Direction:
     except (SettingsError, UsersCodeError) as error:
         raise NoDirectionError(str(error)) from error
     urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
-    return direction_of(project, urls, side, str(found.code))
+    return direction_of(project, urls, side, str(found.code)), found.data_dir
 
 
 def direction_of(project: Project, urls: Mapping[Side, str], side: Side, code: str) -> Direction:

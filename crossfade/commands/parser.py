@@ -289,6 +289,16 @@ def _data(commands: Commands) -> None:
             )
         if name in ("verify", "repair"):
             one.add_argument("--table", action="append", metavar="TABLE", help="only this one; repeatable")
+            one.add_argument(
+                "--portable", action="store_true", help="hash rows by md5, even where there is a quicker way"
+            )
+        if name == "verify":
+            one.add_argument(
+                "--fresh", action="store_true", help="begin anew, and not where one that was killed has ended"
+            )
+            one.add_argument(
+                "--report", type=Path, metavar="FILE", help="write what -o json prints there, too"
+            )
         if name == "repair":
             one.add_argument("--dry-run", action="store_true", help="say how many rows it would write")
     quarantine = _group(

@@ -76,6 +76,8 @@ class Phase(StrEnum):
 
     OPEN = "open"
     """Requests go to the side that has the authority."""
+    ARM = "arm"
+    """As OPEN, but what changes something goes on only under the worker's lease: a hold is near."""
     HOLD = "hold"
     """What changes something waits in the workers; what reads goes on."""
     TURN = "turn"
@@ -169,6 +171,8 @@ class Decision:
     """Its answer tells the client to bring a note, by which its session reads what it wrote."""
     hold: bool = False
     """It waits until it is settled which side that is."""
+    leased: bool = False
+    """It waits only where the worker has no lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +276,11 @@ class Authority:
     phase: Phase = Phase.OPEN
     own_writes: bool = False
     """While legacy has the authority, sessions that have written read from there until new has it, too."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what changes something waits, with or without a lease."""
+        return self.phase in (Phase.HOLD, Phase.TURN)
 
     @property
     def read_from_new(self) -> bool:

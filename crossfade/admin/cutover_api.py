@@ -14,6 +14,7 @@ from crossfade.admin.answers import (
     CutoverAnswer,
     CutoverPlanAnswer,
     CutoversAnswer,
+    LossAnswer,
     WalkShown,
 )
 from crossfade.admin.asked import Asked
@@ -21,7 +22,7 @@ from crossfade.admin.desk import Desk
 from crossfade.admin.models import CutoverBody, Nothing, Why
 from crossfade.admin.next_steps import WHY
 from crossfade.channel import Message
-from crossfade.cutover import ground
+from crossfade.cutover import ground, loss
 from crossfade.cutover.ground import Ground, Plot
 from crossfade.cutover.plan import Blocker, Facts, blockers, facts
 from crossfade.store import cutovers, reports
@@ -109,7 +110,44 @@ class CutoverApi:
         return await self._begin(asked, Side.NEW)
 
     async def back(self, asked: Asked[CutoverBody]) -> CutoverAnswer:
+        if asked.said.accept_loss:
+            return await self._accept_loss(asked)
         return await self._begin(asked, Side.LEGACY)
+
+    async def loss(self, asked: Asked[Nothing]) -> LossAnswer:
+        plot = self._plot(asked)
+        await self._at_new(plot)
+        async with _in_words(plot):
+            found = await loss.measure(plot)
+        next_ = [f"crossfade cutover back {plot.name} --accept-loss --confirm {plot.name} {WHY}"]
+        return LossAnswer(name=plot.name, **asdict(found), in_words=found.in_words, next=next_)
+
+    async def _accept_loss(self, asked: Asked[CutoverBody]) -> CutoverAnswer:
+        plot, said = self._plot(asked), asked.said
+        if said.confirm != plot.name:
+            raise Refused("invalid", f"this loses data: confirm it with the cutover's name, {plot.name}")
+        if said.rehearse:
+            raise Refused("invalid", "what loses data cannot be rehearsed")
+        authority = await self._at_new(plot)
+        async with _in_words(plot):
+            found = await loss.measure(plot)
+        await cutovers.begin(
+            self._desk.store(), asked.actor, authority, reason=said.reason, ticket=said.ticket,
+            evidence={**asdict(found), "in_words": found.in_words}, request_id=asked.request_id,
+            loss=asdict(found),
+        )  # fmt: skip
+        return await self._shown(plot.name)
+
+    async def _at_new(self, plot: Plot) -> Authority:
+        """Raises Refused where new has not got the authority, or a walk is under way."""
+        authority = (await self._desk.store().flag_set()).authority(plot.name)
+        if authority is None or authority.side is not Side.NEW:
+            raise Refused(
+                "blocked", f"new has not got the authority of {plot.name}: there is nothing to lose"
+            )
+        if authority.phase is not Phase.OPEN:
+            raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
+        return authority
 
     async def _begin(self, asked: Asked[CutoverBody], towards: Side) -> CutoverAnswer:
         plot, said, store = self._plot(asked), asked.said, self._desk.store()

@@ -360,8 +360,9 @@ async def night(
     *,
     demanding: bool = True,
     own_writes: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Night]:
-    """`demanding`: neither backend may see a fault."""
+    """`demanding`: neither backend may see a fault. `environment` is Crossfade's, besides ours."""
     (folder / "migration.py").write_text(MIGRATION.read_text())
     with ExitStack() as stack:
         legacy, new = (
@@ -384,7 +385,7 @@ async def night(
             "data": {"legacy": {"url": legacy_url}, "new": {"url": new_url}},
             "cutovers": {CUTOVER: {"flags": ["shop"], "read_your_writes": own_writes}},
         }
-        async with running_crossfade(folder, config) as cf:
+        async with running_crossfade(folder, config, environment=environment) as cf:
             found = Night(cf, legacy, new, {"legacy": legacy_url, "new": new_url}, store_url)
             await found.is_up()
             try:

@@ -41,7 +41,7 @@ class Admin:
         self._shadow = ShadowApi(desk, context, code_rules)
         self._people = PeopleApi(desk)
         self._cutovers = CutoverApi(desk, context)
-        self._public = Public(desk.supervisor, own_samples)
+        self._public = Public(desk.supervisor, own_samples, self._cutovers.for_everybody)
 
     def update(self, context: Message) -> None:
         self._flags.update(context)

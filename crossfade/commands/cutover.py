@@ -59,13 +59,19 @@ def status(options: argparse.Namespace) -> int:
         return OK
     path = _cutover(asked, options)
     if options.watch:
-        return watch(options, asked, path, described)
+        return watch(options, asked, path, described, _in_a_line, LOOK_EVERY)
     found = asked.get(path)
     if not tell_json(options, found):
         for line in described(found):
             data(line)
         tell_next(found["next"])
     return OK
+
+
+def _in_a_line(found: dict[str, Any]) -> str:
+    walk = f", walk {found['walks'][0]['id']} {found['walks'][0]['state']}" if found["walks"] else ""
+    phase = "" if found["phase"] is None else f", {found['phase']}"
+    return f"{found['name']} {found['side'] or 'not prepared'}, generation {found['generation']}{phase}{walk}"
 
 
 def described(found: dict[str, Any]) -> list[str]:

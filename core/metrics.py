@@ -355,9 +355,15 @@ SYNC_LEFT = Metric(
     "Time until the copy under way is done, at its rate.",
     ("stream",),
 )
+SYNC_QUARANTINED = Metric(
+    "crossfade_sync_quarantined_rows",
+    Kind.GAUGE,
+    "Rows that the target did not take and that wait in quarantine.",
+    ("stream",),
+)
 SYNC_METRICS = (
     SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN, SYNC_HELD, SYNC_PAUSES, SYNC_LEFT,
-    SYNC_SLOT_BYTES, SYNC_SLOT_SHARE, SYNC_SLOT_STATUS,
+    SYNC_SLOT_BYTES, SYNC_SLOT_SHARE, SYNC_SLOT_STATUS, SYNC_QUARANTINED,
 )  # fmt: skip
 """Known to the processes that sync only."""
 CONTROL_METRICS = (

@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from crossfade import settings, users_code
+from crossfade import users_code
 from crossfade.project import Project
-from crossfade.settings import SettingsError
 from crossfade.users_code import UsersCodeError
 from dualwrite.capture import Way
 from dualwrite.mapped import towards
@@ -25,6 +24,15 @@ class NoDirectionError(Exception):
 
 def direction(config: Path, side: Side) -> Direction:
     """The stream towards `side`. Raises NoDirectionError."""
+    return direction_and_folder(config, side)[0]
+
+
+def direction_and_folder(config: Path, side: Side) -> tuple[Direction, Path]:
+    """As `direction`, and where this installation keeps its files."""
+    # Those who are told what to go by read no file, and start sooner without this.
+    from crossfade import settings  # noqa: PLC0415
+    from crossfade.settings import SettingsError  # noqa: PLC0415
+
     try:
         found = settings.load_to_run(config, os.environ)
         if found.data is None:
@@ -37,10 +45,11 @@ def direction(config: Path, side: Side) -> Direction:
     except (SettingsError, UsersCodeError) as error:
         raise NoDirectionError(str(error)) from error
     urls = {Side.LEGACY: found.data.legacy.text, Side.NEW: found.data.new.text}
-    return direction_of(
+    way = direction_of(
         project, urls, side, str(found.code),
         name=found.data.name, ways=found.data.ways, copy_rows_per_second=found.data.copy_rows_per_second,
     )  # fmt: skip
+    return way, found.data_dir
 
 
 def direction_of(

@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 PR_SET_PDEATHSIG = 1
 BEHIND_TRAFFIC = 10
 """How nice those processes are that no request waits for: where processors are few, workers come first."""
+BESIDE_TRAFFIC = 5
+"""Of those that bring rows: workers come first, but in a cutover clients wait until the last row has come."""
 
 
 class Process:

@@ -52,6 +52,7 @@ from flags.model import Authority, Side
 
 FLUSH_WITHIN = 2.0
 TICK = 1.0
+API_FIRST = 10.0
 """Seconds."""
 
 
@@ -168,7 +169,7 @@ class Supervisor:
         # All take longer than the start of the workers, and no client waits for them.
         self._servers_keeper = self._task(self._keep_servers())
         self._api_keeper = self._task(self._keep_api())
-        self._task(self._sync.change(_syncing(settings)))
+        self._task(self._begin_to_sync())
         self._announce("serving", seconds=round(self._start_seconds, 3))
         for warning in settings.warnings:
             self._log.warning(warning)
@@ -387,8 +388,7 @@ class Supervisor:
                 self._start_seconds = time.monotonic() - began
             self._servers_keeper = self._task(self._keep_servers())
             self._api_keeper = self._task(self._keep_api(instead_of=old_api))
-            if self._settings is not None:
-                self._task(self._sync.change(_syncing(self._settings), afresh=True))
+            self._task(self._begin_to_sync())
             self._state = "serving"
         if outcome.code == 0:
             self._announce("restarted", seconds=round(self._start_seconds, 3))
@@ -585,6 +585,14 @@ class Supervisor:
                 self._log.error("admin API ended", pid=pid, exit=code)
             deaths = deaths + 1 if time.monotonic() - born < EARLY else 0
             await asyncio.sleep(backoff(deaths))
+
+    async def _begin_to_sync(self) -> None:
+        """Behind the admin API, which people look at first. After a restart, by the new program."""
+        until = time.monotonic() + API_FIRST
+        while self._api is None and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(TICK / 10)
+        if self._settings is not None:
+            await self._sync.change(_syncing(self._settings), afresh=True)
 
     async def _answer_api(self, question: Message) -> Message:
         match question["do"]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from core.metrics import Sample
@@ -24,6 +25,7 @@ from flags.model import Side
 
 LEAVE_WITHIN: Final = 5.0
 SAMPLES_WITHIN: Final = 0.5
+BEGIN_WITHIN: Final = 20.0
 """Seconds."""
 
 
@@ -64,10 +66,10 @@ class SyncChild:
             "samples": exposition.to_wire(self.samples),
         }
 
-    async def ask(self) -> None:
+    async def ask(self, within: float = SAMPLES_WITHIN) -> None:
         """Learn what it has counted, if it says so in time."""
         try:
-            answer = await self.channel.ask({"do": "samples"}, SAMPLES_WITHIN)
+            answer = await self.channel.ask({"do": "samples"}, within)
         except (TimeoutError, ConnectionResetError):
             return
         self.samples = exposition.from_wire(answer["samples"])
@@ -95,6 +97,7 @@ class SyncChildren:
         self._keepers: list[asyncio.Task[None]] = []
         self._changing = asyncio.Lock()
         self._over = False
+        self._beginning: asyncio.Task[None] | None = None
 
     async def change(self, orders: Message | None, *, afresh: bool = False) -> None:
         """Have them go by `orders` (None: there shall be none); those that do so already go on.
@@ -104,25 +107,43 @@ class SyncChildren:
         async with self._changing:
             if self._over or (orders == self._orders and not afresh):
                 return
-            await self._end_all()
+            leaving = await self._let_go()
             self._orders = orders
             if orders is not None:
                 self._keepers = [asyncio.create_task(self._keep(side, orders)) for side in Side]
+                # They stand by until those before them have ended: a stream is left alone for a moment only.
+                self._beginning = asyncio.create_task(self._answering())
+                await asyncio.wait((self._beginning,))
+            await self._end(leaving)
 
     async def end(self) -> None:
         """For good."""
+        self._over = True
+        if self._beginning is not None:
+            self._beginning.cancel()
         async with self._changing:
-            self._over = True
-            await self._end_all()
+            await self._end(await self._let_go())
 
-    async def _end_all(self) -> None:
+    async def _let_go(self) -> list[SyncChild]:
+        """Those that there are, which nobody will start again."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        self._keepers = []
-        await asyncio.gather(*(child.end() for child in self._living.values()))
-        for side in list(self._living):
-            self._bury(side)
+        found, self._keepers, self._living = list(self._living.values()), [], {}
+        return found
+
+    async def _answering(self) -> None:
+        """Until all have begun, or it takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_WITHIN):
+                while len(self._living) < len(self._keepers):  # noqa: ASYNC110  (their keepers start them)
+                    await asyncio.sleep(0.05)
+                await asyncio.gather(*(child.ask(BEGIN_WITHIN) for child in self._living.values()))
+
+    async def _end(self, leaving: Sequence[SyncChild]) -> None:
+        await asyncio.gather(*(child.end() for child in leaving))
+        for child in leaving:
+            self._bury(child)
 
     async def _keep(self, side: Side, orders: Message) -> None:
         deaths = 0
@@ -136,13 +157,13 @@ class SyncChildren:
                 self._log.error("cannot start a process to sync", towards=side.value, reason=error.strerror)
             else:
                 code = await child.process.wait()
-                self._bury(side)
+                del self._living[side]
+                self._bury(child)
                 self._log.error("syncing ended", towards=side.value, pid=child.process.pid, exit=code)
             deaths = deaths + 1 if time.monotonic() - born < EARLY else 0
             await asyncio.sleep(backoff(deaths))
 
-    def _bury(self, side: Side) -> None:
-        child = self._living.pop(side)
+    def _bury(self, child: SyncChild) -> None:
         child.channel.close()
         self._ledger.keep(child.samples)
 

@@ -17,35 +17,18 @@ from pathlib import Path
 
 import structlog
 
-from core.metrics import (
-    SYNC_AGAIN,
-    SYNC_COPIED,
-    SYNC_HELD,
-    SYNC_LAG,
-    SYNC_LEFT,
-    SYNC_PAUSES,
-    SYNC_SLOT_BYTES,
-    SYNC_SLOT_SHARE,
-    SYNC_SLOT_STATUS,
-    SYNC_STATE,
-    Sample,
-)
 from crossfade import logs, metrics_page
 from crossfade.directions import NoDirectionError, direction
 from crossfade.settings_form import Address
+from crossfade.sync_telling import samples, talk
 from dualwrite import sync
-from dualwrite.pace import Reason
-from dualwrite.preflight import WAL_STATUSES, near_limit
 from dualwrite.runbooks import runbook
-from dualwrite.stream_states import State
 from dualwrite.sync import Direction, Duty, StoppedError, Told
 from flags.model import Side
 
 log = structlog.get_logger(__name__)
 
 OK, ERROR, INVALID = 0, 1, 2
-LOOK: float = 1.0
-"""Seconds between two looks for what the log should say."""
 
 
 def run(
@@ -108,56 +91,3 @@ def _end(stream: str, ended: BaseException | None) -> int:
     else:
         log.error("syncing failed", stream=stream, exc_info=ended)
     return ERROR
-
-
-async def talk(stream: str, told: Told) -> None:
-    """What changes is said once."""
-    state, trouble, epoch, waits = None, "", 0, ""
-    alarmed = False
-    while True:
-        if told.waits and told.waits != waits:
-            log.info("standing by", stream=stream, message=told.waits)
-        waits = told.waits
-        if told.epoch != epoch and told.epoch:
-            log.info("stream taken", stream=stream, epoch=told.epoch)
-        if told.state is not state and told.epoch:
-            log.info("stream state", stream=stream, state=told.state.value)
-            state = told.state
-        epoch = told.epoch
-        if told.trouble and told.trouble != trouble:
-            log.warning("trying again", stream=stream, message=told.trouble)
-        trouble = told.trouble
-        alarm = None if told.slot is None else near_limit(told.slot)
-        if alarm is not None and not alarmed:
-            log.warning(
-                "slot near its limit", stream=stream, message=alarm, runbook=runbook("slot_near_limit")
-            )
-        alarmed = alarm is not None
-        await asyncio.sleep(LOOK)
-
-
-def samples(stream: str, told: Told) -> list[Sample]:
-    """Of a stream that another process works on, only that this one does not."""
-    found = [
-        Sample(SYNC_HELD.name, (stream,), float(bool(told.epoch))),
-        Sample(SYNC_AGAIN.name, (stream,), told.again),
-    ]
-    if told.epoch or told.state is State.STOPPED:
-        found += [
-            Sample(SYNC_STATE.name, (stream, state.value), float(told.state is state)) for state in State
-        ]
-    found += [Sample(SYNC_COPIED.name, (stream, name), one.copied) for name, one in told.copies.items()]
-    found += [Sample(SYNC_PAUSES.name, (stream, one.value), told.pauses[one]) for one in Reason]
-    if told.left is not None:
-        found.append(Sample(SYNC_LEFT.name, (stream,), told.left))
-    if (lag := told.lag()) is not None:
-        found.append(Sample(SYNC_LAG.name, (stream,), lag))
-    if (slot := told.slot) is not None:
-        found.append(Sample(SYNC_SLOT_BYTES.name, (stream,), slot.retained))
-        found += [
-            Sample(SYNC_SLOT_STATUS.name, (stream, status), float(slot.wal_status == status))
-            for status in WAL_STATUSES
-        ]
-        if slot.share is not None:
-            found.append(Sample(SYNC_SLOT_SHARE.name, (stream,), slot.share))
-    return found

@@ -18,27 +18,37 @@ second session can write under the same name.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.pq import TransactionStatus
 
+from dualwrite import quarantine
 from dualwrite.change import ABSENT, Position, Row
 from dualwrite.copy_text import copy_text, read_copy_text
-from dualwrite.mapped import RowMapping, Touching, touched_rows
+from dualwrite.mapped import MappingFailedError, RowMapping, Touching, touched_rows
 from dualwrite.pg_connect import connect
 from dualwrite.pg_stream import lsn_text
-from dualwrite.plan import Action, Op, Step, TargetTable, Work, shown, steps
+from dualwrite.plan import Action, Op, Step, TargetTable, Work, named, shown, steps
+from dualwrite.quarantine import Held, Kept
 from dualwrite.target import FencedError, StreamState, qualified, session_name, take_over
 
 NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
 STAGED_AFTER_A_CLASH: Final = 8
+Aside: TypeAlias = dict[str, sql.Identifier]
+"""By schema.table: a temporary table with rows that were taken out for a while."""
 ORIGIN: Final = "crossfade_"
 """What the origin of all that is written here begins with."""
+_WRITTEN_COLUMNS: Final = """
+    SELECT attname FROM pg_attribute
+     WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+     ORDER BY attnum
+"""
 TRIES: Final = 5
 """To get the origin from a session that has been fenced."""
 
@@ -50,8 +60,9 @@ class PoisonError(Exception):
     """A row that the target does not take. Nothing of its transaction was written."""
 
     def __init__(self, op: Op, error: psycopg.Error) -> None:
-        said = error.diag.message_primary or str(error)
-        super().__init__(f"{op.table} does not take the row with key {shown(op.key or op.row)}: {said}")
+        super().__init__(
+            f"{op.table} does not take the row with key {shown(op.key or op.row)}: {_said(error)}"
+        )
         self.op = op
         self.error = error
 
@@ -76,7 +87,11 @@ class Chunk:
 class Applier:
     """The one session that writes a stream's changes to the target."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], taken: StreamState) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[Any], taken: StreamState, held: Held) -> None:
+        self.held = held
+        """What waits in quarantine."""
+        self._holding: Held = held
+        """The same, once the target transaction that is open is committed."""
         self._connection = connection
         self._name = taken.name
         self._epoch = taken.epoch
@@ -98,10 +113,11 @@ class Applier:
         try:
             taken = await take_over(connection, name, epoch)
             await _mark_as_ours(connection, name)
+            held = await quarantine.held(connection, name)
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, taken)
+        return cls(connection, taken, held)
 
     async def close(self) -> None:
         await self._connection.close()
@@ -123,13 +139,16 @@ class Applier:
         thought about it already. `touched` are the rows that follow-ups look at, once all is written.
 
         `whole` says that every row of these tables has been copied, so that an update without its row is a
-        fault. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and psycopg.Error where
-        the target is at fault; after any of them nothing was written, unless the connection broke during the
-        commit itself, which the position tells when it is read again.
+        fault. What the target does not take, and what follows it, goes into quarantine where the table's
+        policy says so. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and
+        psycopg.Error where the target is at fault; after any of them nothing was written, unless the
+        connection broke during the commit itself, which the position tells when it is read again.
         """
         if self._held_open is None and end is not None and end <= self.applied:
             return
-        task = _Task(ops, steps(ops) if planned is None else planned, touched, end, heartbeat, whole)
+        task = _Task(ops, planned or (), touched, end, heartbeat, whole, ops)
+        if planned is None or self._holding:
+            task, self._holding = _sifted(task, self._holding)
         try:
             if end is None and self._held_open is None:
                 self._held_open = AsyncExitStack()
@@ -137,6 +156,7 @@ class Applier:
             await self._written(task)
         except BaseException as error:
             held, self._held_open = self._held_open, None
+            self._holding = self.held
             if held is not None:
                 await held.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -145,19 +165,83 @@ class Applier:
         held, self._held_open = self._held_open, None
         if held is not None:
             await held.aclose()
+        self.held = self._holding
         self.applied = end
         if heartbeat is not None:
             self.heartbeat = heartbeat
 
     async def _written(self, task: _Task) -> None:
-        try:
-            await self._write(task)
-        except _POISON:
+        while True:
             try:
-                # Two rows may have swapped what is unique of each; then both have to go first.
-                await self._write(task, clear=True)
+                return await self._write(task)
+            except _POISON:
+                try:
+                    # Two rows may have swapped what is unique of each; then both have to go first.
+                    return await self._write(task, clear=True)
+                except _POISON as error:
+                    task = await self._without_poison(task, error)
+
+    async def _without_poison(self, task: _Task, error: psycopg.Error) -> _Task:
+        """What is left of it where the policy lets the rows wait that were refused. Raises PoisonError."""
+        refused = await self._refused(task) if any(op.table.quarantine for op in task.ops) else []
+        if not refused or any(op.table.quarantine is None for op, _ in refused):
+            raise await self._poison(task.ops, task.whole) or error from None
+        waits = {
+            (op.table.quarantine or "", key): said for op, said in refused for key in quarantine.keys_of(op)
+        }
+        # All of a row's changes in this transaction wait, since nobody knows which of them it was.
+        rest, kept, self._holding = quarantine.sifted(task.ops, self._holding | waits.keys())
+        if len(rest) == len(task.ops):
+            raise error
+        kept = [one._replace(error=waits.get((one.copy, one.key), one.error)) for one in kept]
+        return replace(task, ops=rest, planned=steps(rest), kept=(*task.kept, *kept))
+
+    async def _refused(self, task: _Task) -> list[tuple[Op, str]]:
+        """Rows that the target does not take, looked for by halves. All is rolled back."""
+        found: list[tuple[Op, str]] = []
+
+        async def put(table: TargetTable, rows: Sequence[Row]) -> None:
+            stage = await self._stage(table, [copy_text(rows)])
+            await self._connection.execute(_put(table, stage))
+
+        async def patch(table: TargetTable, rows: Sequence[Row]) -> None:
+            for columns, some in _by_columns(table, rows).items():
+                await self._patch(table, columns, some, whole=False)
+
+        async def halves(
+            write: Callable[[TargetTable, Sequence[Row]], Awaitable[None]],
+            action: Action,
+            table: TargetTable,
+            rows: Sequence[Row],
+        ) -> None:
+            try:
+                async with self._one_transaction():
+                    await write(table, rows)
             except _POISON as error:
-                raise await self._poison(task.ops, task.whole) or error from None
+                if len(rows) == 1:
+                    found.append((Op(action, table, table.key_of(rows[0]), rows[0]), _said(error)))
+                    return
+                half = len(rows) // 2
+                await halves(write, action, table, rows[:half])
+                await halves(write, action, table, rows[half:])
+
+        async with self._one_transaction(force_rollback=True):
+            for step in task.planned:
+                for work in step.works:
+                    await self._remove(work, clear=True)
+                for work in step.works:
+                    if (rows := (*work.adds, *work.puts)) and not work.table.partial:
+                        await halves(put, Action.PUT, work.table, rows)
+                for work in step.works:
+                    if work.patches:
+                        await halves(patch, Action.PATCH, work.table, work.patches)
+                if step.last is not None:
+                    try:
+                        async with self._one_transaction():
+                            await self._last(step.last)
+                    except _POISON as error:
+                        found.append((step.last, _said(error)))
+        return found
 
     async def chunk(self, copy: str) -> Chunk | None:
         """How far a copy has come; None where it has not begun."""
@@ -192,20 +276,44 @@ class Applier:
         `lines` are what COPY says of the source's rows, in text or in binary. How many rows were written.
         Raises FencedError, MappingFailedError, FollowUpError and psycopg.Error; then nothing was.
         """
-        written = 0
-        made = [b"".join(what.lines(lines))]
+        written, kept = 0, list[Kept]()
+        waits = not isinstance(what, Touching) and what.table.quarantine is not None
+        made = [] if waits else [b"".join(what.lines(lines))]
         async with self._one_transaction():
             await self._lock()
             if isinstance(what, Touching):
                 await self._follow_up(what, made)
-            elif not what.table.partial:
+            elif what.table.partial:
+                pass
+            elif waits:
+                written = await self._copy_what_is_taken(what, lines, kept)
+                await quarantine.keep(self._connection, self._name, self.applied, kept)
+            else:
                 written = await self._copy_rows(what.table, made, binary)
             await self._connection.execute(
                 "UPDATE crossfade_sync.copies SET upto = coalesce(%s, bound), done = %s, rows = rows + %s"
                 " WHERE stream = %s AND copy = %s",
                 (upto, upto is None, written, self._name, copy),
             )
+        self._hold(kept)
         return written
+
+    def _hold(self, kept: Sequence[Kept]) -> None:
+        self.held = self._holding = self.held | {(one.copy, one.key) for one in kept}
+
+    async def _copy_what_is_taken(self, what: RowMapping, lines: Sequence[bytes], kept: list[Kept]) -> int:
+        """By halves, until what is refused is one row."""
+        try:
+            async with self._one_transaction():
+                return await self._copy_rows(what.table, [b"".join(what.lines(lines))], binary=False)
+        except (*_POISON, MappingFailedError) as error:
+            if len(lines) == 1:
+                kept.append(_kept_line(what, lines[0], error))
+                return 0
+        half = len(lines) // 2
+        return await self._copy_what_is_taken(what, lines[:half], kept) + await self._copy_what_is_taken(
+            what, lines[half:], kept
+        )
 
     async def _copy_rows(self, table: TargetTable, made: Sequence[bytes], binary: bool) -> int:
         """Those that are not there yet."""
@@ -254,22 +362,65 @@ class Applier:
         keys: Sequence[Sequence[str]],
         lines: Sequence[bytes],
     ) -> None:
-        """Write these rows over what is there; those of which there is no line go. Raises as copy_chunk."""
+        """Write these rows over what is there; those of which there is no line go. Raises as copy_chunk.
+
+        What was in quarantine has left it then; what is refused again stays there.
+        """
+        if what is None or isinstance(what, Touching) or what.table.quarantine is None:
+            await self._repair(copy, what, keys, lines)
+            return
+        try:
+            try:
+                await self._repair(copy, what, keys, lines)
+            except errors.UniqueViolation:
+                await self._repair(copy, what, keys, lines, clear=True)
+        except (*_POISON, MappingFailedError) as error:
+            if len(keys) > 1:
+                by_key = {_source_key(what, line): line for line in lines}
+                for key in keys:
+                    line = by_key.get(tuple(key))
+                    await self.repair(copy, what, [key], [] if line is None else [line])
+                return
+            if not lines:
+                raise
+            kept = _kept_line(what, lines[0], error)
+            async with self._one_transaction():
+                await self._lock()
+                await quarantine.keep(self._connection, self._name, self.applied, [kept])
+                await self._no_more_to_repair(copy, keys)
+            self._hold([kept])
+
+    async def _repair(
+        self,
+        copy: str,
+        what: RowMapping | Touching | None,
+        keys: Sequence[Sequence[str]],
+        lines: Sequence[bytes],
+        clear: bool = False,
+    ) -> None:
+        settled: list[Row] = []
         made = [] if what is None else what.lines(lines)
         async with self._one_transaction():
             await self._lock()
             if isinstance(what, Touching):
                 await self._follow_up(what, made)
             elif what is not None:
-                await self._write_over(what, keys, made)
-            async with self._connection.cursor() as cursor:
-                await cursor.executemany(
-                    "DELETE FROM crossfade_sync.repairs WHERE stream = %s AND copy = %s AND key = %s",
-                    [(self._name, copy, list(key)) for key in keys],
-                )
+                await self._write_over(what, keys, made, clear)
+                if what.table.quarantine is not None:
+                    settled = [what.key_of_source(tuple(part.encode() for part in key)) for key in keys]
+                    await quarantine.settle(self._connection, self._name, copy, settled)
+            await self._no_more_to_repair(copy, keys)
+        self.held = self._holding = self.held - {(copy, key) for key in settled}
+
+    async def _no_more_to_repair(self, copy: str, keys: Sequence[Sequence[str]]) -> None:
+        async with self._connection.cursor() as cursor:
+            await cursor.executemany(
+                "DELETE FROM crossfade_sync.repairs WHERE stream = %s AND copy = %s AND key = %s",
+                [(self._name, copy, list(key)) for key in keys],
+            )
 
     async def _write_over(
-        self, what: RowMapping, keys: Sequence[Sequence[str]], made: Sequence[bytes]
+        self, what: RowMapping, keys: Sequence[Sequence[str]], made: Sequence[bytes], clear: bool
     ) -> None:
         table = what.table
         there = [read_copy_text(line) for block in made for line in block.splitlines(keepends=True)]
@@ -281,16 +432,16 @@ class Applier:
         wanted = (what.key_of_source(tuple(part.encode() for part in key)) for key in keys)
         gone = [op for key in wanted if key not in present for op in what.gone(key)]
         await self._carry_out(steps(gone), whole=False, clear=False)
-        if there:
-            stage = await self._stage(table, made)
-            await self._connection.execute(_put(table, stage))
+        await self._carry_out([Step((Work(table, puts=list(there)),))], whole=False, clear=clear)
 
     async def _write(self, task: _Task, clear: bool = False) -> None:
         async with self._one_transaction():
             watched = await self._lock() if task.end is None else await self._move(task.end, task.heartbeat)
             await self._carry_out(task.planned, task.whole, clear)
-            if watched and task.ops:
-                await self._note_changed(task.ops)
+            if watched and task.changed:
+                await self._note_changed(task.changed)
+            if task.kept:
+                await quarantine.keep(self._connection, self._name, task.end or self.applied, task.kept)
             for touching, rows in sorted(task.touched.items(), key=lambda pair: pair[0].place):
                 await self._follow_up(touching, [copy_text(touched_rows(touching, rows))])
 
@@ -309,7 +460,7 @@ class Applier:
 
     @asynccontextmanager
     async def _one_transaction(self, force_rollback: bool = False) -> AsyncIterator[None]:
-        if self._held_open is None:
+        if self._connection.info.transaction_status is TransactionStatus.IDLE:
             self._filled.clear()
         known, stays = dict(self._stages), False
         try:
@@ -356,68 +507,150 @@ class Applier:
         return bool(row[1])
 
     async def _poison(self, ops: Sequence[Op], whole: bool) -> PoisonError | None:
-        """The first row that the target does not take, by one after the other. All is rolled back."""
+        """The first row that is refused and may not wait, by one after the other. All is rolled back."""
         async with self._one_transaction(force_rollback=True):
             for op in ops:
+                waits = op.table.quarantine is not None
                 try:
-                    await self._carry_out(steps((op,)), whole, clear=False)
+                    async with self._one_transaction() if waits else nullcontext():
+                        await self._carry_out(steps((op,)), whole, clear=False)
                 except _POISON as error:
-                    return PoisonError(op, error)
+                    if not waits:
+                        return PoisonError(op, error)
         return None
 
     async def _carry_out(self, planned: Sequence[Step], whole: bool, clear: bool) -> None:
+        """With `clear` no row that is written keeps one of the others from what it is about to be."""
         for step in planned:
             for work in step.works:
-                await self._remove(work, clear and not work.table.others)
+                await self._remove(work, clear)
+            aside: Aside = {}
+            if clear:
+                for work in step.works:
+                    await self._set_aside(work, aside)
             for work in step.works:
-                await self._put_rows(work, clear)
+                await self._put_rows(work, clear, aside.get(str(work.table)))
             # A row may be made by one mapping, and have columns filled by another.
             for work in step.works:
+                there = aside.get(str(work.table))
                 for columns, rows in _by_columns(work.table, work.patches).items():
-                    await self._patch(work.table, columns, rows, whole and not work.table.partial)
+                    await self._patch(work.table, columns, rows, whole and not work.table.partial, there)
+            for table in {
+                str(work.table): work.table for work in step.works if str(work.table) in aside
+            }.values():
+                await self._put_back(table, aside[str(table)])
             if step.last is not None:
                 await self._last(step.last)
 
-    async def _put_rows(self, work: Work, clear: bool) -> None:
+    async def _put_rows(self, work: Work, clear: bool, aside: sql.Identifier | None) -> None:
         table, puts = work.table, work.puts
         if table.partial:
             return
         if work.adds:
             made = copy_text(work.adds)
             if clear or await self._copied_straight(table, [made], binary=False) is None:
-                stage = await self._stage(table, [made])
-                await self._connection.execute(_put(table, stage))
+                await self._put_staged(table, made, aside)
         if puts:
-            stage = await self._stage(table, [copy_text(puts)])
-            await self._connection.execute(_put(table, stage))
+            await self._put_staged(table, copy_text(puts), aside)
+
+    async def _put_staged(self, table: TargetTable, made: bytes, aside: sql.Identifier | None) -> None:
+        stage = await self._stage(table, [made])
+        if aside is not None:
+            # What is there keeps the columns that are the target's own.
+            everything = tuple(range(len(table.columns)))
+            await self._connection.execute(_update(table, aside, stage, everything))
+            await self._compute(table, aside, stage)
+            await self._connection.execute(
+                sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(stage, aside, _same_key(table))
+            )
+        await self._connection.execute(_put(table, stage))
 
     async def _remove(self, work: Work, clear: bool) -> None:
         table = work.table
-        written = (*work.puts, *work.adds)
-        gone = [*work.removes, *map(table.key_of, written)] if clear else work.removes
-        if gone:
+        written = (*work.puts, *work.adds) if clear and not table.others else ()
+        if gone := [*work.removes, *map(table.key_of, written)]:
             stage = await self._stage(table, [copy_text(gone)], table.key)
             await self._connection.execute(
                 sql.SQL("DELETE FROM {} t USING {} s WHERE {}").format(_place(table), stage, _same_key(table))
             )
 
+    async def _set_aside(self, work: Work, aside: Aside) -> None:
+        """Rows of which not all columns are written leave their table, whole, until all can be put back."""
+        table = work.table
+        rows = [*work.patches, *((*work.puts, *work.adds) if table.others and not table.partial else ())]
+        if not rows:
+            return
+        keys = await self._stage(table, [copy_text(map(table.key_of, rows))], table.key)
+        form = sql.SQL("(LIKE {}) ON COMMIT DELETE ROWS").format(_place(table))
+        if str(table) not in aside:
+            aside[str(table)] = await self._empty_stage(("aside", str(table)), form)
+        await self._connection.execute(
+            sql.SQL(
+                "WITH gone AS (DELETE FROM {} t USING {} s WHERE {} RETURNING t.*)"
+                " INSERT INTO {} SELECT * FROM gone"
+            ).format(_place(table), keys, _same_key(table), aside[str(table)])
+        )
+
+    async def _put_back(self, table: TargetTable, aside: sql.Identifier) -> None:
+        cursor = await self._connection.execute(
+            _WRITTEN_COLUMNS, (_place(table).as_string(self._connection),)
+        )
+        names = [sql.Identifier(name) for (name,) in await cursor.fetchall()]
+        columns = sql.SQL(", ").join(names)
+        await self._connection.execute(
+            sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
+                _place(table), columns, columns, aside
+            )
+        )
+
     async def _patch(
-        self, table: TargetTable, columns: tuple[int, ...], rows: Sequence[Row], whole: bool
+        self,
+        table: TargetTable,
+        columns: tuple[int, ...],
+        rows: Sequence[Row],
+        whole: bool,
+        aside: sql.Identifier | None = None,
     ) -> None:
         known = copy_text(tuple(row[at] for at in columns) for row in rows)
         stage = await self._stage(table, [known], columns)
-        cursor = await self._connection.execute(
-            sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
-                _place(table),
-                _list("{0} = s.{0}", table, [at for at in columns if at not in table.key] or columns),
+        found = 0
+        for place in (_place(table), aside):
+            if place is not None:
+                cursor = await self._connection.execute(_update(table, place, stage, columns))
+                found += cursor.rowcount
+                await self._compute(table, place, stage)
+        if whole and found != len(rows):
+            raise MissingRowError(f"{len(rows) - found} of {len(rows)} changed rows of {table} are not there")
+
+    async def _compute(self, table: TargetTable, place: sql.Composable, stage: sql.Identifier) -> None:
+        """What is computed from rows that have changed in part is computed from what they are now."""
+        if not table.computed:
+            return
+        key = _list("{0}", table, table.key)
+        expressions = [
+            sql.SQL("({}) AS {}").format(sql.SQL(said), sql.Identifier(f"new {name}"))
+            for name, said in table.computed
+        ]
+        sets = [
+            sql.SQL("{} = s.{}").format(sql.Identifier(name), sql.Identifier(f"new {name}"))
+            for name, _ in table.computed
+        ]
+        await self._connection.execute(
+            sql.SQL(
+                "UPDATE {} t SET {} FROM"
+                " (SELECT {}, {} FROM {} given WHERE ({}) IN (SELECT {} FROM {})) s WHERE {}"
+            ).format(
+                place,
+                sql.SQL(", ").join(sets),
+                _list("given.{0}", table, table.key),
+                sql.SQL(", ").join(expressions),
+                place,
+                _list("given.{0}", table, table.key),
+                key,
                 stage,
                 _same_key(table),
             )
         )
-        if whole and cursor.rowcount != len(rows):
-            raise MissingRowError(
-                f"{len(rows) - cursor.rowcount} of {len(rows)} changed rows of {table} are not there"
-            )
 
     async def _last(self, op: Op) -> None:
         if op.action is Action.EMPTY:
@@ -461,6 +694,11 @@ class Applier:
     async def _filled_stage(
         self, of: object, form: sql.Composable, lines: Sequence[bytes], binary: bool = False
     ) -> sql.Identifier:
+        stage = await self._empty_stage(of, form)
+        await self._copy_in(stage, lines, binary)
+        return stage
+
+    async def _empty_stage(self, of: object, form: sql.Composable) -> sql.Identifier:
         name = self._stages.get(of)
         if name is None:
             name = f"crossfade_stage_{len(self._stages)}"
@@ -471,9 +709,7 @@ class Applier:
         elif name in self._filled:
             await self._connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(name)))
         self._filled.add(name)
-        stage = sql.Identifier(name)
-        await self._copy_in(stage, lines, binary)
-        return stage
+        return sql.Identifier(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +722,20 @@ class _Task:
     end: Position | None
     heartbeat: int | None
     whole: bool
+    changed: Sequence[Op]
+    """All that has come, also what is not written."""
+    kept: Sequence[Kept] = ()
+    """Changes that go into quarantine instead."""
+
+
+def _sifted(task: _Task, held: Held) -> tuple[_Task, Held]:
+    """What is left of it when changes wait that follow what waits; all that waits then."""
+    rest, kept, now = quarantine.sifted(task.ops, held)
+    return replace(task, ops=rest, planned=steps(rest), kept=kept), now
+
+
+def _said(error: Exception) -> str:
+    return (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
 
 
 async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> None:
@@ -511,6 +761,18 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
     await connection.execute("SET session_replication_role = replica")
 
 
+def _source_key(what: RowMapping, line: bytes) -> tuple[str, ...]:
+    row = read_copy_text(line)
+    return tuple((row[at] or b"").decode() for at in what.table.key)
+
+
+def _kept_line(what: RowMapping, line: bytes, error: Exception) -> Kept:
+    """Raises MappingFailedError where not even the key can be told."""
+    key = what.key_of_source(tuple(part.encode() for part in _source_key(what, line)))
+    row = json.dumps(named(what.inputs, read_copy_text(line)))
+    return Kept(what.table.quarantine or "", key, Action.KEEP.value, row, _said(error))
+
+
 def _place(table: TargetTable) -> sql.Composed:
     return qualified(table.schema, table.name)
 
@@ -522,6 +784,18 @@ def _list(form: str, table: TargetTable, columns: Sequence[int]) -> sql.Composed
 def _same_key(table: TargetTable) -> sql.Composed:
     names = (sql.Identifier(table.columns[at]) for at in table.key)
     return sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(name) for name in names)
+
+
+def _update(
+    table: TargetTable, place: sql.Composable, stage: sql.Identifier, columns: Sequence[int]
+) -> sql.Composed:
+    """These columns of the rows that are there, from the stage."""
+    return sql.SQL("UPDATE {} t SET {} FROM {} s WHERE {}").format(
+        place,
+        _list("{0} = s.{0}", table, [at for at in columns if at not in table.key] or columns),
+        stage,
+        _same_key(table),
+    )
 
 
 def _put(table: TargetTable, stage: sql.Identifier, instead: sql.Composable | None = None) -> sql.Composed:
@@ -564,10 +838,7 @@ def _keys_of(op: Op) -> list[tuple[str, ...]]:
     """Of the rows that it may change; an empty one is the whole table."""
     if op.action is Action.EMPTY:
         return [()]
-    keys = [op.key] if op.key else []
-    if op.row and ABSENT not in (there := op.table.key_of(op.row)) and there not in keys:
-        keys.append(there)
-    return [tuple(_literal(part) or "" for part in key) for key in keys]
+    return [tuple(_literal(part) or "" for part in key) for key in quarantine.keys_of(op)]
 
 
 def _literal(value: object) -> str | None:

@@ -6,6 +6,7 @@ database could keep, stops the stream with the row named: nothing is passed over
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -33,6 +34,7 @@ from dualwrite.plan import (
     Pick,
     TargetTable,
     filled,
+    named,
     picking,
     shown,
     unexpected_columns,
@@ -75,7 +77,19 @@ class Mapped:
     def bind(self, relation: Relation) -> Callable[[Change], Sequence[Op]]:
         pick = picking(tuple(map(relation.names.index, self.inputs)))
         only = None if self.only is None else (relation.names.index(self.only[0]), self.only[1])
-        return partial(self._ops, pick, self._converted, picking(self.table.key), only)
+        ops = partial(self._ops, pick, self._converted, picking(self.table.key), only)
+        return ops if self.table.quarantine is None else partial(self._ops_or_kept, ops, pick)
+
+    def _ops_or_kept(self, ops: Callable[[Change], Sequence[Op]], pick: Pick, change: Change) -> Sequence[Op]:
+        try:
+            return ops(change)
+        except MappingFailedError as error:
+            # Without its keys a row cannot be kept; then this raises once more.
+            images = [image for image in (change.old, change.new) if image is not None]
+            keys = dict.fromkeys(self._key(pick(image)) for image in images)
+            said = named(self.inputs, pick(images[-1]))
+            row = str(error).encode(), json.dumps(said).encode()
+            return [Op(Action.KEEP, self.table, key, row) for key in keys]
 
     def lines(self, lines: Iterable[bytes]) -> list[bytes]:
         """Lines of COPY with `read`, as lines of COPY with the table's columns."""
@@ -302,16 +316,24 @@ def _compiled(table: Table, side: Side, tables: Sequence[Table]) -> RowMapping:
             columns = (*columns, table.only.column)
             mark = (table.only.value.encode(), None)
     schema, _, name = table.name_on(side).partition(".")
+    ways_back = _ways_back(table, side)
+    quarantine = None
+    if table.on_poison == "quarantine":
+        if ways_back is None:
+            raise InvalidMappingError(
+                f"{table}: on_poison='quarantine' wants a key with a way back, by which a row is written anew"
+            )
+        quarantine = f"{table.name_on(other(side))} to {schema}.{name}"
     target = TargetTable(
         schema, name, columns, key,
         others=_has_others(table, side, tables),
         partial=table.part_of is side,
-        computed=tuple(table.computed.get(side, {}).items()),
+        computed=tuple(table.computed.get(side, {}).items()), quarantine=quarantine,
     )  # fmt: skip
     left_out = frozenset(_left_out(table, side, tables))
     if not any(conversions) and only is None and mark is None and not target.partial:
         return Copying(target, inputs, left_out)
-    return Mapped(target, inputs, conversions, left_out, only, mark, _ways_back(table, side))
+    return Mapped(target, inputs, conversions, left_out, only, mark, ways_back)
 
 
 def _ways_back(table: Table, side: Side) -> tuple[Conversion | None, ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from flags.model import Side
 
@@ -92,6 +92,9 @@ class Table:
     """Columns that are computed where they are written, by an SQL expression over the row `given`."""
     towards: Side | None = None
     """Copied only that way; None: both ways."""
+    on_poison: Literal["stop", "quarantine"] = "stop"
+    """What becomes of a row that the other side does not take, or that a function fails on: the stream stops,
+    or the row waits in quarantine, with all later changes of its key, and the others go on."""
 
     def __post_init__(self) -> None:
         columns = self.pairs
@@ -102,6 +105,8 @@ class Table:
         names = [name_in_new(one) for one in columns.values()]
         if twice := [name for name in names if names.count(name) > 1]:
             raise InvalidMappingError(f"{self}: two columns become {twice[0]}")
+        if self.on_poison not in ("stop", "quarantine"):
+            raise InvalidMappingError(f"{self}: on_poison is {self.on_poison!r}, not 'stop' or 'quarantine'")
         if self.marked is not None and self.marked.column in columns:
             raise InvalidMappingError(f"{self}: {self.marked.column} marks rows, and can be no column of new")
         if self.only is not None and self.only.column in columns:

@@ -29,6 +29,7 @@ PLAIN_TYPES: Final = frozenset(
     }
 )  # fmt: skip
 """Types that every server writes in binary, and within a major version hashes, alike."""
+WHOLE_TYPES: Final = frozenset({"smallint", "integer", "bigint"})
 _IN_BRACKETS: Final = re.compile(r"\(.*?\)")
 
 _SERVER: Final = """

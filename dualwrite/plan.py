@@ -270,7 +270,7 @@ def _works(tables: dict[TargetTable, _Table]) -> tuple[Work, ...]:
 
 
 def named(names: Sequence[str], row: Row) -> dict[str, str | None]:
-    """The values of a row as texts that any JSON can hold, for people; without those that were not sent."""
+    """The values of a row that were sent, as texts that any JSON can hold; for people."""
     return {
         name: None if value is None else value.decode("utf-8", "replace").replace("\0", "\ufffd")
         for name, value in zip(names, row, strict=False)

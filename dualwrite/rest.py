@@ -17,8 +17,9 @@ from typing import Any, Final, LiteralString
 import psycopg
 
 from dualwrite.mapped import RowMapping, SourceTable
+from dualwrite.segments import Key
 from dualwrite.together import together
-from dualwrite.verify import Compared, Comparison, Key, compare
+from dualwrite.verify import Compared, Comparison, compare
 
 AT_ONCE: Final = 2_000
 ROUNDS: Final = 2

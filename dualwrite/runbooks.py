@@ -16,9 +16,10 @@ _BY_RUNBOOK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "wal_level", "wal_without_limit", "slot_near_limit", "idle_slot", "no_slot", "no_sender",
         ),
         "missing-right": ("missing_privilege", "no_replication"),
+        "poison-row": ("poison_row", "mapping_failed"),
         "stopped-stream": (
-            "mapping_failed", "column_unknown", "column_gone", "unmapped_table", "follow_up_failed",
-            "poison_row", "refused", "missing_row", "contradiction", "no_identity",
+            "column_unknown", "column_gone", "unmapped_table", "follow_up_failed",
+            "refused", "missing_row", "contradiction", "no_identity",
         ),
     }
 )  # fmt: skip

@@ -129,6 +129,8 @@ class Told:
     """How often it began again after something that passed by itself."""
     trouble: str = ""
     """Of the last time."""
+    quarantined: int = 0
+    """Rows that wait in quarantine."""
 
     slot: SlotFacts | None = None
     """What the source holds back for the stream; None where nobody could ask."""
@@ -163,13 +165,14 @@ async def _run(direction: Direction, told: Told, duty: Duty) -> None:
     while True:
         try:
             await _once(direction, told, turns)
-        except (LostError, FencedError) as error:
-            told.trouble = str(error)
+        except (LostError, FencedError):
+            await asyncio.sleep(LOOK_FOR_A_TURN)
             continue
         except StoppedError as stopped:
             if not duty.as_desired:
                 raise
-            told.trouble, told.state = f"stopped ({stopped.reason}): {stopped}", State.STOPPED
+            told.trouble, told.state = f"{stopped.reason}: {stopped}", State.STOPPED
+            await asyncio.sleep(TRY_AGAIN)
             continue
         except CaptureStopped as passing:
             told.trouble = f"{passing.reason}: {passing}"
@@ -253,6 +256,8 @@ async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
 async def _held(direction: Direction, told: Told, looking: Connection, over_missing_rows: bool) -> None:
     """One process's time with a stream, from its beginning."""
     async with contextlib.AsyncExitStack() as stack:
+        # What it was before counts no more: others may have had it meanwhile.
+        told.epoch = 0
         source = await connect(direction.source_url)
         stack.push_async_callback(source.close)
         before, whole = await _begun(direction, source, looking)
@@ -286,11 +291,15 @@ class _Turns:
     async def wait(self, looking: Connection) -> tuple[Lease, bool]:
         """The lease, and whether to begin by passing over missing rows. Raises psycopg.Error."""
         stream = self._direction.name
+        prepared = False
         while True:
             desire = await desired.of(looking, stream)
+            stopped = None
             if (why := self._not_desired(desire)) is None:
-                await target.prepare(looking)
-                why = await self._not_ours(looking, 0 if desire is None else desire.number)
+                if not prepared:
+                    await target.prepare(looking)
+                    prepared = True
+                why = stopped = await self._stopped(looking, 0 if desire is None else desire.number)
             if why is None:
                 found = await lease.look(looking, stream)
                 number = 0 if desire is None else desire.number
@@ -306,7 +315,7 @@ class _Turns:
                     return taken, over
                 why = f"{found.holder} works on it"
                 self._first = False
-            self._stand_by(why)
+            self._stand_by(why, stopped=stopped is not None)
             await asyncio.sleep(LOOK_FOR_A_TURN)
 
     def _not_desired(self, desire: desired.Desire | None) -> str | None:
@@ -314,7 +323,7 @@ class _Turns:
             return "nobody has said that it shall run" if self.duty.as_desired else None
         return None if desire.run else f"{desire.by} has said that it shall not run: {desire.reason}"
 
-    async def _not_ours(self, looking: Connection, desire: int) -> str | None:
+    async def _stopped(self, looking: Connection, desire: int) -> str | None:
         """A stream that has stopped since waits for a person, and not for the next host to try it."""
         if self._first or not self.duty.as_desired:
             return None
@@ -324,12 +333,12 @@ class _Turns:
         tried = (await lease.look(looking, self._direction.name)).tried
         return None if tried < desire else f"it has stopped ({known.reason}): {known.message}"
 
-    def _stand_by(self, why: str) -> None:
+    def _stand_by(self, why: str, *, stopped: bool) -> None:
         told = self._told
         told.waits, told.epoch, told.arrived = why, 0, None
         told.copies.clear()
         told.left = None
-        if told.state is not State.STOPPED or not self.duty.as_desired:
+        if not stopped:
             told.state = State.COPYING
 
 
@@ -469,7 +478,11 @@ class _Work:
                 continue
             about = await pg_source.rows_about(self._source, table)
             await self._jobs.begin(BACKFILL, name)
-            binary = isinstance(what, Copying) and await self._same_types(table, what)
+            binary = (
+                isinstance(what, Copying)
+                and what.table.quarantine is None  # what waits there is kept as text
+                and await self._same_types(table, what)
+            )
             chunks = PgChunks(self._source, table, what, binary=binary)
             most = MOST if ceiling is None else min(MOST, max(FEWEST, ceiling))
             backfill = Backfill(chunks, self._applier, name, what, most=most)
@@ -561,6 +574,7 @@ class _Work:
                     return
 
     def _note_lag(self) -> None:
+        self._told.quarantined = len(self._applier.held)
         for number in [number for number in self._sent if number <= self._applier.heartbeat]:
             now = time.monotonic()
             self._told.arrived = now, now - self._sent.pop(number)

@@ -49,6 +49,19 @@ _CREATE: Final = f"""
         done   boolean NOT NULL,
         PRIMARY KEY (stream, copy)
     );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.quarantine (
+        stream  text NOT NULL,
+        copy    text NOT NULL,
+        key     text[] NOT NULL,
+        first   pg_lsn NOT NULL,
+        last    pg_lsn NOT NULL,
+        changes bigint NOT NULL,
+        change  text NOT NULL,
+        row     jsonb NOT NULL,
+        error   text NOT NULL,
+        at      timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (stream, copy, key)
+    );
     CREATE TABLE IF NOT EXISTS crossfade_sync.repairs (
         stream text NOT NULL,
         copy   text NOT NULL,

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -25,19 +26,18 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
-from dualwrite import heartbeat, pg_source, target
+from dualwrite import heartbeat, pg_source, survey, target
 from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import Mapped, MappingFailedError, RowMapping, SourceTable
 from dualwrite.pg_connect import connect
-from dualwrite.pg_source import PLAIN_TYPES, bare_type
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.repair import read_rows
+from dualwrite.row_hash import Column, Form, common_type, form_for
+from dualwrite.segments import Half, Key, Progress, suspects
 from dualwrite.target import qualified
 
-BUCKETS: Final = 4096
-"""A power of two."""
 ROUNDS: Final = 6
 """How often a suspect that keeps changing is read."""
 AT_ONCE: Final = 1_000
@@ -50,16 +50,8 @@ PATIENCE: Final = 30.0
 """Seconds that the stream has to bring what was written."""
 
 Connection = psycopg.AsyncConnection[Any]
-Key = tuple[str, ...]
-_BY_VALUE: Final = "hash_record_extended(ROW({}), 0)"
-_BY_TEXT: Final = "hashtextextended(ROW({})::text, 0)"
 _numbers = itertools.count()
 _VERSION: Final = ("xmin", "ctid")
-_WHOLE: Final = frozenset({"smallint", "integer", "bigint"})
-_WRITTEN_ALIKE: Final = (
-    _WHOLE,
-    frozenset({"text", "character varying"}),
-)
 
 
 class NotFollowingError(Exception):
@@ -86,14 +78,39 @@ class Compared:
     """As `backfill.copy_name`."""
     rows: int = 0
     """At the source."""
+    rows_before: int = 0
+    """Of these, such as another process has compared before this one went on."""
     suspected: int = 0
     differences: list[Difference] = field(default_factory=list)
     unsettled: int = 0
     """Rows that changed each time that they were read."""
+    seconds: float = 0.0
+    """That it took."""
+    form: Form | None = None
+    """How rows were hashed; None: each was mapped and compared by itself."""
+    segments: int = 0
+    """Parts whose sums were compared."""
+    cut_short: bool = False
+    """So many rows differ that comparing ended there."""
 
     @property
     def equal(self) -> bool:
         return not self.differences and not self.unsettled
+
+
+def _told(_: Progress) -> None:
+    """Nobody asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """How a comparison is to go on, and who is told how far it is."""
+
+    portable: bool = False
+    """Hash rows as any two servers can, even where these two have a quicker way."""
+    progress: Progress = field(default_factory=Progress)
+    """Where another process has ended; it changes as this one goes on."""
+    told: Callable[[Progress], None] = _told
 
 
 async def compare(
@@ -105,6 +122,7 @@ async def compare(
     *,
     rounds: int = ROUNDS,
     backwards: bool = False,
+    going: Going | None = None,
 ) -> Compared:
     """Compare the rows of one mapping; a row that changes all the time is read in so many rounds.
 
@@ -112,12 +130,15 @@ async def compare(
 
     Raises NotFollowingError, MappingFailedError and psycopg.Error.
     """
+    began = time.monotonic()
     source = await connect(source_url)
     try:
         looking = await connect(target_url)
         try:
             one = Comparison(stream, source, looking, table.name, mapping, backwards=backwards)
-            return await one.run(rounds)
+            found = await one.run(rounds, going or Going())
+            found.seconds = time.monotonic() - began
+            return found
         finally:
             await looking.close()
     finally:
@@ -158,20 +179,18 @@ class Comparison:
         self._wanted = sql.Identifier(f"crossfade_wanted_{number}")
         """Temporary tables, which stay as long as the connection: making one takes longer than using it."""
         self._staged = False
-        self._hashed = _BY_TEXT
         self._at_rest = False
         self._gone: set[Key] = set()
         """Keys at the source that were not there when they were looked for."""
-        self._counted = False
-        """Whether the key is one whole number: then it needs no hash to find its bucket."""
 
-    async def run(self, rounds: int) -> Compared:
+    async def run(self, rounds: int, going: Going) -> Compared:
         mapping = self._mapping
-        if isinstance(mapping, Copying) and await self._written_alike(mapping):
-            suspects = await self._by_buckets(mapping)
+        columns = await self._written_alike(mapping) if isinstance(mapping, Copying) else []
+        if isinstance(mapping, Copying) and columns:
+            found = await self._by_segments(mapping, columns, going)
         else:
-            suspects = await self._by_rows()
-        return await self.settle(suspects, rounds)
+            found = await self._by_rows(going)
+        return await self.settle(found, rounds)
 
     async def again(self, keys: Sequence[Key], rounds: int, *, at_rest: bool) -> Compared:
         """What is sure of these rows, by their keys at the target. `at_rest`: nobody writes.
@@ -205,77 +224,44 @@ class Comparison:
 
     # Suspects, by their keys at the target.
 
-    async def _by_buckets(self, mapping: Copying) -> list[Key]:
-        self._hashed = await self._how(mapping)
-        ours, theirs = await asyncio.gather(
-            self._sums(self._source, self._table, mapping.inputs, key_of(mapping)),
-            self._sums(self._looking, str(mapping.table), mapping.table.columns, _key(mapping.table)),
-        )
-        self._found.rows = sum(count for count, _ in ours.values())
-        bad = [bucket for bucket in ours.keys() | theirs.keys() if ours.get(bucket) != theirs.get(bucket)]
-        if not bad:
-            return []
-        one, other = await asyncio.gather(
-            self._rows(self._source, self._table, mapping.inputs, key_of(mapping), bad),
-            self._rows(self._looking, str(mapping.table), mapping.table.columns, _key(mapping.table), bad),
-        )
-        return sorted({key for key, _ in one ^ other})
+    async def _by_segments(
+        self, mapping: Copying, columns: Sequence[tuple[Column, Column]], going: Going
+    ) -> list[Key]:
+        form = Form.PORTABLE if going.portable else await form_for(self._source, self._looking)
+        ours, theirs = zip(*columns, strict=True)
+        halves = []
+        for where, table, columns_, key in (
+            (self._source, self._table, ours, key_of(mapping)),
+            (self._looking, str(mapping.table), theirs, _key(mapping.table)),
+        ):
+            types = await pg_source.column_types(where, table)
+            named = tuple(Column(name, types[name]) for name in key)
+            utf8 = where.info.parameter_status("server_encoding") == "UTF8"
+            halves.append(Half(where, table, columns_, named, utf8))
+        progress = going.progress.of_this(f"{form} {self._found.name} {ours} {theirs}")
+        self._found.rows_before = progress.rows
+        found = await suspects(halves[0], halves[1], form, progress, MOST, going.told)
+        self._found.form = form
+        self._found.rows = progress.rows
+        self._found.segments = progress.segments
+        self._found.cut_short = progress.cut_short
+        return found
 
-    async def _how(self, mapping: Copying) -> str:
-        """By the values themselves, where both servers hash these types, and alike; else by their texts."""
-        versions = {one.info.server_version // 10_000 for one in (self._source, self._looking)}
-        types = await pg_source.column_types(self._source, self._table)
-        key = key_of(mapping)
-        self._counted = len(key) == 1 and types[key[0]] in _WHOLE
-        known = all(bare_type(types[name]) in PLAIN_TYPES for name in mapping.inputs)
-        return _BY_VALUE if known and len(versions) == 1 else _BY_TEXT
-
-    async def _sums(
-        self, where: Connection, table: str, columns: Sequence[str], key: Sequence[str]
-    ) -> dict[int, tuple[int, int]]:
-        """Of each bucket, how many rows and the sum of their hashes."""
-        query = sql.SQL("SELECT {}, count(*), sum({}) FROM {} t GROUP BY 1").format(
-            self._bucket(key), self._hash(columns), _place(table)
-        )
-        return {row[0]: (row[1], int(row[2])) for row in await (await where.execute(query)).fetchall()}
-
-    def _hash(self, columns: Sequence[str]) -> sql.Composed:
-        """Of a row: NULL is not the empty text, and no two columns run together."""
-        parts = (sql.SQL("t.{}").format(sql.Identifier(name)) for name in columns)
-        return sql.SQL(self._hashed).format(sql.SQL(", ").join(parts))
-
-    def _bucket(self, key: Sequence[str]) -> sql.Composed:
-        if self._counted:
-            number = sql.SQL("t.{}::bigint").format(sql.Identifier(key[0]))
-            return sql.SQL("({} & {})::int").format(number, sql.Literal(BUCKETS - 1))
-        return sql.SQL("({} & {})::int").format(self._hash(key), sql.Literal(BUCKETS - 1))
-
-    async def _rows(
-        self,
-        where: Connection,
-        table: str,
-        columns: Sequence[str],
-        key: Sequence[str],
-        buckets: Sequence[int],
-    ) -> set[tuple[Key, int]]:
-        query = sql.SQL("SELECT ARRAY[{}], {} FROM {} t WHERE {} = ANY(%s)").format(
-            sql.SQL(", ").join(_as_text("t", name) for name in key),
-            self._hash(columns),
-            _place(table),
-            self._bucket(key),
-        )
-        rows = await (await where.execute(query, (list(buckets),))).fetchall()
-        return {(tuple(row[0]), row[1]) for row in rows}
-
-    async def _written_alike(self, mapping: Copying) -> bool:
-        """Whether equal values of these columns have equal texts on both sides."""
+    async def _written_alike(self, mapping: Copying) -> list[tuple[Column, Column]]:
+        """The columns of both sides, if equal values of them have equal texts; else none."""
         ours = await pg_source.column_types(self._source, self._table)
         theirs = await pg_source.column_types(self._looking, str(mapping.table))
-        pairs = zip(mapping.inputs, mapping.table.columns, strict=True)
-        return all(_alike(ours.get(one), theirs.get(other)) for one, other in pairs)
+        pairs = [
+            (one, other, common_type(ours.get(one), theirs.get(other)))
+            for one, other in zip(mapping.inputs, mapping.table.columns, strict=True)
+        ]
+        found = [(Column(one, kind), Column(other, kind)) for one, other, kind in pairs if kind is not None]
+        return found if len(found) == len(pairs) else []
 
-    async def _by_rows(self) -> list[Key]:
-        """All rows, mapped and compared in the target."""
+    async def _by_rows(self, going: Going) -> list[Key]:
+        """All rows, mapped and compared in the target; one that ends on the way begins anew."""
+        progress = going.progress.of_this("")
+        progress.about = await survey.estimate(self._source, self._table)
         query = sql.SQL("COPY {} ({}) TO STDOUT").format(
             _place(self._table), sql.SQL(", ").join(map(sql.Identifier, self._mapping.read))
         )
@@ -290,6 +276,8 @@ class Comparison:
                     batch.append(bytes(line))
                     if len(batch) >= AT_ONCE:
                         await self._pass_on(writing, batch)
+                        progress.rows = self._found.rows
+                        going.told(progress)
                         batch = []
                 await self._pass_on(writing, batch)
             found = await self._differences(None)
@@ -479,11 +467,3 @@ def _place(table: str) -> sql.Composed:
 
 def _as_text(alias: str, name: str) -> sql.Composed:
     return sql.SQL("{}.{}::text").format(sql.Identifier(alias), sql.Identifier(name))
-
-
-def _alike(one: str | None, other: str | None) -> bool:
-    if one is None or other is None:
-        return False
-    return one == other or any(
-        bare_type(one) in family and bare_type(other) in family for family in _WRITTEN_ALIKE
-    )

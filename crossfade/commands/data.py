@@ -8,33 +8,41 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import psycopg
 
 from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, OK, TRIPPED, USAGE, ApiError, user
 from crossfade.commands.telling import Paint, data, table, talk, tell_json, tell_next
-from crossfade.directions import NoDirectionError, direction
-from dualwrite import desired, fence, jobs, lease, pg_source, repair, survey, target, verify
+from crossfade.directions import NoDirectionError, direction_and_folder
+from crossfade.kept_progress import KeptProgress
+from dualwrite import desired, fence, jobs, lease, pg_source, quarantine, repair, survey, target, verify
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.job_states import JobState
 from dualwrite.mapped import MappingFailedError, by_table
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight, near_limit
+from dualwrite.quarantine import Waiting
 from dualwrite.runbooks import runbook
+from dualwrite.segments import Progress
 from dualwrite.stream_states import State
 from dualwrite.sync import Direction, copies
-from dualwrite.verify import Compared, NotFollowingError
+from dualwrite.verify import Compared, Going, NotFollowingError
 from flags.document import one_line
 from flags.model import Side
 
 SHOWN: Final = 10
 """Differences of a table that are printed."""
+SHOW_EVERY: Final = 5.0
+"""Seconds between two words on how far a comparison is."""
 REPAIRED_WITHIN: Final = 60.0
 """Seconds that the stream's process has to write rows anew."""
 STEADY: Final = 2.0
@@ -218,6 +226,9 @@ def status(options: argparse.Namespace) -> int:
             data(f"{found['alarm']}\n  → {runbook('slot_near_limit')}")
     if found["repairs"]:
         data(f"{found['repairs']:,} rows wait to be written anew")
+    if found["quarantined"]:
+        data(f"{found['quarantined']:,} rows wait in quarantine")
+        tell_next([f"crossfade data quarantine list --towards {options.towards} -c {options.config}"])
     data("")
     rows = (
         (one["copy"], "done" if one["done"] else "not begun" if one["rows"] is None else "under way",
@@ -259,6 +270,7 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         )
         done = {name: (rows, is_done) for name, rows, is_done in await cursor.fetchall()}
         waiting = await repair.waiting(looking, of.name)
+        quarantined = len(await quarantine.waiting(looking, of.name))
         held = await target.is_held(looking, of.name)
         wish = await desired.of(looking, of.name)
         worked_on = await jobs.known(looking, of.name)
@@ -271,7 +283,7 @@ async def _status(of: Direction) -> dict[str, Any] | None:
     return {
         "stream": of.name, "state": known.state.value, "reason": known.reason, "message": known.message,
         "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held,
-        "holder": holder, "repairs": waiting,
+        "holder": holder, "repairs": waiting, "quarantined": quarantined,
         "desired": None if wish is None else {**asdict(wish), "at": wish.at.isoformat(timespec="seconds")},
         "runbook": None if known.reason is None else runbook(known.reason),
         "slot": None if slot is None else {**asdict(slot), "share": slot.share},
@@ -301,14 +313,19 @@ def _job(
 
 def verify_(options: argparse.Namespace) -> int:
     """Exit code 6 where something differs, 7 where it cannot be said."""
-    found = _asked(_compared(_direction(options), options.table))
-    return _tell_compared(options, found)
+    of, folder = _direction_and_folder(options)
+    kept = KeptProgress(folder, of.name)
+    if options.fresh:
+        kept.forget()
+    found = _asked(_compared(of, options, kept))
+    kept.forget()
+    return _tell_compared(options, of, found)
 
 
 def repair_(options: argparse.Namespace) -> int:
     """Compare, have what differs written anew, and compare that again. Exit codes as of verify."""
     of = _direction(options)
-    found = _asked(_compared(of, options.table))
+    found = _asked(_compared(of, options))
     wrong = [one for one in found if one.differences]
     count = sum(len(one.differences) for one in wrong)
     if kept := _asked(_written_by_people(of, [one.name for one in wrong])):
@@ -321,11 +338,12 @@ def repair_(options: argparse.Namespace) -> int:
     if options.dry_run or not wrong:
         if options.dry_run:
             talk(f"dry run: {count:,} rows would be written anew")
-        return _tell_compared(options, found)
+        return _tell_compared(options, of, found)
     talk(f"{count:,} rows are written anew")
     _asked(_repaired(of, wrong))
-    again = {one.name: one for one in _asked(_compared(of, [one.name for one in wrong]))}
-    return _tell_compared(options, [again.get(one.name, one) for one in found])
+    options.table = [one.name for one in wrong]
+    again = {one.name: one for one in _asked(_compared(of, options))}
+    return _tell_compared(options, of, [again.get(one.name, one) for one in found])
 
 
 async def _written_by_people(of: Direction, names: list[str]) -> list[str]:
@@ -336,30 +354,72 @@ async def _written_by_people(of: Direction, names: list[str]) -> list[str]:
     return sorted({tables[name] for name in names} & kept)
 
 
-async def _compared(of: Direction, names: list[str] | None) -> list[Compared]:
-    found = []
+async def _compared(
+    of: Direction, options: argparse.Namespace, kept: KeptProgress | None = None
+) -> list[Compared]:
+    """`kept` is where a comparison that was killed has left how far it was."""
+    found, names = [], options.table
     async with await connect(of.target_url) as looking:
         written_to = await fence.open_tables(looking)
     for source, mapping in by_table(of.sources):
         wanted = (source.name, str(mapping.table), copy_name(source.name, mapping))
         if names and not any(name in (*wanted, source.name.removeprefix("public.")) for name in names):
             continue
-        began = time.monotonic()
         backwards = str(mapping.table) in written_to
         stream = of.way_back if backwards else of.name
-        one = await verify.compare(stream, of.source_url, of.target_url, source, mapping, backwards=backwards)
-        talk(f"{one.name}: {one.rows:,} rows in {time.monotonic() - began:.1f} s")
+        going = _going(wanted[-1], options, kept)
+        one = await verify.compare(
+            stream, of.source_url, of.target_url, source, mapping, backwards=backwards, going=going
+        )
+        talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s")
         found.append(one)
     if not found:
         raise ApiError(USAGE, f"no mapping names {', '.join(names or ())}", word="invalid")
     return found
 
 
+def _going(name: str, options: argparse.Namespace, kept: KeptProgress | None) -> Going:
+    try:
+        progress = Progress() if kept is None else kept.load(name)
+    except OSError as error:
+        talk(f"how far it comes is not kept: {error}")
+        progress, kept = Progress(), None
+    begun, before = time.monotonic(), progress.rows
+    next_ = begun + SHOW_EVERY
+    if before:
+        talk(f"{name}: goes on behind {before:,} rows that were compared before; --fresh begins anew")
+
+    def told(now: Progress) -> None:
+        nonlocal next_, kept
+        if kept is not None:
+            try:
+                kept.save(name, now)
+            except OSError as error:
+                talk(f"how far it comes is not kept: {error}")
+                kept = None
+        at = time.monotonic()
+        if at < next_:
+            return
+        next_ = at + SHOW_EVERY
+        rate = max(1.0, (now.rows - before) / (at - begun))
+        left = max(0, now.about - now.rows) / rate
+        talk(f"{name}: {now.rows:,} of about {now.about:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left")
+
+    return Going(options.portable, progress, told)
+
+
 async def _repaired(of: Direction, wrong: list[Compared]) -> None:
+    await _written_anew(of, {
+        one.name: [each.source_key for each in one.differences if each.source_key is not None]
+        for one in wrong
+    })  # fmt: skip
+
+
+async def _written_anew(of: Direction, keys: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """By copy, and keys at the source. Raises NotFollowingError."""
     async with await connect(of.target_url) as looking:
-        for one in wrong:
-            keys = [each.source_key for each in one.differences if each.source_key is not None]
-            await repair.ask_for(looking, of.name, one.name, keys)
+        for name, some in keys.items():
+            await repair.ask_for(looking, of.name, name, some)
         until = time.monotonic() + REPAIRED_WITHIN
         while await repair.waiting(looking, of.name):
             if time.monotonic() > until:
@@ -370,27 +430,38 @@ async def _repaired(of: Direction, wrong: list[Compared]) -> None:
             await asyncio.sleep(0.2)
 
 
-def _tell_compared(options: argparse.Namespace, found: list[Compared]) -> int:
+def _tell_compared(options: argparse.Namespace, of: Direction, found: list[Compared]) -> int:
     equal = all(one.equal for one in found)
     code = OK if equal else TRIPPED
-    shown = [
-        {**asdict(replace(one, differences=[])), "verdict": _verdict(one),
-         "differences": [asdict(each) for each in one.differences]}
-        for one in found
-    ]  # fmt: skip
-    if tell_json(options, {"equal": equal, "compared": shown}):
+    shown = {
+        "equal": equal, "stream": of.name, "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "compared": [
+            {**asdict(replace(one, differences=[])), "verdict": _verdict(one),
+             "differences": [asdict(each) for each in one.differences]}
+            for one in found
+        ],
+    }  # fmt: skip
+    if (file := getattr(options, "report", None)) is not None:
+        try:
+            file.write_text(json.dumps(shown, indent=2) + "\n")
+        except OSError as error:
+            raise ApiError(ERROR, f"cannot write {file}: {error.strerror}", word="report") from error
+    if tell_json(options, shown):
         return code
     rows = (
-        (one.name, _verdict(one), f"{one.rows:,}", f"{len(one.differences):,}", f"{one.unsettled:,}")
+        (one.name, _verdict(one), f"{one.rows:,}", f"{len(one.differences):,}", f"{one.unsettled:,}",
+         f"{one.seconds:.1f}", one.form or "mapped rows")
         for one in found
-    )
-    table(("copy", "verdict", "rows", "differ", "unsettled"), rows, _COLOURS)
+    )  # fmt: skip
+    table(("copy", "verdict", "rows", "differ", "unsettled", "seconds", "by"), rows, _COLOURS)
     for one in found:
         for each in one.differences[:SHOWN]:
             columns = f": {', '.join(each.columns)}" if each.columns else ""
             data(f"  {one.name}  key {', '.join(each.key)}  {each.kind}{columns}")
         if len(one.differences) > SHOWN:
             data(f"  {one.name}  and {len(one.differences) - SHOWN:,} more (-o json has all)")
+        if one.cut_short:
+            data(f"  {one.name}  so many that the rest was not compared; was it ever copied?")
     if not equal:
         tell_next([f"crossfade data repair -c {options.config}"])
     return code
@@ -400,9 +471,78 @@ def _verdict(one: Compared) -> str:
     return "different" if one.differences else "unsettled" if one.unsettled else "equal"
 
 
+def quarantine_list(options: argparse.Namespace) -> int:
+    of = _direction(options)
+    found = _asked(_quarantined(of, options.table))
+    if tell_json(options, {"stream": of.name, "waiting": [_shown(one) for one in found]}):
+        return OK
+    if not found:
+        data("nothing waits")
+        return OK
+    rows = ((one.copy, ", ".join(one.key), f"{one.changes:,}", f"{one.at:%F %T}", one.error) for one in found)
+    table(("copy", "key", "changes", "since", "what was said"), rows)
+    retry = f"crossfade data quarantine retry --towards {options.towards} -c {options.config}"
+    tell_next(["mend the row at the source, the mapping or the target (runbooks/poison-row.md)", retry])
+    return OK
+
+
+def quarantine_retry(options: argparse.Namespace) -> int:
+    """Exit code 6 where rows still wait."""
+    of = _direction(options)
+    found = _asked(_quarantined(of, options.table))
+    mappings = {copy_name(source.name, mapping): mapping for source, mapping in by_table(of.sources)}
+    keys: dict[str, list[list[str]]] = {}
+    for one in found:
+        mapping = mappings.get(one.copy)
+        if mapping is None:
+            raise ApiError(USAGE, f"no mapping of migration.py makes the copy {one.copy}", word="invalid")
+        key = mapping.source_key_of(tuple(part.encode() for part in one.key))
+        assert key is not None, "a table with this policy has a way back for its key"
+        keys.setdefault(one.copy, []).append(
+            [part.decode() if isinstance(part, bytes) else "" for part in key]
+        )
+    if kept := _asked(_written_by_people(of, list(keys))):
+        raise ApiError(
+            TRIPPED,
+            f"{options.towards} has the authority over {', '.join(kept)}; nothing is written over its rows",
+            word="under_authority",
+            next_steps=("crossfade cutover status",),
+        )
+    if keys:
+        _asked(_written_anew(of, keys))
+    left = _asked(_quarantined(of, options.table))
+    code = TRIPPED if left else OK
+    shown = {"stream": of.name, "tried": len(found), "waiting": [_shown(one) for one in left]}
+    if tell_json(options, shown):
+        return code
+    data(f"{len(found):,} rows tried, {len(left):,} still wait")
+    for one in left[:SHOWN]:
+        data(f"  {one.copy}  key {', '.join(one.key)}: {one.error}")
+    return code
+
+
+async def _quarantined(of: Direction, names: list[str] | None) -> list[Waiting]:
+    async with await connect(of.target_url) as looking:
+        found = await quarantine.waiting(looking, of.name)
+    if not names:
+        return found
+    tables = [part for name in names for part in (name, f"public.{name}")]
+    return [
+        one for one in found if one.copy in names or any(part in tables for part in one.copy.split(" to "))
+    ]
+
+
+def _shown(one: Waiting) -> dict[str, Any]:
+    return {**asdict(one), "at": one.at.isoformat()}
+
+
 def _direction(options: argparse.Namespace) -> Direction:
+    return _direction_and_folder(options)[0]
+
+
+def _direction_and_folder(options: argparse.Namespace) -> tuple[Direction, Path]:
     try:
-        return direction(options.config, Side(options.towards))
+        return direction_and_folder(options.config, Side(options.towards))
     except NoDirectionError as error:
         raise ApiError(USAGE, str(error), word="invalid") from error
 

@@ -289,8 +289,32 @@ def _data(commands: Commands) -> None:
             )
         if name in ("verify", "repair"):
             one.add_argument("--table", action="append", metavar="TABLE", help="only this one; repeatable")
+            one.add_argument(
+                "--portable", action="store_true", help="hash rows by md5, even where there is a quicker way"
+            )
+        if name == "verify":
+            one.add_argument(
+                "--fresh", action="store_true", help="begin anew, and not where one that was killed has ended"
+            )
+            one.add_argument(
+                "--report", type=Path, metavar="FILE", help="write what -o json prints there, too"
+            )
         if name == "repair":
             one.add_argument("--dry-run", action="store_true", help="say how many rows it would write")
+    quarantine = _group(
+        data, "quarantine", "rows that a table does not take, where its policy lets them wait"
+    )
+    for name, run, text in (
+        ("list", "data:quarantine_list", "what waits, and what was said against it"),
+        (
+            "retry",
+            "data:quarantine_retry",
+            "have the rows written anew as they are at the source now; exit code 6 if any still waits",
+        ),
+    ):
+        one = _plain_command(quarantine, name, run, text)
+        one.add_argument("--towards", choices=("new", "legacy"), default="new", help="default new")
+        one.add_argument("--table", action="append", metavar="TABLE", help="only this one; repeatable")
 
     check = _plain_command(
         data, "check-mapping", "mapping:check_mapping",

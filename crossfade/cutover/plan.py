@@ -8,7 +8,7 @@ from typing import Final
 
 from crossfade.convergence import Convergence
 from crossfade.cutover.ground import Ground
-from dualwrite import fence, repair, target
+from dualwrite import fence, quarantine, repair, target
 from dualwrite.fence import Fence
 from dualwrite.mapped import other
 from dualwrite.stream_states import State
@@ -59,6 +59,8 @@ class Facts:
     lag: float | None
     back: float | None
     repairs: int
+    quarantined: int
+    """Rows that one of the streams has not brought, both together."""
     old: Sequence[str]
     """Transactions that the fence would wait for."""
 
@@ -93,6 +95,8 @@ async def facts(ground: Ground) -> Facts:
         lag=await ground.brought(PROBE_WITHIN) if stream is not None and held else None,
         back=await ground.brought_back(PROBE_WITHIN) if way_back is not None and back_held else None,
         repairs=await repair.waiting(ground.gaining, ground.stream.name) if stream is not None else 0,
+        quarantined=len(await quarantine.waiting(ground.gaining, ground.stream.name))
+        + len(await quarantine.waiting(ground.losing, ground.way_back.name)),
         old=old,
     )
 
@@ -183,6 +187,8 @@ def _streams(found: Facts) -> Iterator[Blocker]:
             )
     if found.repairs:
         yield Blocker("repairs", f"{found.repairs} rows wait to be written anew", "crossfade data status")
+    if found.quarantined:
+        yield Blocker("quarantined", f"{found.quarantined} rows wait in quarantine", "runbooks/poison-row.md")
 
 
 def _world(found: Facts) -> Iterator[Blocker]:

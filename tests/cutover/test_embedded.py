@@ -31,7 +31,7 @@ async def test_from_the_first_copy_to_the_switch_by_commands_alone(
     tmp_path: Path, postgres: EmbeddedPostgres, store_url: str, bus: EmbeddedValkey
 ) -> None:
     with databases(postgres) as (legacy, new):
-        async with night(tmp_path, store_url, bus.url(), legacy, new, max_lag=2.0) as eve:
+        async with night(tmp_path, store_url, bus.url(), legacy, new, own_writes=True, max_lag=2.0) as eve:
             await does(eve, "data", "start")
             await eve.follows("new")
             await eve.does("prepare")
@@ -49,10 +49,13 @@ async def test_from_the_first_copy_to_the_switch_by_commands_alone(
             await does(eve, "data", "start")
             await answered(eve, "stage", "new")
 
-            async with eve.people(rest=0.02) as load:
-                await load.grows_by(50)
+            async with eve.people(rest=0.1, number=2) as load:
+                await load.grows_by(20)
+                async with asyncio.timeout(PATIENCE):
+                    while (await eve.cutover("plan"))[0]:
+                        pass  # on a busy machine the streams may be a second behind for a while
                 await eve.does("run")
-                await load.grows_by(50)
+                await load.grows_by(20)
             load.must_be_fine()
             assert await eve.side() == "new"
             await eve.nothing_is_lost(load)

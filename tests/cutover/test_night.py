@@ -53,12 +53,17 @@ async def test_what_stands_against_it_is_said_at_once_and_nothing_is_changed(eve
     async with await psycopg.AsyncConnection.connect(eve.urls["legacy"]) as cron:
         await cron.execute("SET application_name = 'nightly'")
         await cron.execute("UPDATE users SET about = about WHERE user_id = 1")
+        async with await psycopg.AsyncConnection.connect(eve.urls["new"]) as new:
+            await new.execute(
+                "INSERT INTO crossfade_sync.quarantine VALUES ('to_new', 'public.users to public.accounts',"
+                " '{1}', '0/1', '0/1', 1, 'put', '{}', 'too long')"
+            )
         await eve.end_sync("legacy")
         async with asyncio.timeout(20):
             while True:
                 plan = await eve.does("plan", code=6)
                 reasons = {one["reason"] for one in plan["blockers"]}
-                if reasons >= {"long_transaction", "no_process"}:
+                if reasons >= {"long_transaction", "no_process", "quarantined"}:
                     break
         named = next(one for one in plan["blockers"] if one["reason"] == "long_transaction")
         assert "nightly" in named["message"]

@@ -181,7 +181,7 @@ async def test_what_stops_it_is_left_until_somebody_says_so_again(
         assert (await pid_of(cf), await epoch(new)) == (pid, before + 1)
 
         # What is mended in migration.py comes with a reload, in a process of its own.
-        mended = MIGRATION.read_text().replace("marked=_MARKED,", 'marked=_MARKED, legacy_only=["more"],', 1)
+        mended = MIGRATION.read_text().replace("marked=_MARKED,", 'marked=_MARKED, legacy_only=["more"],', 2)
         (tmp_path / "migration.py").write_text(mended)
         done = await cf.command("reload")
         assert done.code == 0, done

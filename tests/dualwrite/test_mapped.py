@@ -97,6 +97,24 @@ def test_what_was_not_sent_stays_as_it_is() -> None:
         of(FORTH["public.people"], 0, update((*ADA[:4], ABSENT, b"x")))
 
 
+def test_a_function_is_not_asked_about_what_was_not_sent_and_its_last_word_holds() -> None:
+    """The column's value is what the last change that carried it became, or what the target has."""
+    people = FORTH["public.people"]
+    without_name = (b"1", ABSENT, b"0", b"5", b"N", b"x")
+    made = Change(Kind.INSERT, LEGACY, None, ADA)
+    (step,) = steps([*of(people, 0, made), *of(people, 0, update(without_name))])
+    assert step.works[0].adds == [(b"1", b"ADA", b"member")]
+    told_name = update((b"1", b"bea", b"9", b"5", b"N", b"x"))
+    (step,) = steps([*of(people, 0, update(without_name)), *of(people, 0, update(without_name))])
+    assert step.works[0].patches == [(b"1", ABSENT, b"member")]
+    (step,) = steps([*of(people, 0, update(without_name)), *of(people, 0, told_name)])
+    assert step.works[0].puts == [(b"1", b"BEA", b"admin")]
+    # With the whole old row the source has said it after all.
+    whole = relation(*LEGACY.names, identity=Identity.FULL)
+    said = Change(Kind.UPDATE, whole, ADA, without_name)
+    assert told(of(people, 0, said)) == [(Action.PUT, (b"1",), (b"1", b"ADA", b"member"))]
+
+
 def test_another_key_takes_the_old_row_away() -> None:
     moved = update((b"2", *ADA[1:]), (b"1", *[ABSENT] * 5))
     assert told(of(FORTH["public.people"], 0, moved)) == [

@@ -1,4 +1,4 @@
-"""What a slot costs its source, looked at while a process works for the stream, also while it only tries to.
+"""What a slot costs its source, looked at while a process works on the stream, tries to, or stands by.
 
 On a connection of its own: how much log is held back must be known above all when the stream does not go on.
 """

@@ -180,9 +180,10 @@ async def _run(direction: Direction, told: Told, duty: Duty) -> None:
             told.trouble = f"unreachable: {error}"
         except psycopg.Error as error:
             # The target lets nobody begin.
+            message = await _why_not(direction, error)
             if not duty.as_desired:
-                raise StoppedError(_refused(error), _said(error)) from error
-            told.trouble = f"{_refused(error)}: {_said(error)}"
+                raise StoppedError(_refused(error), message) from error
+            told.trouble = f"{_refused(error)}: {message}"
         told.again += 1
         await asyncio.sleep(TRY_AGAIN)
 
@@ -206,6 +207,15 @@ def _said(error: psycopg.Error) -> str:
     said = f"{error.diag.message_primary or error} ({error.sqlstate or type(error).__name__})"
     may_not = isinstance(error, errors.InsufficientPrivilege)
     return f"{said}; crossfade data plan names what is missing" if may_not else said
+
+
+async def _why_not(direction: Direction, error: psycopg.Error) -> str:
+    """What the target has said; where that is a missing right, each that is missing, by its name."""
+    if isinstance(error, errors.InsufficientPrivilege):
+        with contextlib.suppress(psycopg.Error, OSError):
+            async with await connect(direction.target_url) as looking:
+                return rights.stops(await rights.of_target(looking, direction.written)) or _said(error)
+    return _said(error)
 
 
 async def _stopped(direction: Direction, told: Told, reason: str, message: str) -> Exception:

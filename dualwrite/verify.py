@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
-from dualwrite import heartbeat, pg_source, survey, target
+from dualwrite import heartbeat, pg_source, target
 from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
@@ -261,7 +261,7 @@ class Comparison:
     async def _by_rows(self, going: Going) -> list[Key]:
         """All rows, mapped and compared in the target; one that ends on the way begins anew."""
         progress = going.progress.of_this("")
-        progress.about = await survey.estimate(self._source, self._table)
+        progress.about = await pg_source.rows_about(self._source, self._table)
         query = sql.SQL("COPY {} ({}) TO STDOUT").format(
             _place(self._table), sql.SQL(", ").join(map(sql.Identifier, self._mapping.read))
         )

@@ -93,6 +93,9 @@ def understand(given: Handover) -> None:
         for worker in given.fleet["workers"]:
             exposition.from_wire(worker["samples"])
             State(worker["state"])
+        for side, child in given.sync.items():
+            Side(side)
+            exposition.from_wire(child["samples"])
         given.descriptors()
     except (KeyError, TypeError, ValueError) as error:
         raise HandoverError(f"the new version does not understand the running one: {error!r}") from error

@@ -153,6 +153,7 @@ async def _once(direction: Direction, told: Told) -> None:
         applier = await Applier.open(direction.target_url, direction.name, before + 1)
         stack.push_async_callback(applier.close)
         told.epoch = before + 1
+        await pg_source.release_slot(source, direction.slot)
         one_way = any(source.one_way for source in direction.sources.values())
         stream = await PgStream.open(
             direction.source_url, direction.slot, direction.slot, applier.applied, also_ours=one_way

@@ -49,6 +49,8 @@ class People:
         self.away = False
         """The source is not there, by our own doing."""
         self.rest = 0.05
+        self.wander = True
+        """Whether unique values go from row to row, once all rows are there."""
         self._life = self._shut = 0
         self._open: Done
         self._whole = False
@@ -97,7 +99,7 @@ class People:
         one: Done | None = None
         try:
             async with connection.transaction():
-                changes = _CHANGES if self._whole else _WHILE_COPYING
+                changes = _CHANGES if self._whole and self.wander else _WHILE_COPYING
                 key = f"{self.run}{self._chance.randint(1, 4)}"
                 one = await self._change(connection, writer, key, self._chance.choices(changes, k=2))
             await self._committed(connection, one)

@@ -33,6 +33,7 @@ TARGET: Final = MappingProxyType(
         "before the stream is known": Point(_OTHER, Sender.WORKER, r"INSERT INTO crossfade_sync\.streams"),
         "before it takes over": Point(_APPLY, Sender.WORKER, r"UPDATE crossfade_sync\.streams SET epoch"),
         "before it marks what it writes": Point(_APPLY, Sender.WORKER, "pg_replication_origin_session_setup"),
+        "before it begins to write": Point(_APPLY, Sender.WORKER, "^BEGIN"),
         "in a chunk that is written": Point(_APPLY, Sender.WORKER, COPY_DATA),
         "before a chunk is noted": Point(_APPLY, Sender.WORKER, r"UPDATE crossfade_sync\.copies"),
         "before it is whole": Point(_OTHER, Sender.WORKER, r"UPDATE crossfade_sync\.streams SET whole"),

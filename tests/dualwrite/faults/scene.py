@@ -25,6 +25,8 @@ from tests.dualwrite.faults.people import People, split
 from tests.dualwrite.faults.wire import NeverPassedError, Relay
 from tests.support.crossfade_process import Finished, crossfade_command
 
+SYNC: Final = ("sync",)
+"""With what makes one that starts take over at once from the one before."""
 SOON: Final = 60.0
 """Seconds after the last fault within which it has to be well again, or to have stopped with a reason."""
 LOOK: Final = 0.05
@@ -49,25 +51,29 @@ class Scene:
         self.ground, self.people, self.chance = ground, people, chance
         self._broken = broken
         self.process: asyncio.subprocess.Process | None = None
-        self._said = ground.folder / "sync.err"
+        self._all: list[asyncio.subprocess.Process] = []
+        self._said = ground.folder / "sync 0.err"
 
     # The process.
 
     async def start(self, *more: str) -> None:
         """From then on `process` is the one that syncs; one before it is nobody's concern any more."""
         program = ["crossfade"] if self._broken is None else ["tests.dualwrite.faults.broken", self._broken]
+        self._said = self.ground.folder / f"sync {len(self._all)}.err"
         with self._said.open("wb") as said:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", *program, "sync", *more, "-c", str(self.ground.config),
+                sys.executable, "-m", *program, *SYNC, *more, "-c", str(self.ground.config),
                 stdout=said, stderr=said, cwd=_ROOT,
             )  # fmt: skip
+        self._all.append(self.process)
 
     async def kill(self) -> None:
-        if self.process is not None and self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGCONT)
-                self.process.kill()
-            await self.process.wait()
+        if self.process is not None:
+            await _kill(self.process)
+
+    async def kill_all(self) -> None:
+        for process in self._all:
+            await _kill(process)
 
     async def restart(self) -> None:
         await self.kill()
@@ -241,6 +247,13 @@ class Scene:
             wrong.append(Wrong("I2", f"{unmarked} rows at the target would be sent back by the way back"))
         if wrong:
             raise WrongError("\n".join(f"{one.invariant}: {one.text}" for one in wrong[:12]))
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    await process.wait()
 
 
 async def until(fact: Any, what: str) -> None:

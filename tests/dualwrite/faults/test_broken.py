@@ -20,14 +20,14 @@ from tests.dualwrite.faults.faults import (
     play,
     slot_is_made_again,
     started,
-    zombie_with_a_backlog,
+    zombie_that_was_about_to_write,
 )  # fmt: skip
 from tests.dualwrite.faults.ground import Ground
 from tests.dualwrite.faults.scene import WrongError
 
 BROKEN: list[tuple[str, list[Fault], str]] = [
     ("the position comes later", [started, killed_before_the_position], "I10: .* was there at"),
-    ("nobody is fenced", [started, zombie_with_a_backlog], "I4: .*|I5: at|I10: the position"),
+    ("nobody is fenced", [started, zombie_that_was_about_to_write], "I4: .*|I5: at|I10: the position"),
     ("the origin is not marked", [started], "I2: .* sent back"),
     ("a chunk that fails is passed over", [a_copied_row_is_refused], "I11: it goes on"),
 ]

@@ -50,7 +50,7 @@ async def killed_while_it_begins(scene: Scene, chance: random.Random) -> None:
     if point == "before the stream is known":
         # Nobody can tell whose the slot is: a person has to.
         await scene.stops({"slot_exists"})
-        scene.ground.source.do(f"SELECT pg_drop_replication_slot('{SLOT}')")
+        await scene.ground.source.do(f"SELECT pg_drop_replication_slot('{SLOT}')")
         await scene.start()
 
 
@@ -74,7 +74,7 @@ async def others_are_open_while_it_begins(scene: Scene, chance: random.Random) -
     source = scene.ground.source
     async with await psycopg.AsyncConnection.connect(source.url, options=PATIENT) as long:
         await scene.people.begin(long, "long")
-        source.do(
+        await source.do(
             "BEGIN; INSERT INTO log (list, said) VALUES ('prepared', 'x'); PREPARE TRANSACTION 'forgotten'"
         )
         try:
@@ -86,7 +86,7 @@ async def others_are_open_while_it_begins(scene: Scene, chance: random.Random) -
             await until(lambda: source.ask(waiting)[0][0] > 0, "it waits for those before it")
             await scene.people.grow_by(10)
         finally:
-            source.do("COMMIT PREPARED 'forgotten'")
+            await source.do("COMMIT PREPARED 'forgotten'")
         await scene.people.finish(long)
 
 
@@ -111,7 +111,7 @@ async def commits_are_seen_late(scene: Scene, chance: random.Random) -> None:
     async with relay.hold(points.SOURCE["before a chunk is read"]) as held:
         await scene.start()
         await held.until_reached()
-        source.set("SET synchronous_standby_names = 'nobody'")
+        await source.set("SET synchronous_standby_names = 'nobody'")
         hidden = [asyncio.create_task(_hidden(scene, number, chance)) for number in range(20)]
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         await until(lambda: source.ask(waiting)[0][0] >= len(hidden), "commits wait")
@@ -119,7 +119,7 @@ async def commits_are_seen_late(scene: Scene, chance: random.Random) -> None:
         # What is copied without regard to them is copied by now.
         await asyncio.sleep(chance.uniform(3, 4))
     finally:
-        source.set("RESET synchronous_standby_names")
+        await source.set("RESET synchronous_standby_names")
         await asyncio.gather(*hidden)
 
 
@@ -137,14 +137,14 @@ async def _hidden(scene: Scene, number: int, chance: random.Random) -> None:
 async def a_copied_row_is_refused(scene: Scene, chance: random.Random) -> None:
     """A constraint of the target does not take what was there before: a person mends it."""
     target = scene.ground.target
-    target.do(
+    await target.do(
         f"ALTER TABLE log ADD CONSTRAINT narrow CHECK (list <> 'quiet' OR said <> '{chance.randint(1, 50)}')"
     )
     try:
         await scene.start()
         await scene.stops({"refused", "poison_row"})
     finally:
-        target.do("ALTER TABLE log DROP CONSTRAINT narrow")
+        await target.do("ALTER TABLE log DROP CONSTRAINT narrow")
     await scene.start()
 
 
@@ -311,7 +311,7 @@ async def slot_is_made_again(scene: Scene, chance: random.Random) -> None:
         await scene.kill()
         _drop_slot(scene.ground)
         await scene.people.grow_by(5)
-        scene.ground.source.do(f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
+        await scene.ground.source.do(f"SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")
         await scene.start()
         await scene.stops({"gap"})
         await anew(scene)
@@ -333,18 +333,18 @@ async def slot_is_lost(scene: Scene, chance: random.Random) -> None:
     """The source has thrown away the log that nobody came to read (max_slot_wal_keep_size)."""
     source = scene.ground.source
     await scene.kill()
-    source.set("SET max_slot_wal_keep_size = '1MB'")
+    await source.set("SET max_slot_wal_keep_size = '1MB'")
     try:
         for _ in range(4):
             await scene.people.grow_by(1)
-            source.do("SELECT pg_switch_wal()")
-        source.do("CHECKPOINT")
+            await source.do("SELECT pg_switch_wal()")
+        await source.do("CHECKPOINT")
         status = f"SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
         await until(lambda: source.ask(status) == [("lost",)], "the slot is lost")
         await scene.start()
         await scene.stops({"slot_lost"})
     finally:
-        source.set("RESET max_slot_wal_keep_size")
+        await source.set("RESET max_slot_wal_keep_size")
     await anew(scene)
 
 
@@ -387,7 +387,7 @@ async def column_is_added(scene: Scene, chance: random.Random) -> None:
     """Nobody has said what becomes of it. Once the mapping does, it goes on where it was."""
     source, migration = scene.ground.source, scene.ground.folder / "migration.py"
     before = migration.read_text()
-    source.do("ALTER TABLE vaults ADD COLUMN more text", "UPDATE vaults SET more = 'x' WHERE id = 1")
+    await source.do("ALTER TABLE vaults ADD COLUMN more text", "UPDATE vaults SET more = 'x' WHERE id = 1")
     try:
         await scene.stops({"column_unknown"})
         mended = before.replace('["id"], ["id", "cents"])', '["id"], ["id", "cents"], ["more"])')
@@ -396,7 +396,7 @@ async def column_is_added(scene: Scene, chance: random.Random) -> None:
         await scene.start()
         await scene.is_well()
     finally:
-        source.do("ALTER TABLE vaults DROP COLUMN more")
+        await source.do("ALTER TABLE vaults DROP COLUMN more")
     await scene.people.grow_by(20)
     await scene.is_well()
     migration.write_text(before)
@@ -405,12 +405,12 @@ async def column_is_added(scene: Scene, chance: random.Random) -> None:
 
 async def row_is_refused(scene: Scene, chance: random.Random) -> None:
     target = scene.ground.target
-    target.do("ALTER TABLE log ADD CONSTRAINT narrow CHECK (said <> 'poison')")
-    scene.ground.source.do("INSERT INTO log (list, said) VALUES ('bad', 'poison')")
+    await target.do("ALTER TABLE log ADD CONSTRAINT narrow CHECK (said <> 'poison')")
+    await scene.ground.source.do("INSERT INTO log (list, said) VALUES ('bad', 'poison')")
     try:
         await scene.stops({"poison_row"})
     finally:
-        target.do("ALTER TABLE log DROP CONSTRAINT narrow")
+        await target.do("ALTER TABLE log DROP CONSTRAINT narrow")
     await scene.start()
 
 
@@ -422,7 +422,7 @@ async def rows_are_spoiled(scene: Scene, chance: random.Random) -> None:
         raise WrongError(f"I11: a false alarm: {clean}")
     ids = [row[0] for row in scene.ground.source.ask("SELECT id FROM log WHERE list = 'quiet' ORDER BY 1")]
     cell, null, one, other, gone = chance.sample(ids, 5)
-    scene.ground.target.do(
+    await scene.ground.target.do(
         f"UPDATE log SET said = said || '!' WHERE id = {cell}",
         f"UPDATE log SET more = '' WHERE id = {null}",
         "UPDATE log a SET said = b.said FROM log b"
@@ -453,10 +453,10 @@ async def rows_are_spoiled(scene: Scene, chance: random.Random) -> None:
 async def disk_is_full(scene: Scene, chance: random.Random) -> None:
     """The target's: nothing is lost, and it goes on by itself when there is room again."""
     source, target = scene.ground.source, scene.ground.target
-    with scene.ground.small_disk() as ballast:
-        target.do("ALTER TABLE log SET TABLESPACE small")
+    async with scene.ground.small_disk() as ballast:
+        await target.do("ALTER TABLE log SET TABLESPACE small")
         _fill(ballast)
-        source.do(
+        await source.do(
             "INSERT INTO log (list, said) SELECT 'many', repeat('m', 500) FROM generate_series(1, 2000)"
         )
         ((position,),) = source.ask("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
@@ -508,7 +508,7 @@ async def play(own: Ground, seed: int, faults: Sequence[Fault], broken: str | No
     people = People(own, chance)
     scene = Scene(own, people, chance, broken)
     async with own.ways():
-        own.forget()
+        await own.forget()
         try:
             async with people.at_work():
                 for fault in faults:

@@ -130,13 +130,19 @@ class Server:
     def end(self) -> None:
         self._postgres.stop()
 
-    def do(self, *statements: str) -> None:
+    async def do(self, *statements: str) -> None:
+        async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                await connection.execute(statement.encode())
+
+    def do_alone(self, *statements: str) -> None:
+        """Where nobody else is at work: whatever one waited for would wait for us."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
 
-    def set(self, setting: str) -> None:
-        self.do(f"ALTER SYSTEM {setting}", "SELECT pg_reload_conf()")
+    async def set(self, setting: str) -> None:
+        await self.do(f"ALTER SYSTEM {setting}", "SELECT pg_reload_conf()")
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -148,8 +154,8 @@ class Ground:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.source, self.target = Server(folder / "source"), Server(folder / "target")
-        self.source.do(_SOURCE)
-        self.target.do(
+        self.source.do_alone(_SOURCE)
+        self.target.do_alone(
             _TARGET,
             f"CREATE PUBLICATION unmarked FOR TABLE {', '.join(FOUND)}"
             " WITH (publish = 'insert, update, delete')",
@@ -172,14 +178,14 @@ class Ground:
             self.config.write_text(json.dumps(said))
             yield
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """What docs/data.md says of beginning anew. Nobody may hold the stream any more."""
-        self.source.do(
+        await self.source.do(
             "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active",
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
             f" WHERE slot_name = '{SLOT}'",
         )
-        self.target.do("DROP SCHEMA IF EXISTS crossfade_sync CASCADE", f"TRUNCATE {', '.join(FOUND)}")
+        await self.target.do("DROP SCHEMA IF EXISTS crossfade_sync CASCADE", f"TRUNCATE {', '.join(FOUND)}")
 
     def unmarked(self) -> int:
         """How many rows were changed at the target, since the last look, by one who did not say that it was
@@ -190,34 +196,20 @@ class Ground:
         )
         return int(number)
 
-    @contextlib.contextmanager
-    def small_disk(self) -> Iterator[Path]:
+    @contextlib.asynccontextmanager
+    async def small_disk(self) -> AsyncIterator[Path]:
         """A tablespace `small` at the target, of some megabytes; a file there that may fill it up.
 
         Raises PermissionError where this user may not mount anything.
         """
-        folder = Path(tempfile.mkdtemp(prefix="crossfade-small-"))
-        try:
-            mounting = subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
-                check=False,
-                capture_output=True,
-            )
-            if mounting.returncode:
-                raise PermissionError(mounting.stderr.decode().strip())
-            owner = (self.folder / "target" / "data").stat().st_uid
-            os.chown(folder, owner, -1)
-            (place := folder / "place").mkdir()
-            os.chown(place, owner, -1)
-            self.target.do(f"CREATE TABLESPACE small LOCATION '{place}'")
+        with _mounted((self.folder / "target" / "data").stat().st_uid) as place:
+            await self.target.do(f"CREATE TABLESPACE small LOCATION '{place}'")
+            ballast = place.with_name("ballast")
             try:
-                yield folder / "ballast"
+                yield ballast
             finally:
-                (folder / "ballast").unlink(missing_ok=True)
-                self.target.do("ALTER TABLE log SET TABLESPACE pg_default", "DROP TABLESPACE small")
-        finally:
-            subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
-            folder.rmdir()
+                ballast.unlink(missing_ok=True)
+                await self.target.do("ALTER TABLE log SET TABLESPACE pg_default", "DROP TABLESPACE small")
 
     def end(self) -> None:
         self.source.end()
@@ -232,6 +224,27 @@ def ground(folder: Path) -> Iterator[Ground]:
     finally:
         found.end()
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _mounted(owner: int) -> Iterator[Path]:
+    """A folder of this owner on a disk of 8 MB, which has nothing else on it."""
+    disk = Path(tempfile.mkdtemp(prefix="crossfade-small-"))
+    try:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+        mounting = subprocess.run(mount, check=False, capture_output=True)
+        if mounting.returncode:
+            raise PermissionError(mounting.stderr.decode().strip())
+        try:
+            place = disk / "place"
+            place.mkdir()
+            for folder in (disk, place):
+                os.chown(folder, owner, -1)
+            yield place
+        finally:
+            subprocess.run(["umount", "--lazy", str(disk)], check=True, capture_output=True)
+    finally:
+        disk.rmdir()
 
 
 def rows(server: Server, queries: dict[str, str]) -> dict[str, Sequence[Any]]:

@@ -58,7 +58,7 @@ class People:
 
     @contextlib.asynccontextmanager
     async def at_work(self, writers: int = 2) -> AsyncIterator[People]:
-        self._ground.source.do(
+        await self._ground.source.do(
             f"INSERT INTO lists SELECT '{self.run}' || i, '', repeat('f', {LARGE}), 0"
             " FROM generate_series(1, 5) i"
         )

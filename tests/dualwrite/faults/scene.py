@@ -183,7 +183,7 @@ class Scene:
         """As docs/data.md says; all is copied again."""
         await self.kill()
         async with self.people.eyes_shut():
-            self.ground.forget()
+            await self.ground.forget()
 
     async def command(self, *words: str) -> tuple[int, Any]:
         done: Finished = await crossfade_command("data", *words, "-o", "json", "-c", str(self.ground.config))

@@ -44,10 +44,10 @@ async def test_a_disk_that_is_full_is_waited_for(own: Ground) -> None:
 
 
 async def test_what_a_slot_waits_for_is_named_though_it_is_in_no_session(own: Ground) -> None:
-    own.source.do("BEGIN; CREATE TABLE prepared (); PREPARE TRANSACTION 'forgotten'")
+    await own.source.do("BEGIN; CREATE TABLE prepared (); PREPARE TRANSACTION 'forgotten'")
     try:
         async with await connect(own.source.url) as source:
             with pytest.raises(CaptureStopped, match="the prepared transaction 'forgotten'"):
                 await pg_source.make_slot(source, "late", within=0.5)
     finally:
-        own.source.do("ROLLBACK PREPARED 'forgotten'")
+        await own.source.do("ROLLBACK PREPARED 'forgotten'")

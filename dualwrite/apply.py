@@ -51,6 +51,8 @@ _WRITTEN_COLUMNS: Final = """
 """
 TRIES: Final = 5
 """To get the origin from a session that has been fenced."""
+LET_GO_WITHIN: Final = 5
+"""Seconds that the one before has to finish its transaction, before it is ended."""
 
 _POISON: Final = (errors.DataError, errors.IntegrityError)
 """What one row can do wrong: a value that the target's type or constraint does not take."""
@@ -111,7 +113,7 @@ class Applier:
         """Take the stream over. Raises FencedError, LookupError, and psycopg.Error."""
         connection = await connect(url, session_name(name))
         try:
-            taken = await take_over(connection, name, epoch)
+            taken = await _taken_over(connection, name, epoch)
             await _mark_as_ours(connection, name)
             held = await quarantine.held(connection, name)
         except BaseException:
@@ -738,6 +740,26 @@ def _said(error: Exception) -> str:
     return (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
 
 
+async def _taken_over(connection: psycopg.AsyncConnection[Any], name: str, epoch: int) -> StreamState:
+    """As `take_over`. One before that holds on to its transaction is ended: its process may be asleep."""
+    await connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{LET_GO_WITHIN}s",))
+    try:
+        return await take_over(connection, name, epoch)
+    except errors.LockNotAvailable:
+        await _end_the_one_before(connection, name)
+    finally:
+        await connection.execute("RESET lock_timeout")
+    return await take_over(connection, name, epoch)
+
+
+async def _end_the_one_before(connection: psycopg.AsyncConnection[Any], name: str) -> None:
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
+        " WHERE application_name = %s AND pid <> pg_backend_pid()",
+        (session_name(name),),
+    )
+
+
 async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> None:
     """Let each transaction of this session carry our origin, and let no trigger of the application fire."""
     origin = f"{ORIGIN}{name}"
@@ -753,11 +775,7 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
             # The one before, which is fenced by now, still holds the origin. It can commit nothing.
             if attempt == TRIES - 1:
                 raise
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
-                " WHERE application_name = %s AND pid <> pg_backend_pid()",
-                (session_name(name),),
-            )
+            await _end_the_one_before(connection, name)
     await connection.execute("SET session_replication_role = replica")
 
 

@@ -3,6 +3,7 @@ on it."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -65,6 +66,11 @@ _OLDEST: Final = """
      WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL
      ORDER BY xact_start LIMIT 3
 """
+_PREPARED: Final = """
+    SELECT gid, owner, extract(epoch FROM now() - prepared) FROM pg_prepared_xacts
+     WHERE database = current_database() ORDER BY prepared LIMIT 3
+"""
+"""Transactions of nobody's session, which stay open over restarts until somebody ends them."""
 
 
 async def identify(url: str, slot: str) -> tuple[Source, Position]:
@@ -181,7 +187,13 @@ async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) 
             row = await cursor.fetchone()
     except errors.QueryCanceled:
         oldest = await (await source.execute(_OLDEST)).fetchall()
-        who = "; ".join(f"pid {pid} ({user} {name}, {age:.0f} s)" for pid, user, name, age in oldest)
+        prepared = await (await source.execute(_PREPARED)).fetchall()
+        who = "; ".join(
+            [
+                *(f"pid {pid} ({user} {name}, {age:.0f} s)" for pid, user, name, age in oldest),
+                *(f"the prepared transaction '{gid}' ({user}, {age:.0f} s)" for gid, user, age in prepared),
+            ]
+        )
         raise CaptureStopped(
             "long_transaction",
             f"making a slot waits for transactions that are open: {who or 'they have ended by now'};"
@@ -209,6 +221,20 @@ async def rows_about(where: Connection, table: str) -> int:
     )
     row = await cursor.fetchone()
     return 0 if row is None else int(row[0])
+
+
+async def release_slot(source: Connection, slot: str) -> None:
+    """End the session that reads the slot. Only for one who has taken the stream over: it is the one before.
+
+    Where that one sleeps (SIGSTOP, a machine that was paused) its connection stays, and the server would wait
+    for it until `wal_sender_timeout`. Without the right to end it, so does the caller.
+    """
+    with contextlib.suppress(errors.InsufficientPrivilege):
+        await source.execute(
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
+            " WHERE slot_name = %s AND active_pid IS NOT NULL",
+            (slot,),
+        )
 
 
 async def column_types(where: Connection, table: str) -> dict[str, str]:

@@ -264,6 +264,7 @@ async def _held(direction: Direction, told: Told, looking: Connection, over_miss
         applier = await Applier.open(direction.target_url, direction.name, before + 1)
         stack.push_async_callback(applier.close)
         told.epoch, told.waits = before + 1, ""
+        await pg_source.release_slot(source, direction.slot)
         one_way = any(source.one_way for source in direction.sources.values())
         stream = await pg_capture.open_(
             direction.way, direction.source_url, direction.slot, applier.applied, also_ours=one_way

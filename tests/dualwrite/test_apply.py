@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dualwrite import target
+from dualwrite import apply, target
 from dualwrite.apply import Applier, MissingRowError, PoisonError
 from dualwrite.change import ABSENT, Row
 from dualwrite.copy_text import copy_text
+from dualwrite.pg_connect import connect
 from dualwrite.plan import Action, Op, TargetTable
 from dualwrite.target import FencedError
 from tests.dualwrite.conftest import NAME, NOTES
@@ -193,6 +194,22 @@ async def test_who_was_replaced_can_commit_nothing_more(target_url: str, looking
     assert [row[0] for row in await rows(looking)] == [1, 3]
     with pytest.raises(FencedError, match="epoch 2; 2 comes too late"):
         await Applier.open(target_url, NAME, 2)
+
+
+async def test_one_that_sleeps_in_its_transaction_is_ended_by_who_takes_over(
+    target_url: str, looking: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that was stopped between two statements, and whose connection stays."""
+    monkeypatch.setattr(apply, "LET_GO_WITHIN", 1)
+    asleep = await connect(target_url, target.session_name(NAME))
+    await asleep.execute("BEGIN")
+    await asleep.execute("SELECT FROM crossfade_sync.streams FOR UPDATE")
+    async with applying(target_url) as new:
+        await new.apply([put(1, "a")], 200)
+    assert [row[0] for row in await rows(looking)] == [1]
+    with pytest.raises(psycopg.OperationalError):
+        await asleep.execute("COMMIT")
+    await asleep.close()
 
 
 async def test_an_epoch_alone_fences(target_url: str, looking: Connection) -> None:

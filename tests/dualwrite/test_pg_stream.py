@@ -197,6 +197,16 @@ async def test_a_second_reader_is_told_to_wait(source_url: str) -> None:
     assert (stopped.value.reason, stopped.value.passing) == ("slot_in_use", True)
 
 
+async def test_who_has_taken_over_need_not_wait_for_one_that_sleeps(source_url: str, writer: Writer) -> None:
+    """Its connection stays; the server would wait for its word until wal_sender_timeout."""
+    async with reading(source_url):
+        await pg_source.release_slot(writer, SLOT)
+        async with reading(source_url) as stream:
+            await writer.execute("INSERT INTO notes VALUES (1)")
+            assert said(await transactions(stream, 1)) == [("insert", (b"1", None, None))]
+    await pg_source.release_slot(writer, SLOT)
+
+
 async def test_a_connection_that_is_cut_ends_in_a_word_and_not_in_silence(
     source_url: str, writer: Writer
 ) -> None:

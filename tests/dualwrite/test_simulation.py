@@ -14,6 +14,7 @@ from dualwrite import backfill, follow, heartbeat, plan
 from dualwrite.apply import MissingRowError
 from dualwrite.change import ABSENT
 from dualwrite.snapshot import Snapshot, View
+from tests.dualwrite import simulation
 from tests.dualwrite.simulation import Broken, WrongError, play
 
 SCHEDULES = 20_000
@@ -88,6 +89,20 @@ def _beats_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(heartbeat, "next_after", max)
 
 
+def _deletes_are_dropped(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(plan, "_note", with_text(plan._note, "table.removed.add(key)", "rows.pop(key)"))
+
+
+def _confirmed_before_it_is_applied(patch: pytest.MonkeyPatch) -> None:
+    applied = "await self._applier.apply("
+    first = f"await self._capture.confirm(end)\n    {applied}"
+    patch.setattr(follow.Follower, "step", with_text(follow.Follower.step, applied, first))
+
+
+def _the_slot_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(simulation, "must_be_resumable", lambda *_: None)
+
+
 def _play_all(broken: Broken) -> None:
     for seed in range(ENOUGH_FOR_A_FAULT):
         play(seed, broken)
@@ -96,7 +111,7 @@ def _play_all(broken: Broken) -> None:
 @pytest.mark.parametrize("fault", [
     _nothing_is_hidden, _nothing_has_to_settle, _what_came_is_forgotten, _absent_is_null,
     _rows_are_merged_whole, _half_a_transaction_is_applied,
-    _beats_are_not_counted,
+    _beats_are_not_counted, _deletes_are_dropped, _confirmed_before_it_is_applied, _the_slot_is_not_looked_at,
 ], ids=lambda fault: fault.__name__.strip("_"))  # fmt: skip
 def test_a_rule_that_is_broken_is_found(
     fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

@@ -262,6 +262,9 @@ def _status(options: argparse.Namespace) -> int:
         f"up {status['uptime_seconds']:.0f} s, {_count(status['restarts'], 'restart')}, "
         f"last start took {status['start_seconds']:.2f} s"
     )
+    if status["sync_pids"]:
+        syncing = ", ".join(f"towards {side} pid {pid}" for side, pid in status["sync_pids"].items())
+        _data(f"syncing, or ready to: {syncing}")
     exits = ", ".join(f"{number} {reason}" for reason, number in status["worker_exits"].items())
     _data(f"ended workers: {exits or 'none'}")
     for line in _flags_lines(status["flags"]):

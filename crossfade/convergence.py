@@ -18,6 +18,19 @@ LOOK_EVERY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long who was armed and has vanished is waited for, in the middle of a cutover.
+
+    Whoever runs `armed` sends nothing that changes something without a lease, and no lease lasts longer than
+    `lease` seconds from now. Those of `outlasted` have been waited for already.
+    """
+
+    armed: int
+    lease: float
+    outlasted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Convergence:
     """How many workers of all living instances run at least some version."""
 
@@ -28,10 +41,31 @@ class Convergence:
     """From the question to the last acknowledgement, or to the end of the wait."""
     missing: tuple[str, ...]
     """Who does not run it: one line each."""
+    outlasted: frozenset[str] = frozenset()
+    """Those of the missing whose leases have ended, by their names."""
 
     @property
     def complete(self) -> bool:
         return not self.missing
+
+    @property
+    def safe(self) -> bool:
+        """Whether nobody sends what changes something as it was before."""
+        return len(self.missing) == len(self.outlasted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """Who does not run a version."""
+
+    name: str
+    line: str
+    runs: int
+    takes: int
+    """What it decides by: one that takes the version answers, and only has to end what is under way."""
+
+    def is_under_lease(self, version: int, patience: Patience) -> bool:
+        return patience.armed <= self.runs and self.takes < version
 
 
 async def converged(
@@ -40,19 +74,28 @@ async def converged(
     within: float,
     wake: asyncio.Event | None = None,
     own: Callable[[], InstanceReport | None] = lambda: None,
+    patience: Patience | None = None,
 ) -> Convergence:
     """Wait until every worker runs `version` or a later one. `wake` is set when there may be news.
 
-    `own` is what this instance would say now, which the store may hear a moment later. Raises StoreError.
+    `own` is what this instance would say now, which the store may hear a moment later. With `patience` it
+    ends once no other than those are missing whose leases have ended. Raises StoreError.
     """
     began = time.monotonic()
     while True:
         if wake is not None:
             wake.clear()
-        obeying, missing = who_runs(version, _with(own(), await store.instances()))
+        asked = time.monotonic()
+        obeying, missing = _look(version, _with(own(), await store.instances()))
         waited = time.monotonic() - began
-        if not missing or waited >= within:
-            return Convergence(version, obeying, obeying + len(missing), waited * 1000, missing)
+        outlasted = frozenset(
+            one.name for one in missing
+            if patience is not None and one.is_under_lease(version, patience)
+            and (one.name in patience.outlasted or asked - began >= patience.lease)
+        )  # fmt: skip
+        if len(outlasted) == len(missing) or waited >= within:
+            lines = tuple(one.line for one in missing)
+            return Convergence(version, obeying, obeying + len(missing), waited * 1000, lines, outlasted)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_EVERY):
                 await (wake or asyncio.Event()).wait()
@@ -66,18 +109,26 @@ def _with(own: InstanceReport | None, instances: Sequence[Instance]) -> list[Ins
 
 def who_runs(version: int, instances: Sequence[Instance]) -> tuple[int, tuple[str, ...]]:
     """How many workers run at least `version`, and a line for each that does not."""
+    obeying, missing = _look(version, instances)
+    return obeying, tuple(one.line for one in missing)
+
+
+def _look(version: int, instances: Sequence[Instance]) -> tuple[int, list[_Missing]]:
     obeying = 0
     missing = []
     living = [instance for instance in instances if instance.age <= ALIVE_WITHIN]
     for instance in living:
         name = instance.report.id
         for worker in instance.report.workers:
-            if worker["version"] >= version:
+            runs = worker["version"]
+            if runs >= version:
                 obeying += 1
-            else:
-                missing.append(f"worker {worker['worker']} of {name} runs v{worker['version']}")
+                continue
+            line = f"worker {worker['worker']} of {name} runs v{runs}"
+            takes = worker.get("taken", version)
+            missing.append(_Missing(f"{name}/{worker['worker']}/{worker.get('pid')}", line, runs, takes))
         if not instance.report.workers:
-            missing.append(f"{name} has no worker")
+            missing.append(_Missing(name, f"{name} has no worker", 0, version))
     if not living:
-        missing.append("no instance has said anything for a while")
-    return obeying, tuple(missing)
+        missing.append(_Missing("-", "no instance has said anything for a while", 0, version))
+    return obeying, missing

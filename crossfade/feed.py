@@ -31,7 +31,8 @@ from crossfade import exposition
 from crossfade.bell import Bell
 from crossfade.channel import Message
 from crossfade.cohort_counts import cohort_counts
-from crossfade.convergence import Convergence, converged
+from crossfade.convergence import Convergence, Patience, converged
+from crossfade.cutover.leases import Leases, is_under_way, lease_from
 from crossfade.embedded.postgres import EmbeddedPostgresError
 from crossfade.private_file import read_or_make
 from crossfade.store.actors import Actor, ActorType, Role, Via
@@ -75,6 +76,7 @@ class Feed:
         """The newest version that somebody has rung the bell for."""
         self._known = 0
         """The version that the supervisor has, as far as this process has heard."""
+        self._leases = Leases(ask, self._hear)
         self._saying = asyncio.Lock()
         self._said_last: InstanceReport | None = None
         self.store: Store | None = None
@@ -106,6 +108,7 @@ class Feed:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._bell.listen(self._hear))
             tasks.create_task(self._count_often())
+            tasks.create_task(self._renew_leases())
             await self._look_for_ever()
 
     async def close(self) -> None:
@@ -144,6 +147,7 @@ class Feed:
             known = await self._compare(store)
         # Also where a bell has promised more than there is.
         self._rung = self._known = known["version"]
+        self._leases.note(under_way=known["under_way"])
         if known["kills"]["every"] or known["kills"]["flags"]:
             await self._carry(store, known["kills"])
         if known["kills"]["over"]:
@@ -164,9 +168,12 @@ class Feed:
 
     async def _pull(self, store: Store, source: str) -> Message:
         """Hand the store's set to the supervisor, who answers when all workers decide by it."""
+        asked = time.monotonic()
         document, age = await store.flag_document()
+        # Some worker may be waited for, and the others' leases are not to end meanwhile.
+        self._leases.note(under_way=is_under_way(document))
         began = time.monotonic()
-        known = await self._ask({"do": "flags", "document": document})
+        known = await self._ask({"do": "flags", "document": document, "lease": lease_from(asked)})
         if known.get("acks"):
             seconds = age + time.monotonic() - began
             self._propagation[source][bisect_left(LATENCY_BUCKETS, seconds)] += 1
@@ -262,6 +269,11 @@ class Feed:
                 self._counts = await self._counted()
                 await self._report(self.store)
 
+    async def _renew_leases(self) -> None:
+        await self.opened.wait()
+        assert self.store is not None
+        await self._leases.run(self.store)
+
     async def _report(self, store: Store) -> None:
         # One after the other, so that what is newer is written last.
         async with self._saying:
@@ -291,6 +303,7 @@ class Feed:
                     "pid": w["pid"],
                     "state": w["state"],
                     "version": w["flags_version"],
+                    "taken": w["flags_taken"],
                 }
                 for w in status["workers"]
                 if w["state"] in ("ready", "draining")
@@ -298,10 +311,10 @@ class Feed:
             counts=self._counts,
         )
 
-    async def converged(self, version: int, within: float) -> Convergence:
+    async def converged(self, version: int, within: float, patience: Patience | None = None) -> Convergence:
         """Wait until every worker of every living instance runs `version` or a later one."""
         assert self.store is not None, "nothing was changed without a store"
-        return await converged(self.store, version, within, self._looked, lambda: self._said_last)
+        return await converged(self.store, version, within, self._looked, lambda: self._said_last, patience)
 
     # Saying how it is.
 

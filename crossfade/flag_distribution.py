@@ -76,8 +76,8 @@ class FlagDistribution:
 
     # The feed's questions.
 
-    async def take(self, document: Any) -> Message:
-        """A set from the store: who decides by it now, or why it was refused."""
+    async def take(self, document: Any, lease: float | None = None) -> Message:
+        """A set from the store: who decides by it now, or why it was refused. `lease`: `Fleet.tell_flags`."""
         async with self._turn:
             acks: list[FlagsAck] = []
             try:
@@ -91,7 +91,7 @@ class FlagDistribution:
             # Traffic waits neither for a slow disk nor for a full one.
             saving = asyncio.create_task(asyncio.to_thread(self._save))
             if changed:
-                acks = await self._distribute()
+                acks = await self._distribute(lease)
             await saving
             self._confirm()
             self._drop_carried()
@@ -147,7 +147,7 @@ class FlagDistribution:
 
     def _known(self) -> Message:
         kills = {**self._held.kills.to_json(), "version": self._held.version}
-        return {"version": self._held.version, "kills": kills}
+        return {"version": self._held.version, "kills": kills, "under_way": self._held.under_way}
 
     def _drop_carried(self) -> None:
         """Kills of this host that the store's set has in it by now need no place of their own.
@@ -249,11 +249,11 @@ class FlagDistribution:
         flag = effective.flag(key) if key is not None else None
         return effective.kill is not None if key is None else flag is not None and flag.kill is not None
 
-    async def _distribute(self) -> list[FlagsAck]:
+    async def _distribute(self, lease: float | None = None) -> list[FlagsAck]:
         effective = self._held.effective
         if effective is None:
             return []
-        acks = await self._fleet.tell_flags(to_json(effective))
+        acks = await self._fleet.tell_flags(to_json(effective), lease)
         for ack in acks:
             if ack.error is not None:
                 who = {"worker": ack.worker, "pid": ack.pid}

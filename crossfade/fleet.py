@@ -39,6 +39,8 @@ READY_WITHIN = 30.0
 """Seconds that a new worker has until it is prepared, and again until it accepts."""
 FLAGS_WITHIN = 2.0
 """Seconds that a worker has to acknowledge other flags; one that is late may take them yet."""
+FLAGS_WITHIN_IF_LATE = 0.1
+"""Seconds for one that has been late the last time: the others are not to wait for it twice."""
 OBEY_WITHIN = 5.0
 """Seconds that a worker has to take over a new configuration."""
 SAMPLES_WITHIN = 0.5
@@ -85,7 +87,10 @@ class Worker:
         self.share = share
         self.state = State.STARTING
         self.generation = 0
-        self.flags_version = 0
+        self.flags_version = self.flags_taken = 0
+        """What it obeys, and what it decides by from the next request on."""
+        self.late = False
+        """It has not answered to the last flags, and not been heard since."""
         self.born = time.monotonic()
         self.start_seconds = 0.0
         self.heard = self.born
@@ -98,6 +103,10 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"<Worker {self.place} pid {self.process.pid} {self.state} generation {self.generation}>"
+
+    def note_versions(self, message: Message) -> None:
+        self.flags_version = message.get("flags_version", self.flags_version)
+        self.flags_taken = message.get("flags_taken", self.flags_taken)
 
     def hear_no_more(self) -> None:
         if not self.deaf.done():
@@ -115,6 +124,7 @@ class Worker:
             state=self.state.value,
             generation=self.generation,
             flags_version=self.flags_version,
+            flags_taken=self.flags_taken,
             age_seconds=round(time.monotonic() - self.born, 3),
             start_seconds=round(self.start_seconds, 3),
             connections=int(exposition.total(self.samples, CLIENT_CONNECTIONS)),
@@ -240,21 +250,28 @@ class Fleet:
 
     # Flags.
 
-    async def tell_flags(self, document: Message) -> list[FlagsAck]:
-        """Have every worker decide by `document`, also those that start or drain; who did, and how soon."""
+    async def tell_flags(self, document: Message, lease: float | None = None) -> list[FlagsAck]:
+        """Have every worker decide by `document`, also those that start or drain; who did, and how soon.
+
+        `lease` is until when (time.monotonic) this set is sure to have been the newest or just replaced.
+        """
         self.flags = document
         workers = [worker for worker in self.living if worker.channel.is_open]
-        return await asyncio.gather(*(self._tell_flags(worker, document) for worker in workers))
+        order = {"do": "flags", "flags": document, "lease": lease}
+        return await asyncio.gather(*(self._tell_flags(worker, order) for worker in workers))
 
-    async def _tell_flags(self, worker: Worker, document: Message) -> FlagsAck:
+    async def _tell_flags(self, worker: Worker, order: Message) -> FlagsAck:
         began = time.monotonic()
         error = None
+        within = FLAGS_WITHIN_IF_LATE if worker.late else FLAGS_WITHIN
         try:
-            answer = await worker.channel.ask({"do": "flags", "flags": document}, FLAGS_WITHIN)
-            worker.flags_version = answer.get("version", worker.flags_version)
+            answer = await worker.channel.ask(order, within)
+            worker.note_versions(answer)
+            worker.late = False
             error = answer.get("error")
         except TimeoutError:
-            error = f"no answer within {FLAGS_WITHIN:.0f} s"
+            worker.late = True
+            error = f"no answer within {within:g} s"
         except ConnectionResetError:
             error = "it ended"
         return FlagsAck(
@@ -269,6 +286,11 @@ class Fleet:
         """Who does not hear of it lets sessions that have written stay with legacy."""
         for worker in self.living:
             worker.channel.send({"do": "fresh", "cutover": cutover, "upto": upto})
+
+    def tell_lease(self, version: int, until: float) -> None:
+        """Who decides by `version` may send what a cutover has armed until then (time.monotonic)."""
+        for worker in self.living:
+            worker.channel.send({"do": "lease", "version": version, "until": until})
 
     async def recent(self, flag: str) -> dict[str, int]:
         """Sampled requests per bucket of `flag` in the last minutes, over all workers."""
@@ -323,7 +345,7 @@ class Fleet:
     def status(self) -> list[WorkerStatus]:
         """Everyone who lives, and the places whose worker is going to be started again."""
         waiting = [
-            WorkerStatus(place, 0, "waiting", 0, 0, 0.0, 0.0, 0, 0, 0)
+            WorkerStatus(place, 0, "waiting", 0, 0, 0, 0.0, 0.0, 0, 0, 0)
             for place in range(self.size)
             if self._state(place) == "waiting"
         ]
@@ -398,7 +420,7 @@ class Fleet:
             await channel.open(line)
             # The flags of this moment: whatever comes later finds the line open.
             prepared = await self._tell_new(worker, {"do": "prepare", **told, "flags": self.flags})
-            worker.flags_version = prepared["flags_version"]
+            worker.note_versions(prepared)
         except BaseException:
             worker.end("not_ready")
             raise
@@ -544,6 +566,7 @@ class Fleet:
 
     def _received(self, worker: Worker, message: Message) -> None:
         worker.heard = time.monotonic()
+        worker.late = False
         if message.get("deaf"):
             worker.hear_no_more()
             if worker.state is State.READY:
@@ -551,7 +574,7 @@ class Fleet:
         if "samples" in message:
             worker.samples = exposition.from_wire(message["samples"])
             # Also where it has obeyed after nobody waited for its answer any more.
-            worker.flags_version = message.get("flags_version", worker.flags_version)
+            worker.note_versions(message)
 
     def _leaves_unasked(self, worker: Worker) -> None:
         """Somebody else has told it to end. Who connects meanwhile shall not wait until it has drained."""
@@ -615,6 +638,7 @@ class Fleet:
                     "state": worker.state.value,
                     "generation": worker.generation,
                     "flags_version": worker.flags_version,
+                    "flags_taken": worker.flags_taken,
                     "born": worker.born,
                     "start_seconds": worker.start_seconds,
                     "samples": exposition.to_wire(worker.samples),
@@ -638,7 +662,7 @@ class Fleet:
         worker = Worker(entry["place"], self._children.adopt(entry["pid"]), channel, share)
         worker.state = State(entry["state"])
         worker.generation = entry["generation"]
-        worker.flags_version = entry.get("flags_version", 0)
+        worker.note_versions(entry)
         worker.born, worker.start_seconds = entry["born"], entry["start_seconds"]
         worker.samples = exposition.from_wire(entry["samples"])
         self._living.add(worker)

@@ -180,6 +180,12 @@ class HeldFlags:
         return 0 if self._given is None else self._given.version
 
     @property
+    def under_way(self) -> bool:
+        """Whether a walk is, by the store's set: workers may need leases."""
+        given = self._given
+        return given is not None and any(one.phase is not Phase.OPEN for one in given.authorities)
+
+    @property
     def effective(self) -> FlagSet | None:
         """What workers decide by: the store's set under the kills of this host."""
         found = self._given

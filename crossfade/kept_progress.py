@@ -38,6 +38,7 @@ class KeptProgress:
             return Progress(
                 of=said["of"], upto=None if upto is None else tuple(upto), rows=said["rows"],
                 about=said["about"], segments=said["segments"], done=said["done"],
+                cut_short=said["cut_short"],
                 odd={(tuple(key), number) for key, number in said["odd"]},
             )  # fmt: skip
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -54,7 +55,8 @@ class KeptProgress:
         new = file.with_suffix(f".{os.getpid()}")
         said = {
             "of": progress.of, "upto": progress.upto, "rows": progress.rows, "about": progress.about,
-            "segments": progress.segments, "done": progress.done, "odd": list(progress.odd),
+            "segments": progress.segments, "done": progress.done,
+            "cut_short": progress.cut_short, "odd": list(progress.odd),
         }  # fmt: skip
         new.write_text(json.dumps(said))
         new.replace(file)

@@ -17,7 +17,9 @@ class WorkerStatus:
     generation: int
     """Of the configuration that it runs."""
     flags_version: int
-    """Of the flag set that it decides by; 0 without one."""
+    """Of the flag set that it obeys; 0 without one."""
+    flags_taken: int
+    """Of the one that it decides by. Later than `flags_version` while it ends what has to be over first."""
     age_seconds: float
     start_seconds: float
     """From the start of the process until it accepted."""

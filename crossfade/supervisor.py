@@ -93,6 +93,9 @@ def understand(given: Handover) -> None:
         for worker in given.fleet["workers"]:
             exposition.from_wire(worker["samples"])
             State(worker["state"])
+        for side, child in given.sync.items():
+            Side(side)
+            exposition.from_wire(child["samples"])
         given.descriptors()
     except (KeyError, TypeError, ValueError) as error:
         raise HandoverError(f"the new version does not understand the running one: {error!r}") from error
@@ -599,7 +602,7 @@ class Supervisor:
             case "samples":
                 return {"samples": exposition.to_wire(await self.samples())}
             case "flags":
-                return await self._flags.take(question["document"])
+                return await self._flags.take(question["document"], question["lease"])
             case "carried":
                 return await self._flags.carried(question["kills"], question["version"])
             case "told":
@@ -608,6 +611,9 @@ class Supervisor:
                 return await self._flags.confirm(question["version"])
             case "fresh":
                 self._fleet.tell_freshness(question["cutover"], question["upto"])
+                return {}
+            case "lease":
+                self._fleet.tell_lease(question["version"], question["until"])
                 return {}
             case "replay":
                 return await self._fleet.replay(question["request"])

@@ -31,7 +31,7 @@ from crossfade.processes import die_with_parent
 from crossfade.sockets import BACKLOG
 from crossfade.users_code import UsersCodeError
 from flags.document import InvalidFlagError, from_json
-from flags.model import FlagSet, Phase, Route
+from flags.model import FlagSet, Route
 from flags.snapshot import compile_snapshot
 from legacy_adapter.adapter import Plugs
 from proxy.config import ProxyConfig
@@ -108,6 +108,9 @@ class _Shell:
             case "fresh":
                 if self._worker is not None:
                     self._worker.freshness.learn(message["cutover"], message["upto"])
+            case "lease":
+                if self._worker is not None and self._taken == message["version"]:
+                    self._worker.renew_lease(message["until"])
             case "recent":
                 self._channel.answer(message, {"buckets": self._recent(message["flag"])})
             case "replay":
@@ -147,7 +150,7 @@ class _Shell:
         # What exists now lives as long as the process: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
-        self._channel.answer(message, {"flags_version": self._worker.runtime.snapshot.flags_version})
+        self._channel.answer(message, self._versions())
 
     async def _accept(self, message: Message) -> None:
         assert self._worker is not None, "a worker accepts only after it was prepared"
@@ -198,18 +201,21 @@ class _Shell:
                 self._channel.answer(message, {"error": str(error)})
                 return
             self._flags = flags
+            if message["lease"] is not None:
+                # Given for these flags: nobody may go on under it by those before.
+                self._worker.lease.renew(message["lease"])
             self._worker.decide_by(compile_snapshot(self._routes, self._generation, flags))
         left = await self._quiet(self._worker, flags)
         if left:
             words = f"{left} requests that change something are still under way"
-            self._channel.answer(message, {"version": self._obeyed, "error": words})
+            self._channel.answer(message, {**self._versions(), "error": words})
             self._run(self._quiet_at_last(self._worker, flags))
         else:
-            self._channel.answer(message, {"version": self._obeyed})
+            self._channel.answer(message, self._versions())
 
     async def _quiet(self, worker: Worker, flags: FlagSet, within: float = QUIET_WITHIN) -> int:
         """How much is under way after a while that these flags would have let wait."""
-        held = [key for one in flags.authorities if one.phase is not Phase.OPEN for key in one.flags]
+        held = [key for one in flags.authorities if one.holds for key in one.flags]
         deadline = time.monotonic() + within
         while held and (left := worker.changes_under_way(held)):
             if self._flags is not flags or time.monotonic() >= deadline:
@@ -273,7 +279,15 @@ class _Shell:
             return {"samples": []}
         pairs = [] if self._pairs is None else self._pairs.samples()
         samples = exposition.to_wire([*self._worker.samples(), *pairs])
-        return {"samples": samples, "flags_version": self._obeyed}
+        return {"samples": samples, **self._versions()}
+
+    @property
+    def _taken(self) -> int:
+        """The version of the flags that it decides by from the next request on."""
+        return 0 if self._flags is None else self._flags.version
+
+    def _versions(self) -> Message:
+        return {"flags_version": self._obeyed, "flags_taken": self._taken}
 
     def _replay(self, message: Message) -> None:
         """Answered when both sides have answered; whoever asks does not wait for ever."""

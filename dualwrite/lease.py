@@ -28,6 +28,8 @@ from dualwrite.pg_connect import connect
 SECONDS: Final = 5
 """That a lease lasts."""
 RENEW_EVERY: Final = 1.0
+ANSWER_WITHIN: Final = 2.0
+"""Seconds that the end of a process waits for a renewal under way."""
 
 _KEY: Final = "hashtext('crossfade_sync.lease.' || %s), %s"
 _TAKE: Final = """
@@ -86,6 +88,7 @@ class Lease:
         self._stream = stream
         self._number = number
         self._stop = threading.Event()
+        self._abandoned = False
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Why, once it is."""
         # Made here: in the thread nothing of psycopg's is used but libpq, which waits without our loop.
@@ -120,7 +123,11 @@ class Lease:
     async def release(self) -> None:
         """Let another one have it at once. A connection that is gone has said so already."""
         self._stop.set()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, ANSWER_WITHIN)
+        if self._thread.is_alive():
+            # The server has gone silent. Whoever waits for its answer closes the connection then.
+            self._abandoned = True
+            return
         try:
             await self._connection.execute(
                 "UPDATE crossfade_sync.leases SET until = '-infinity' WHERE stream = %s AND number = %s",
@@ -143,6 +150,9 @@ class Lease:
                 why = f"another process has taken {self._stream}"
             elif result.get_value(0, 0) != b"t":
                 why = f"{self._stream} shall not run any more"
+        if self._abandoned:
+            self._connection.pgconn.finish()
+            return
         with contextlib.suppress(RuntimeError):  # nobody is there any more to be told
             loop.call_soon_threadsafe(self._lose, why)
 

@@ -201,19 +201,15 @@ class PgStream:
 
     def _take_in(self) -> bool:
         """Whether all that was here has been read. False: it was too much for one turn of the loop."""
-        pg, take, looked = self._pg, self._decoder.take, False
-        get, bytes_ = pg.get_copy_data, bytes
+        take, get, bytes_ = self._decoder.take, self._pg.get_copy_data, bytes
+        # Once a turn: if more has come, the loop knows, and looking again in vain is a call to the kernel.
+        self._pg.consume_input()
         for _ in range(MESSAGES_A_TURN):
             length, seen = get(1)
             if length == 0:
-                if looked:
-                    return True
-                pg.consume_input()
-                looked = True
-                continue
+                return True
             if length < 0:
                 raise self._ended()
-            looked = False
             data = bytes_(seen)
             kind = data[0]
             if kind == 0x77:  # w: of the plugin, behind 24 bytes of positions and time

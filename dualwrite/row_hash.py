@@ -6,8 +6,8 @@ which any two servers can compute alike. In both, rows that are written differen
 
 - NULL is no value: the typed form has a NULL of its own for each column, the portable one an empty length.
 - No two columns run together or change places unseen: each has a seed; lengths stand before the texts.
-- PostgreSQL's own hashes take -0 for 0, 1.0 for 1.00, what a collation calls equal for equal, and fold 64
-  bits to 32 (so that 1 and 2^32 are one). Here all of these are told apart.
+- PostgreSQL's own hashes take -0 for 0, 1.0 for 1.00, a numeric's NaN for its Infinity, what a collation
+  calls equal for equal, and fold 64 bits to 32 (so that 1 and 2^32 are one). Here all are told apart.
 
 They are summed up, never combined by XOR: two equal faults would cancel each other out.
 """
@@ -49,7 +49,8 @@ _TYPED: Final[Mapping[str, str]] = {
     "smallint": "hashint2extended({0}, {1})",
     "integer": "hashint4extended({0}, {1})",
     "bigint": "hashint8extended({0}, {1}) # hashint4extended(({0} >> 32)::int, -{1})",
-    "numeric": "hash_numeric_extended({0}, {1}) # hashint4extended(coalesce(scale({0}), -1), -{1})",
+    "numeric": "CASE WHEN scale({0}) IS NULL THEN " + _AS_TEXT + " ELSE"
+    " hash_numeric_extended({0}, {1}) # hashint4extended(scale({0}), -{1}) END",
     "real": "CASE WHEN {0} = 0 THEN " + _AS_TEXT + " ELSE hashfloat4extended({0}, {1}) END",
     "double precision": "CASE WHEN {0} = 0 THEN " + _AS_TEXT + " ELSE hashfloat8extended({0}, {1}) END",
     "boolean": "hashint4extended({0}::int, {1})",

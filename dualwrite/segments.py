@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -33,8 +34,10 @@ ROWS: Final = 256
 """Of a segment, about."""
 MOST_SEGMENTS: Final = 65_536
 """Each costs the reading of a page; beyond that they get larger."""
-AT_ONCE: Final = 128
+AT_ONCE: Final = 256
 """Segments of a stretch."""
+AHEAD: Final = 2
+"""Stretches that are asked for while one is looked into, so that neither side waits for the other."""
 CUT_ABOVE: Final = 4_096
 """Rows of a segment that differs from which on it is cut once more."""
 BUCKETS: Final = 4_096
@@ -66,7 +69,7 @@ class Progress:
 
     of: str = ""
     upto: Key | None = None
-    """All rows up to this key were compared; None: none, or all."""
+    """All rows up to this key were compared; None: none, or, where it is done, all."""
     rows: int = 0
     """At the source, of those that were compared."""
     about: int = 0
@@ -79,8 +82,8 @@ class Progress:
     done: bool = False
 
     def of_this(self, what: str) -> Progress:
-        """Itself, emptied where it was of something else."""
-        if self.of != what:
+        """Itself, emptied where it was of something else, or of nothing yet."""
+        if self.of != what or (self.upto is None and not self.done):
             self.of, self.upto, self.rows, self.segments = what, None, 0, 0
             self.cut_short = self.done = False
             self.odd.clear()
@@ -94,9 +97,11 @@ class _Segment(NamedTuple):
 
 _Sum: TypeAlias = tuple[int, str | None]
 """How many rows, and the sum of their hashes, written out."""
+_Sums: TypeAlias = tuple[list[_Sum], list[_Sum]]
+"""Of the same segments, on both sides."""
 
 
-async def suspects(
+async def differing(
     ours: Half,
     theirs: Half,
     form: Form,
@@ -137,26 +142,39 @@ async def _along_the_key(
     segments = [_Segment(above, upto) for above, upto in itertools.pairwise(edges)]
     for side in sides:
         await side.by_index(on=len(segments) > 1)
-    for start in range(0, len(segments), AT_ONCE):
-        stretch = segments[start : start + AT_ONCE]
-        await _compare(sides, stretch, progress, cut=True)
-        progress.upto = stretch[-1].upto
-        told(progress)
-        if len(progress.odd) > 2 * most:
-            progress.cut_short = True
-            return
+    try:
+        async with asyncio.TaskGroup() as asked:
+            coming: deque[tuple[Sequence[_Segment], asyncio.Task[_Sums]]] = deque()
+            for start in range(0, len(segments) + AHEAD * AT_ONCE, AT_ONCE):
+                if some := segments[start : start + AT_ONCE]:
+                    coming.append((some, asked.create_task(_sums(sides, some))))
+                if start < AHEAD * AT_ONCE or not coming:
+                    continue
+                stretch, task = coming.popleft()
+                sums = await task
+                progress.rows += sum(count for count, _ in sums[0])
+                progress.segments += len(stretch)
+                await _look_into(sides, stretch, sums, progress, cut=True)
+                progress.upto = stretch[-1].upto
+                progress.done = progress.upto is None
+                told(progress)
+                if len(progress.odd) > 2 * most:
+                    progress.cut_short = True
+                    return
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
-async def _compare(
-    sides: tuple[_Side, _Side], stretch: Sequence[_Segment], progress: Progress, *, cut: bool
+async def _sums(sides: tuple[_Side, _Side], stretch: Sequence[_Segment]) -> _Sums:
+    return await asyncio.gather(sides[0].sums(stretch), sides[1].sums(stretch))
+
+
+async def _look_into(
+    sides: tuple[_Side, _Side], stretch: Sequence[_Segment], sums: _Sums, progress: Progress, *, cut: bool
 ) -> None:
-    ours, theirs = await asyncio.gather(*(side.sums(stretch) for side in sides))
-    if cut:
-        progress.rows += sum(count for count, _ in ours)
-        progress.segments += len(stretch)
     bad: list[_Segment] = []
     large: list[_Segment] = []
-    for segment, one, other in zip(stretch, ours, theirs, strict=True):
+    for segment, one, other in zip(stretch, *sums, strict=True):
         if one != other:
             (large if cut and max(one[0], other[0]) > CUT_ABOVE else bad).append(segment)
     for segment in large:
@@ -165,9 +183,10 @@ async def _compare(
         edges = [segment.above, *await sides[0].cut(segment), segment.upto]
         finer = [_Segment(above, upto) for above, upto in itertools.pairwise(edges)]
         for start in range(0, len(finer), AT_ONCE):
-            await _compare(sides, finer[start : start + AT_ONCE], progress, cut=False)
+            some = finer[start : start + AT_ONCE]
+            await _look_into(sides, some, await _sums(sides, some), progress, cut=False)
     if bad:
-        here, there = await asyncio.gather(*(side.rows(bad) for side in sides))
+        here, there = await asyncio.gather(sides[0].rows(bad), sides[1].rows(bad))
         progress.odd ^= here ^ there
 
 

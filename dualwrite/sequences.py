@@ -29,6 +29,12 @@ _OWNED: Final = """
 """
 """Sequences that belong to a column, by serial or identity, and the last number that each gave."""
 
+_LAST: Final = """
+    SELECT n.nspname::text, c.relname::text, s.seqmax
+      FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+"""
+"""The last number that each sequence can give."""
+
 Owned = dict[tuple[str, str], tuple[tuple[str, str], int]]
 """By table (schema.table) and column: the sequence's schema and name, and its last number."""
 
@@ -55,6 +61,28 @@ async def carry(losing: Connection, gaining: Connection, sources: Iterable[Sourc
         if (wanted := max(floor, highest)) > given:
             moved[sequence] = max(wanted, moved.get(sequence, 0))
     await _set(gaining, moved)
+    return [".".join(sequence) for sequence in moved]
+
+
+async def leap(where: Connection, sources: Iterable[SourceTable], by: int) -> list[str]:
+    """Move the sequences of these tables behind all their numbers, and `by` more; those that it moved.
+
+    For when the side is gone that has given the last numbers: what is given from now on is not what it gave,
+    unless it gave more than that. As far as a sequence goes, and never back.
+    """
+    ours = await _owned(where)
+    names = {one.name for one in sources}
+    columns = [key for key in ours if key[0] in names]
+    fed = []
+    for table, column in columns:
+        schema, _, name = table.partition(".")
+        fed.append((TargetTable(schema, name, (column,), ()), column))
+    moved: dict[tuple[str, str], int] = {}
+    for key, highest in zip(columns, await _highest(where, fed), strict=True):
+        sequence, given = ours[key]
+        moved[sequence] = max(highest, given, moved.get(sequence, 0)) + by
+    most = {(schema, name): last for schema, name, last in await (await where.execute(_LAST)).fetchall()}
+    await _set(where, {sequence: min(number, most[sequence]) for sequence, number in moved.items()})
     return [".".join(sequence) for sequence in moved]
 
 

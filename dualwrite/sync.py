@@ -519,7 +519,8 @@ class _Work:
         rate = self._pace.rate(now)
         if about is not None:
             copied = await target.rows_copied(self._looking, self._direction.name, name)
-            self._told.left = max(0, about - copied) / rate if rate else None
+            # A table without statistics, or one that has grown since, cannot say what is left.
+            self._told.left = (about - copied) / rate if rate and about > copied else None
         pauses = {
             reason.value: {"times": times, "seconds": self._pace.waited[reason] / 1000}
             for reason, times in self._pace.pauses.items()

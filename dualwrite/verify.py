@@ -35,7 +35,7 @@ from dualwrite.pg_connect import connect
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.repair import read_rows
 from dualwrite.row_hash import Column, Form, common_type, form_for
-from dualwrite.segments import Half, Key, Progress, suspects
+from dualwrite.segments import Half, Key, Progress, differing
 from dualwrite.target import qualified
 
 ROUNDS: Final = 6
@@ -184,13 +184,15 @@ class Comparison:
         """Keys at the source that were not there when they were looked for."""
 
     async def run(self, rounds: int, going: Going) -> Compared:
+        return await self.settle(await self.suspects(going), rounds)
+
+    async def suspects(self, going: Going) -> list[Key]:
+        """Keys at the target of rows that differ as both sides stand now, each at its own moment."""
         mapping = self._mapping
         columns = await self._written_alike(mapping) if isinstance(mapping, Copying) else []
         if isinstance(mapping, Copying) and columns:
-            found = await self._by_segments(mapping, columns, going)
-        else:
-            found = await self._by_rows(going)
-        return await self.settle(found, rounds)
+            return await self._by_segments(mapping, columns, going)
+        return await self._by_rows(going)
 
     async def again(self, keys: Sequence[Key], rounds: int, *, at_rest: bool) -> Compared:
         """What is sure of these rows, by their keys at the target. `at_rest`: nobody writes.
@@ -240,7 +242,7 @@ class Comparison:
             halves.append(Half(where, table, columns_, named, utf8))
         progress = going.progress.of_this(f"{form} {self._found.name} {ours} {theirs}")
         self._found.rows_before = progress.rows
-        found = await suspects(halves[0], halves[1], form, progress, MOST, going.told)
+        found = await differing(halves[0], halves[1], form, progress, MOST, going.told)
         self._found.form = form
         self._found.rows = progress.rows
         self._found.segments = progress.segments

@@ -507,7 +507,7 @@ def beyond_a_kill(flag_set: FlagSet) -> list[str]:
 def _authority_differences(before: FlagSet, after: FlagSet) -> Iterator[str]:
     for one in after.authorities:
         if one != before.authority(one.cutover):
-            waits = "" if one.phase is Phase.OPEN else ", and what changes something waits"
+            waits = ", and what changes something waits" if one.holds else ""
             yield f"cutover {one.cutover}: {one.side} has the authority (generation {one.generation}){waits}"
     for one in before.authorities:
         if after.authority(one.cutover) is None:

@@ -46,7 +46,7 @@ def explain(
     matched = "no route matches" if order is None or route is None else _matched(order, route)
     if decision.reason is Reason.AUTHORITY:
         what = "changes data" if decision.writes else "reads data"
-        held = "; it waits for the cutover" if decision.hold else ""
+        held = "; it waits for the cutover" if decision.hold and not decision.leased else ""
         why = Step(f"it {what} over which {decision.side} has the authority{held}", decided=True)
         return Explanation(decision, (Step(matched), why))
     if decision.reason is Reason.OWN_WRITES:

@@ -78,6 +78,8 @@ class Phase(StrEnum):
 
     OPEN = "open"
     """Requests go to the side that has the authority."""
+    ARM = "arm"
+    """As OPEN, but what changes something goes on only under the worker's lease: a hold is near."""
     HOLD = "hold"
     """What changes something waits in the workers; what reads goes on."""
     TURN = "turn"
@@ -171,6 +173,8 @@ class Decision:
     """Its answer tells the client to bring a note, by which its session reads what it wrote."""
     hold: bool = False
     """It waits until it is settled which side that is."""
+    leased: bool = False
+    """It waits only where the worker has no lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +280,11 @@ class Authority:
     """While legacy has the authority, sessions that have written read from there until new has it, too."""
     max_lag_ms: int | None = None
     """While legacy has the authority, everybody reads from there where new is further behind than this."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what changes something waits, with or without a lease."""
+        return self.phase in (Phase.HOLD, Phase.TURN)
 
     @property
     def read_from_new(self) -> bool:

@@ -277,7 +277,8 @@ def _bound(
     changes = _changes(route)
     watched = authority.own_writes and not authority.read_from_new
     at = Decision(authority.side, Reason.AUTHORITY, route.flag, version, writes=True, noted=watched)
-    writes = _translated(replace(at, hold=authority.phase is not Phase.OPEN), route.adapters)
+    armed = authority.phase is Phase.ARM
+    writes = _translated(replace(at, hold=authority.holds or armed, leased=armed), route.adapters)
     own = None
     if watched:
         own = Decision(Side.LEGACY, Reason.OWN_WRITES, route.flag, version, noted=True)

@@ -129,7 +129,7 @@ class Exchange:
         if not head.plain and (refusal := self._refusal()) is not None:
             self.fail(refusal.status, refusal.reason)
             return
-        if decision.hold:
+        if decision.hold and self._must_wait(decision):
             self._wait_for_authority()
             return
         if decision.translation is not None:
@@ -158,7 +158,7 @@ class Exchange:
         self.request_body = None
         runtime = self.runtime = self.client.worker.runtime
         decision = decide(runtime.snapshot, self.head, self)
-        if decision.hold:
+        if decision.hold and self._must_wait(decision):
             self._held_until = until
         else:
             self.client.worker.holding.count(decision.flag, "went_on")
@@ -587,6 +587,9 @@ class Exchange:
         if head.marked and not self.client.peer.trusted:
             return Refusal(508, "mirrored_request")
         return None
+
+    def _must_wait(self, decision: Decision) -> bool:
+        return not (decision.leased and self.client.worker.lease.lasts())
 
     def _wait_for_authority(self) -> None:
         limits = self.runtime.config.holding

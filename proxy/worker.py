@@ -32,6 +32,7 @@ from proxy.forwarding import Peer
 from proxy.freshness import Freshness
 from proxy.head import parse_request
 from proxy.holding import Holding
+from proxy.lease import Lease
 from proxy.mirror import Mirror, Observer
 from proxy.pool import Pool
 from proxy.recent import Recent
@@ -64,6 +65,7 @@ class Worker:
         self.counters = Counters()
         self.freshness = Freshness()
         self.holding = Holding(self.counters, self.loop.call_later)
+        self.lease = Lease()
         self._mirror = None if observer is None else self._mirror_for(observer)
         self.recent = Recent()
         self._budgets = Budgets()
@@ -126,6 +128,13 @@ class Worker:
         self.counters.forget_decisions()
         self._stop_mirroring(snapshot)
         self.holding.go_on()
+
+    def renew_lease(self, until: float) -> None:
+        """What changes something may go on until then (time.monotonic), where a cutover is armed."""
+        had_ended = not self.lease.lasts()
+        self.lease.renew(until)
+        if had_ended:
+            self.holding.go_on()
 
     def changes_under_way(self, flags: Collection[str]) -> int:
         """Requests under these flags that a target may be carrying out and that change something."""

@@ -353,6 +353,23 @@ class CutoversAnswer(Answer):
     cutovers: Sequence[CutoverShown]
 
 
+class LossAnswer(Answer):
+    """What `back` with `accept_loss` would lose. Moments are Unix time by legacy's clock."""
+
+    name: str
+    why: str
+    """Why there is no way back that loses nothing."""
+    upto: float | None
+    """When the last change came from new; None if none ever did."""
+    seconds: float | None
+    """Since then."""
+    position: str | None
+    """Up to which new's log has come."""
+    bytes_behind: int | None
+    """Of new's log that has not; None where new cannot be asked."""
+    in_words: str
+
+
 class BlockerShown(Shown):
     reason: str
     message: str
@@ -466,6 +483,8 @@ class WorkerShown(Shown):
     pid: int
     state: str
     version: int
+    taken: int | None = None
+    """By which it decides; later than `version` while it ends what has to be over first."""
 
 
 class InstanceShown(Shown):

@@ -41,7 +41,7 @@ class Admin:
         self._shadow = ShadowApi(desk, context, code_rules)
         self._people = PeopleApi(desk)
         self._cutovers = CutoverApi(desk, context)
-        self._public = Public(desk.supervisor, own_samples)
+        self._public = Public(desk.supervisor, own_samples, self._cutovers.for_everybody)
 
     def update(self, context: Message) -> None:
         self._flags.update(context)
@@ -98,6 +98,7 @@ class Admin:
             Operation("POST", f"{cutover}/prepare", "Fences, and the way back", cutovers.prepare),
             Operation("POST", f"{cutover}/run", "Give new the authority", cutovers.run),
             Operation("POST", f"{cutover}/back", "Give it back to legacy", cutovers.back),
+            Operation("GET", f"{cutover}/loss", "What going back without new would lose", cutovers.loss),
             Operation("POST", f"{cutover}/abort", "Cancel the walk under way", cutovers.abort),
             Operation("POST", f"{cutover}/finish", "End it for good", cutovers.finish),
             Operation("GET", "/api/v1/people", "People and their roles", people.list_people, Role.ADMIN),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import Final
 
 import psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,25 +16,32 @@ from crossfade.admin.answers import (
     CutoverAnswer,
     CutoverPlanAnswer,
     CutoversAnswer,
+    LossAnswer,
     WalkShown,
 )
 from crossfade.admin.asked import Asked
 from crossfade.admin.desk import Desk
+from crossfade.admin.errors import NoStoreError
 from crossfade.admin.models import CutoverBody, Nothing, Why
 from crossfade.admin.next_steps import WHY
 from crossfade.channel import Message
-from crossfade.cutover import ground
+from crossfade.cutover import ground, loss
 from crossfade.cutover.ground import Ground, Plot
 from crossfade.cutover.plan import Blocker, Facts, blockers, facts
 from crossfade.store import cutovers, reports
+from crossfade.store.actors import DeniedError, authorise
 from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Done
+from crossfade.store.connection import StoreError
 from crossfade.store.cutovers import Walk
 from dualwrite.capture import CaptureStopped
 from dualwrite.fence import WritersError
 from dualwrite.mapped import other
 from flags.change import DropAuthority, Refused, SetAuthority
 from flags.model import Authority, FlagSet, Phase, Side
+
+AT_ONCE: Final = 1.0
+"""Seconds that the status page waits for the store."""
 
 
 class CutoverApi:
@@ -50,6 +59,14 @@ class CutoverApi:
         next_ = [f"crossfade cutover plan {one.name}" for one in found]
         nothing = ["name one in crossfade.yaml: docs/cutover.md"]
         return CutoversAnswer(cutovers=found, next=next_ or nothing)
+
+    async def for_everybody(self) -> list[CutoverAnswer]:
+        """For the status page: what can be said at once, and nothing where the store cannot be asked."""
+        try:
+            async with asyncio.timeout(AT_ONCE):
+                return [await self._shown(one["name"]) for one in self._context["cutovers"]]
+        except (StoreError, NoStoreError, TimeoutError):
+            return []
 
     async def status(self, asked: Asked[Nothing]) -> CutoverAnswer:
         return await self._shown(self._plot(asked).name)
@@ -112,23 +129,59 @@ class CutoverApi:
         return await self._begin(asked, Side.NEW)
 
     async def back(self, asked: Asked[CutoverBody]) -> CutoverAnswer:
+        if asked.said.accept_loss:
+            return await self._accept_loss(asked)
         return await self._begin(asked, Side.LEGACY)
+
+    async def loss(self, asked: Asked[Nothing]) -> LossAnswer:
+        plot = self._plot(asked)
+        await self._at_new(plot)
+        async with _in_words(plot):
+            found = await loss.measure(plot)
+        next_ = [f"crossfade cutover back {plot.name} --accept-loss --confirm {plot.name} {WHY}"]
+        return LossAnswer(name=plot.name, **asdict(found), in_words=found.in_words, next=next_)
+
+    async def _accept_loss(self, asked: Asked[CutoverBody]) -> CutoverAnswer:
+        plot, said = self._plot(asked), asked.said
+        if said.confirm != plot.name:
+            raise Refused("invalid", f"this loses data: confirm it with the cutover's name, {plot.name}")
+        if said.rehearse:
+            raise Refused("invalid", "what loses data cannot be rehearsed")
+        authority = await self._at_new(plot)
+        async with _in_words(plot):
+            found = await loss.measure(plot)
+        await cutovers.begin(
+            self._desk.store(), asked.actor, authority, reason=said.reason, ticket=said.ticket,
+            evidence={**asdict(found), "in_words": found.in_words}, request_id=asked.request_id,
+            loss=asdict(found),
+        )  # fmt: skip
+        return await self._shown(plot.name)
+
+    async def _at_new(self, plot: Plot) -> Authority:
+        """Raises Refused where new has not got the authority, or a walk is under way."""
+        authority = (await self._desk.store().flag_set()).authority(plot.name)
+        if authority is None or authority.side is not Side.NEW:
+            raise Refused(
+                "blocked", f"new has not got the authority of {plot.name}: there is nothing to lose"
+            )
+        if authority.phase is not Phase.OPEN:
+            raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
+        return authority
 
     async def _begin(self, asked: Asked[CutoverBody], towards: Side) -> CutoverAnswer:
         plot, said, store = self._plot(asked), asked.said, self._desk.store()
         flag_set = await store.flag_set()
         authority = flag_set.authority(plot.name)
         _, against = await self._looked(plot, authority, flag_set, towards)
+        unapproved = [] if said.rehearse else await self._unapproved(asked, plot, flag_set, towards)
         if against or authority is None:
-            lines = "; ".join(f"{one.reason}: {one.message} (then: {one.remedy})" for one in against)
+            all_of_it = [*against, *(one for one, _ in unapproved)]
+            lines = "; ".join(f"{one.reason}: {one.message} (then: {one.remedy})" for one in all_of_it)
             raise Refused("blocked", lines or f"nobody has prepared {plot.name}")
-        asking = [
-            key for key in plot.flags
-            if towards is Side.NEW and (flag := flag_set.flag(key)) is not None and flag.needs_report
-        ]  # fmt: skip
-        if asking and not said.rehearse:
-            async with store.transaction() as connection:
-                await reports.check(connection, said.report, asking)
+        for _, refusal in unapproved:
+            if isinstance(refusal, Refused):
+                raise refusal
+        # Who may not is refused, and recorded, with the rest of what is begun.
         await cutovers.begin(
             store,
             asked.actor,
@@ -183,6 +236,28 @@ class CutoverApi:
         return await self._shown(plot.name)
 
     # Details.
+
+    async def _unapproved(
+        self, asked: Asked[CutoverBody], plot: Plot, flag_set: FlagSet, towards: Side
+    ) -> list[tuple[Blocker, Exception]]:
+        """What people have to say first, each with the refusal that it is where nothing else is wrong."""
+        found: list[tuple[Blocker, Exception]] = []
+        asking = [
+            key for key in plot.flags
+            if towards is Side.NEW and (flag := flag_set.flag(key)) is not None and flag.needs_report
+        ]  # fmt: skip
+        try:
+            if asking:
+                async with self._desk.store().transaction() as connection:
+                    await reports.check(connection, asked.said.report, asking)
+        except Refused as refusal:
+            remedy = "crossfade shadow report --keep, and --report DIGEST"
+            found.append((Blocker("report", str(refusal), remedy), refusal))
+        try:
+            authorise(asked.actor, "cutover.run" if towards is Side.NEW else "cutover.back")
+        except DeniedError as denied:
+            found.append((Blocker("approval", str(denied), "have it approved"), denied))
+        return found
 
     def _plot(self, asked: Asked[Nothing] | Asked[Why] | Asked[CutoverBody]) -> Plot:
         known = ground.plots(self._context)

@@ -121,6 +121,10 @@ class CutoverBody(Why):
     rehearse: bool = False
     """Do everything up to the decision, and then cancel."""
     report: Annotated[str | None, Field(max_length=64)] = None
+    accept_loss: bool = False
+    """Only for the way back: without what new still has."""
+    confirm: Annotated[str | None, Field(max_length=200)] = None
+    """The cutover's name once more, where data is lost."""
 
 
 class GuardrailBody(Why):

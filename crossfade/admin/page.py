@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from pydantic import TypeAdapter
 
+from crossfade.admin.answers import CutoverShown
 from crossfade.status import ProxyStatus
 
 
@@ -27,7 +29,7 @@ def readiness(status: ProxyStatus | None) -> Readiness:
     return Readiness(status.ready, status.not_ready)
 
 
-def status_page(status: ProxyStatus | None) -> str:
+def status_page(status: ProxyStatus | None, cutovers: Sequence[CutoverShown] = ()) -> str:
     """A page without scripts or anything from elsewhere; it reloads itself."""
     if status is None:
         return _page("crossfade", "<p class=bad>The supervisor does not answer.</p>")
@@ -57,10 +59,36 @@ def status_page(status: ProxyStatus | None) -> str:
     return _page(
         f"crossfade on {escape(', '.join(status.listen))}",
         "<dl>" + "".join(f"<dt>{name}<dd>{value}" for name, value in facts.items()) + "</dl>"
+        + _table(head, rows) + _cutovers(cutovers)
+        + "<p><a href=/metrics>metrics</a> <a href=/api/v1/proxy>JSON</a> "
+        "<a href=/api/v1/openapi.json>OpenAPI</a> <a href=/readyz>readiness</a></p>",
+    )  # fmt: skip
+
+
+def _cutovers(cutovers: Sequence[CutoverShown]) -> str:
+    """Which side has the authority, and what became of the last walk."""
+    if not cutovers:
+        return ""
+    head = ("cutover", "authority", "generation", "phase", "last walk", "state", "writes waited", "")
+    rows = []
+    for one in cutovers:
+        known = (escape(one.name), f"<b>{one.side or 'not prepared'}</b>", one.generation, one.phase or "-")
+        if not one.walks:
+            rows.append((*known, "none yet", "", "", ""))
+            continue
+        last = one.walks[0]
+        colour = {"done": "good", "cancelled": "bad"}.get(last.state, "now")
+        kind = f"{last.id} to {last.towards}{', a rehearsal' if last.rehearsal else ''}"
+        waited = "" if last.held_seconds is None else f"{last.held_seconds * 1000:.0f} ms"
+        state = f"<span class={colour}>{last.state}</span>"
+        rows.append((*known, kind, state, waited, escape(last.message or "")))
+    return "<h2>Cutovers</h2>" + _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return (
         "<table><tr>" + "".join(f"<th>{name}" for name in head)
         + "".join("<tr>" + "".join(f"<td>{value}" for value in row) for row in rows) + "</table>"
-        "<p><a href=/metrics>metrics</a> <a href=/api/v1/proxy>JSON</a> "
-        "<a href=/api/v1/openapi.json>OpenAPI</a> <a href=/readyz>readiness</a></p>",
     )  # fmt: skip
 
 
@@ -75,8 +103,9 @@ def _page(title: str, body: str) -> str:
 STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "h1{font-size:1.3rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.5rem}"
+    "h1{font-size:1.3rem}h2{font-size:1.1rem;margin:1.5rem 0 .3rem}"
+    "dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.5rem}"
     "dd{margin:0}dt{opacity:.7}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "td,th{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid #8884}"
-    ".good{color:#188038}.bad{color:#d93025}a{margin-right:1rem}"
+    ".good{color:#188038}.bad{color:#d93025}.now{color:#b06000}a{margin-right:1rem}"
 )

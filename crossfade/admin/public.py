@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from aiohttp import web
 
 from core.metrics import Sample
 from crossfade import exposition
+from crossfade.admin.answers import CutoverShown
 from crossfade.admin.asking import STATUS, Supervisor
 from crossfade.admin.errors import refusal
 from crossfade.admin.page import READINESS, readiness, status_page
 
 Samples: TypeAlias = Callable[[], Sequence[Sample]]
+Cutovers: TypeAlias = Callable[[], Awaitable[Sequence[CutoverShown]]]
 
 
 class Public:
     """The handlers of what needs no token."""
 
-    def __init__(self, supervisor: Supervisor, own_samples: Samples) -> None:
+    def __init__(self, supervisor: Supervisor, own_samples: Samples, cutovers: Cutovers) -> None:
         self._supervisor = supervisor
         self._own_samples = own_samples
+        self._cutovers = cutovers
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -56,4 +59,5 @@ class Public:
         return web.Response(body=STATUS.dump_json(status) + b"\n", content_type="application/json")
 
     async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=status_page(await self._supervisor.status()), content_type="text/html")
+        status, cutovers = await self._supervisor.status(), await self._cutovers()
+        return web.Response(text=status_page(status, cutovers), content_type="text/html")

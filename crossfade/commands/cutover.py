@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -58,13 +59,19 @@ def status(options: argparse.Namespace) -> int:
         return OK
     path = _cutover(asked, options)
     if options.watch:
-        return watch(options, asked, path, described)
+        return watch(options, asked, path, described, _in_a_line, LOOK_EVERY)
     found = asked.get(path)
     if not tell_json(options, found):
         for line in described(found):
             data(line)
         tell_next(found["next"])
     return OK
+
+
+def _in_a_line(found: dict[str, Any]) -> str:
+    walk = f", walk {found['walks'][0]['id']} {found['walks'][0]['state']}" if found["walks"] else ""
+    phase = "" if found["phase"] is None else f", {found['phase']}"
+    return f"{found['name']} {found['side'] or 'not prepared'}, generation {found['generation']}{phase}{walk}"
 
 
 def described(found: dict[str, Any]) -> list[str]:
@@ -102,14 +109,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def back(options: argparse.Namespace) -> int:
-    return _walk(options, "back")
+    if not options.accept_loss:
+        return _walk(options, "back")
+    asked = api(options)
+    found = asked.ask("GET", _cutover(asked, options, "loss"), patience=DATABASES_WITHIN)
+    for line in (found["why"], found["in_words"], "numbers that new has given may be given again"):
+        talk(line)
+    confirm = options.confirm
+    if confirm is None:
+        if not sys.stdin.isatty():
+            raise ApiError(USAGE, f"this loses data: say --confirm {found['name']}", word="invalid")
+        confirm = input(f"type {found['name']} to lose it: ").strip()
+    if confirm != found["name"]:
+        raise ApiError(USAGE, f"{confirm!r} is not {found['name']}: nothing was done", word="invalid")
+    return _walk(options, "back", accept_loss=True, confirm=confirm)
 
 
-def _walk(options: argparse.Namespace, what: str) -> int:
+def _walk(options: argparse.Namespace, what: str, **more: object) -> int:
     """Exit code 0 when it is done, 6 if it was cancelled, 7 if it has not ended in time (it goes on)."""
     asked = api(options)
     path = _cutover(asked, options)
-    body = {**said(options), "rehearse": options.rehearse}
+    body = {**said(options), "rehearse": options.rehearse, **more}
     body.pop("wait", None)
     asked.ask("POST", f"{path}/{what}", body, patience=DATABASES_WITHIN)
     return _until_ended(options, asked, path, _was_rehearsed if options.rehearse else _is_done)

@@ -307,7 +307,8 @@ def _job(
     left = None
     if job.state is JobState.RUNNING and job.rows_per_second and job.name in tables:
         rows = about[tables[job.name]] - copied.get(job.name, (0, False))[0]
-        left = round(max(0, rows) / job.rows_per_second, 1)
+        # Statistics may be old, or not there at all.
+        left = round(rows / job.rows_per_second, 1) if rows > 0 else None
     return {**asdict(job), "state": job.state.value, "seconds_left": left}
 
 

@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from crossfade.commands.api import ANSWER_WITHIN, ERROR, OK, ApiError, data_dir_of
+from crossfade.commands.api import ANSWER_WITHIN, ERROR, OK, Api, ApiError, data_dir_of
+from crossfade.commands.cutover import DATABASES_WITHIN
 from crossfade.commands.telling import Paint, api, data, paint, tell_json
 from crossfade.held_flags import HeldFlags
 
@@ -20,6 +22,8 @@ OLD_AFTER = 60.0
 """Seconds without a word of the store after which flags count as old."""
 HEARD_WITHIN = 10.0
 """Seconds after which an instance that has said nothing is counted as gone."""
+LONG_WALK = 600.0
+"""Seconds after which a walk that has not ended is worth a look; comparing large tables takes long."""
 MEANWHILE = "traffic goes on by the flags that each worker has"
 
 
@@ -91,6 +95,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield from _of_the_age(status)
     yield from _of_all_instances(flags, instances)
     yield from _of_the_flags(flags, guardrails)
+    yield from _of_the_cutovers(asked)
 
 
 def _of_the_configuration(options: argparse.Namespace) -> Iterator[Finding]:
@@ -208,6 +213,43 @@ def _of_all_instances(flags: dict[str, Any], instances: list[dict[str, Any]]) ->
             yield Finding(
                 Level.WARNING, "instances", what, "start it, or let it be: it is forgotten after a day"
             )
+
+
+def _of_the_cutovers(asked: Api) -> Iterator[Finding]:
+    """Fences, journals and walks; what else stands against the next walk is what its plan is for."""
+    try:
+        found = asked.get("/api/v1/cutovers")["cutovers"]
+    except ApiError as error:
+        yield Finding(Level.PROBLEM, "cutovers", str(error), "; ".join(error.next_steps))
+        return
+    for one in found:
+        name, walk = one["name"], one["walks"][0] if one["walks"] else None
+        if walk is not None and walk["ended_at"] is None:
+            level = Level.WARNING if walk["took"] > LONG_WALK else Level.OK
+            what = (
+                f"{name}: walk {walk['id']} to {walk['towards']} is {walk['state']} for {walk['took']:.0f} s"
+            )
+            yield Finding(level, "cutover", what, f"crossfade cutover status {name} -w")
+        elif one["side"] is not None:
+            yield from _of_the_fences(asked, one)
+
+
+def _of_the_fences(asked: Api, one: dict[str, Any]) -> Iterator[Finding]:
+    name = one["name"]
+    try:
+        plan = asked.ask("GET", f"/api/v1/cutovers/{quote(name, safe='')}/plan", patience=DATABASES_WITHIN)
+    except ApiError as error:
+        todo = "runbooks/way-back.md, runbooks/new-is-gone.md" if one["side"] == "new" else "look at both"
+        yield Finding(Level.PROBLEM, "cutover", str(error), todo)
+        return
+    wrong = [
+        blocker for blocker in plan["blockers"] if blocker["reason"] in ("fence", "not_fenced", "journal")
+    ]
+    for blocker in wrong:
+        yield Finding(Level.PROBLEM, blocker["reason"], f"{name}: {blocker['message']}", blocker["remedy"])
+    if not wrong:
+        what = f"{name}: {one['side']} has the authority (generation {one['generation']}), and its fences and"
+        yield Finding(Level.OK, "cutover", f"{what} journals say so")
 
 
 def _of_the_flags(flags: dict[str, Any], guardrails: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -58,10 +58,14 @@ def _due(flag: dict[str, Any]) -> str:
     return f"OVERDUE since {flag['expires_on']}" if flag["overdue"] else str(flag["expires_on"] or "-")
 
 
+def _in_a_line(flag: dict[str, Any]) -> str:
+    return f"{flag['key']} v{flag['version']} {flag['stands']}"
+
+
 def get(options: argparse.Namespace) -> int:
     asked = api(options)
     if options.watch:
-        return watch(options, asked, flag_path(options.key), described)
+        return watch(options, asked, flag_path(options.key), described, _in_a_line)
     flag = asked.get(flag_path(options.key))
     if not tell_json(options, flag):
         _tell_trouble(flag)

@@ -1,4 +1,4 @@
-"""`crossfade flag get -w`: one flag as it changes."""
+"""`-w`: a flag, or a cutover, as it changes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ _ABOVE = "\x1b[H\x1b[2J"
 
 
 def watch(
-    options: argparse.Namespace, asked: Api, path: str, described: Callable[[dict[str, Any]], list[str]]
+    options: argparse.Namespace,
+    asked: Api,
+    path: str,
+    described: Callable[[dict[str, Any]], list[str]],
+    in_a_line: Callable[[dict[str, Any]], str],
+    every: float = LOOK_EVERY,
 ) -> int:
-    """Redraw on a terminal; anywhere else print one line for each change. Outlives a restart.
+    """Redraw on a terminal; anywhere else print `in_a_line` whenever it is another one. Outlives a restart.
 
     Raises ApiError for what waiting does not mend.
     """
@@ -29,7 +34,7 @@ def watch(
     try:
         while True:
             try:
-                flag, running = asked.get(path), _running(asked)
+                found, running = asked.get(path), _running(asked)
             except ApiError as error:
                 if not error.unreachable:
                     raise
@@ -42,15 +47,15 @@ def watch(
                 time.sleep(LOOK_EVERY)
                 asked = _again(options, asked)
                 continue
-            lines = [*described(flag), f"workers     {running}"]
-            seen = (flag["version"], flag["stands"], running)
+            lines = [*described(found), f"workers     {running}"]
+            seen = f"{in_a_line(found)}, workers {running}"
             if terminal:
                 foot = paint(f"{time.strftime('%H:%M:%S')}, Ctrl-C ends this", Paint.FAINT, sys.stdout)
                 data(_ABOVE + "\n".join([*lines, "", foot]))
-            elif seen != shown and not tell_json(options, flag):
-                data(f"{flag['key']} v{flag['version']} {flag['stands']}, workers {running}")
+            elif seen != shown and not tell_json(options, found):
+                data(seen)
             shown = seen
-            time.sleep(LOOK_EVERY)
+            time.sleep(every)
     except KeyboardInterrupt:
         return OK
 

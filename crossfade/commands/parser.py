@@ -350,6 +350,11 @@ def _cutover(commands: Commands) -> None:
             )
         if name == "run":
             _report(one)
+        if name == "back":
+            one.add_argument(
+                "--accept-loss", action="store_true", help="new is gone: go back without what it still has"
+            )
+            one.add_argument("--confirm", metavar="CUTOVER", help="its name once more, for that")
 
 
 # What they share.

@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -21,8 +22,10 @@ from sqlalchemy import func, select
 
 from core.metrics import CUTOVER_HOLD, CUTOVERS, LATENCY_BUCKETS, Histogram, Sample
 from crossfade.channel import Message
-from crossfade.convergence import Convergence
+from crossfade.convergence import Convergence, Patience
 from crossfade.cutover.ground import NAME, Connection, Ground, Plot, plots
+from crossfade.cutover.leases import WAITED_OUT
+from crossfade.cutover.loss import REACHED_WITHIN
 from crossfade.cutover.walk import ENDED, HELD, NEXT, State
 from crossfade.feed import Feed
 from crossfade.store import cutovers
@@ -56,6 +59,8 @@ FENCED_WITHIN: Final = 3.0
 CAUGHT_UP_WITHIN: Final = 5.0
 HELD_AT_MOST: Final = 10.0
 """Seconds from the hold to the decision; then the walk is cancelled."""
+NUMBERS_LOST: Final = 10_000
+"""By how many legacy's sequences leap where new is gone: it may have given some to rows that are lost."""
 FEW: Final = 10
 """Rows that may be left for the comparison in which everybody waits."""
 
@@ -124,6 +129,10 @@ class Conductor:
             plot = self._plot(walk)
             if walk.state is State.RELEASING:
                 return await self._release(walk, plot)
+            if walk.loses and walk.state is State.CANCELLING:
+                return await self._take_back_without(walk, plot)
+            if walk.loses and walk.state in _STEPS_WITHOUT:
+                return await self._one_step(walk, partial(_STEPS_WITHOUT[walk.state], self, walk, plot))
             if walk.state is State.CANCELLING:
                 # Whatever has become of the other side: this one is not to wait for it.
                 async with await connect(plot.urls[other(walk.towards)], NAME) as losing:
@@ -133,7 +142,7 @@ class Conductor:
                     return await self._decide(walk, gaining)
             async with Ground.of(plot, walk.towards) as ground:
                 while walk.state in (State.PREPARING, *HELD):
-                    walk = await self._one_step(walk, ground)
+                    walk = await self._one_step(walk, partial(_STEPS[walk.state], self, walk, ground))
                 if walk.state is State.DECIDING:
                     walk = await self._decide(walk, ground.gaining)
         except OvertakenError:
@@ -176,14 +185,13 @@ class Conductor:
         await asyncio.sleep(TRY_AGAIN)
         return await self._reread(walk)
 
-    async def _one_step(self, walk: Walk, ground: Ground) -> Walk:
+    async def _one_step(self, walk: Walk, do: Callable[[], Awaitable[Walk]]) -> Walk:
         if walk.abort is not None:
             raise CannotError(f"aborted: {walk.abort}")
-        do = _STEPS[walk.state]
         began = time.monotonic()
         try:
             async with asyncio.timeout(self._may_take(walk)):
-                return await do(self, walk, ground)
+                return await do()
         except TimeoutError:
             raise CannotError(f"it has been held for {HELD_AT_MOST:g} s, in {walk.state}") from None
         finally:
@@ -224,12 +232,23 @@ class Conductor:
         authority = await self._authority(walk)
         if authority.side is walk.towards:
             raise CannotError(f"{walk.towards} has the authority already")
+        walk = await self._arm(walk, authority)
         held = replace(authority, phase=Phase.HOLD)
         return await cutovers.step_with(self._store, walk, State.HOLDING, held)
 
-    async def _hold(self, walk: Walk, _: Ground) -> Walk:
-        await self._acknowledged(walk)
-        return await cutovers.step(self._store, walk, State.FENCING)
+    async def _arm(self, walk: Walk, authority: Authority) -> Walk:
+        """From here on nobody sends what changes something without a lease, so that nobody is waited for
+        who vanishes. Nobody waits yet, and who does not say that it is armed is a reason not to begin."""
+        armed = replace(authority, phase=Phase.ARM)
+        walk = await cutovers.step_with(self._store, walk, State.PREPARING, armed)
+        found = await self._converged(walk, ACKNOWLEDGED_WITHIN)
+        if not found.complete:
+            raise CannotError(f"not all workers are armed for the hold: {'; '.join(found.missing)}")
+        return cutovers.also_noted(walk, armed=int(walk.document["version"]))
+
+    async def _hold(self, walk: Walk, _: object) -> Walk:
+        outlasted = await self._acknowledged(walk)
+        return await cutovers.step(self._store, walk, State.FENCING, outlasted=outlasted)
 
     async def _fence(self, walk: Walk, ground: Ground) -> Walk:
         try:
@@ -247,14 +266,14 @@ class Conductor:
         return await cutovers.step_with(self._store, walk, State.TURNING, turned, caught_up_in=round(took, 4))
 
     async def _turn(self, walk: Walk, ground: Ground) -> Walk:
-        compared, moved, _ = await together(
+        compared, moved, outlasted = await together(
             _sure(ground.rest.compare_at_rest()),
             sequences.carry(ground.losing, ground.gaining, ground.sources.values()),
             self._acknowledged(walk),
         )
         _must_not_differ(compared, at_rest=True)
         seen = sum(one.suspected for one in compared)
-        walk = cutovers.also_noted(walk, compared_at_rest=seen, sequences=moved)
+        walk = cutovers.also_noted(walk, compared_at_rest=seen, sequences=moved, outlasted=outlasted)
         if walk.rehearsal:
             raise CannotError("rehearsed: everything up to the decision was done")
         return await cutovers.step(self._store, walk, State.DECIDING)
@@ -274,6 +293,9 @@ class Conductor:
         found = await self._converged(walk, ACKNOWLEDGED_WITHIN)
         late = "; ".join(found.missing)
         message = one_line(f"not told yet: {late}", 500) if late else None
+        if walk.loses:
+            fenced = "" if walk.document["fenced"] else "new's fence is still open; "
+            message = f"{fenced}what new still has is not taken: runbooks/new-is-gone.md"
         times = dict(self._times)
         return await cutovers.step(self._store, walk, State.DONE, message=message, times=times)
 
@@ -300,6 +322,51 @@ class Conductor:
             except WritersError as error:
                 log.warning("walk_waits", walk=walk.id, message=str(error))
 
+    # The way back without new: nothing of it is asked but to close its fence, if it hears that.
+
+    async def _prepare_without(self, walk: Walk, _: Plot) -> Walk:
+        authority = await self._authority(walk)
+        if authority.side is walk.towards:
+            raise CannotError(f"{walk.towards} has the authority already")
+        walk = await self._arm(walk, authority)
+        return await cutovers.step_with(
+            self._store, walk, State.HOLDING, replace(authority, phase=Phase.HOLD)
+        )
+
+    async def _fence_without(self, walk: Walk, plot: Plot) -> Walk:
+        fenced = False
+        try:
+            async with asyncio.timeout(REACHED_WITHIN + FENCED_WITHIN):
+                async with await connect(plot.urls[other(walk.towards)], NAME) as losing:
+                    await fence.close(losing, walk.name, walk.turn, FENCED_WITHIN)
+                    fenced = True
+        except WritersError as error:
+            raise CannotError(str(error)) from error
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            log.warning("fence_left_open", walk=walk.id, side=other(walk.towards).value, message=str(error))
+        return await cutovers.step(self._store, walk, State.CATCHING_UP, fenced=fenced)
+
+    async def _catch_up_without(self, walk: Walk, _: Plot) -> Walk:
+        turned = replace(await self._authority(walk), phase=Phase.TURN)
+        return await cutovers.step_with(self._store, walk, State.TURNING, turned)
+
+    async def _turn_without(self, walk: Walk, plot: Plot) -> Walk:
+        async with await connect(plot.urls[walk.towards], NAME) as gaining:
+            sources = plot.sources(other(walk.towards)).values()
+            moved, outlasted = await together(
+                sequences.leap(gaining, sources, NUMBERS_LOST), self._acknowledged(walk)
+            )
+        return await cutovers.step(self._store, walk, State.DECIDING, sequences=moved, outlasted=outlasted)
+
+    async def _take_back_without(self, walk: Walk, plot: Plot) -> Walk:
+        """New keeps the authority; its fence is opened if it can be."""
+        with contextlib.suppress(psycopg.Error, OSError, TimeoutError, WritersError):
+            async with asyncio.timeout(REACHED_WITHIN + FENCED_WITHIN):
+                async with await connect(plot.urls[other(walk.towards)], NAME) as losing:
+                    await fence.open_(losing, walk.name, walk.turn, FENCED_WITHIN)
+        authority = replace(await self._authority(walk), phase=Phase.OPEN)
+        return await cutovers.step_with(self._store, walk, State.CANCELLED, authority)
+
     # What the steps share.
 
     async def _authority(self, walk: Walk) -> Authority:
@@ -308,13 +375,22 @@ class Conductor:
             raise CannotError(f"{walk.name} is not prepared any more")
         return found
 
-    async def _acknowledged(self, walk: Walk) -> None:
+    async def _acknowledged(self, walk: Walk) -> list[str]:
+        """Until all obey; of those that have vanished, until their leases have ended: those are returned."""
         found = await self._converged(walk, ACKNOWLEDGED_WITHIN)
-        if not found.complete:
+        if not found.safe:
             raise CannotError(f"not all workers have acknowledged: {'; '.join(found.missing)}")
+        if found.outlasted:
+            log.warning("leases_waited_out", walk=walk.id, state=walk.state.value, workers=found.missing)
+        return sorted(found.outlasted)
 
     async def _converged(self, walk: Walk, within: float) -> Convergence:
-        return await self._feed.converged(int(walk.document["version"]), within)
+        # What the store has by now was committed before this was begun to be counted.
+        known = walk.document
+        patience = None
+        if "armed" in known:
+            patience = Patience(known["armed"], WAITED_OUT, frozenset(known.get("outlasted", ())))
+        return await self._feed.converged(int(known["version"]), within, patience)
 
     async def _cancel(self, walk: Walk, why: str) -> Walk:
         """Whatever it takes: nobody shall wait for a walk that goes nowhere."""
@@ -371,6 +447,14 @@ _STEPS: Final[Mapping[State, Callable[[Conductor, Walk, Ground], Awaitable[Walk]
     State.TURNING: Conductor._turn,
 }
 """Those that need both databases."""
+_STEPS_WITHOUT: Final[Mapping[State, Callable[[Conductor, Walk, Plot], Awaitable[Walk]]]] = {
+    State.PREPARING: Conductor._prepare_without,
+    State.HOLDING: Conductor._hold,
+    State.FENCING: Conductor._fence_without,
+    State.CATCHING_UP: Conductor._catch_up_without,
+    State.TURNING: Conductor._turn_without,
+}
+"""The same where new is gone."""
 
 
 async def _sure(comparing: Awaitable[Any]) -> Any:

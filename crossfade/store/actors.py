@@ -96,6 +96,7 @@ LEAST_ROLE: Mapping[str, Role] = MappingProxyType(
         "cutover.run": Role.APPROVER,
         "cutover.rehearse": Role.OPERATOR,
         "cutover.back": Role.OPERATOR,
+        "cutover.accept_loss": Role.APPROVER,
         "cutover.abort": Role.OPERATOR,
         "cutover.finish": Role.ADMIN,
         "authority.set": Role.OPERATOR,

@@ -68,6 +68,11 @@ class Walk:
         return f"{self.id} of {self.started_at:.6f}"
 
     @property
+    def loses(self) -> bool:
+        """Whether it goes back to legacy without what new still has."""
+        return "loss" in self.document
+
+    @property
     def actor(self) -> Actor:
         return Actor(ActorType.CUTOVER, f"walk {self.id} of {self.started_by}"[:200], None, None, Via.CUTOVER)
 
@@ -111,10 +116,15 @@ async def begin(
     rehearsal: bool = False,
     evidence: Mapping[str, Any] | None = None,
     request_id: str | None = None,
+    loss: Mapping[str, Any] | None = None,
 ) -> Walk:
-    """A walk that moves `authority` to the other side. Raises Refused (`conflict`: one is under way)."""
+    """A walk that moves `authority` to the other side. Raises Refused (`conflict`: one is under way).
+
+    With `loss`, what somebody has accepted to lose, it goes back to legacy without new.
+    """
     towards = Side.NEW if authority.side is Side.LEGACY else Side.LEGACY
     action = "cutover.rehearse" if rehearsal else "cutover.run" if towards is Side.NEW else "cutover.back"
+    action = action if loss is None else "cutover.accept_loss"
     deed = Deed(action, "cutover", (authority.cutover,), reason, {}, ticket, evidence, request_id)
 
     async def work(connection: AsyncConnection, _: Head) -> Done[int]:
@@ -124,7 +134,7 @@ async def begin(
         row = {
             "name": authority.cutover, "towards": towards.value, "generation": authority.generation + 1,
             "state": State.PREPARING.value, "rehearsal": rehearsal, "started_by": actor.name,
-            "reason": reason.strip(),
+            "reason": reason.strip(), "document": {} if loss is None else {"loss": dict(loss)},
         }  # fmt: skip
         made = await connection.execute(insert(cutovers).values(row).returning(cutovers.c.id))
         number: int = made.scalar_one()
@@ -169,7 +179,10 @@ async def step(store: Store, walk: Walk, to: State, *, message: str | None = Non
 async def step_with(
     store: Store, walk: Walk, to: State, authority: Authority, *, message: str | None = None, **more: Any
 ) -> Walk:
-    """The next state, and with it what workers obey (its version: `document`). Raises OvertakenError."""
+    """The next state, and with it what workers obey (its version: `document`). Raises OvertakenError.
+
+    The same state again only tells them.
+    """
     written: list[Walk] = []
 
     async def also(connection: AsyncConnection, after: FlagSet) -> None:
@@ -184,7 +197,8 @@ async def step_with(
 async def _write(
     connection: AsyncConnection, walk: Walk, to: State, message: str | None, more: Mapping[str, Any]
 ) -> Walk:
-    check(walk.state, to)
+    if to is not walk.state:
+        check(walk.state, to)
     values: dict[str, Any] = {"state": to.value, "document": {**walk.document, **more}}
     if message is not None:
         values["message"] = message

@@ -362,8 +362,11 @@ async def night(
     own_writes: bool = False,
     as_users: tuple[str, str] | None = None,
     max_lag: float | None = None,
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Night]:
-    """`demanding`: neither backend may see a fault. `as_users`: Crossfade's own URLs of both databases."""
+    """`demanding`: neither backend may see a fault. `as_users`: Crossfade's own URLs of both databases.
+    `environment` is Crossfade's, besides ours.
+    """
     (folder / "migration.py").write_text(MIGRATION.read_text())
     urls = as_users or (legacy_url, new_url)
     with ExitStack() as stack:
@@ -389,7 +392,7 @@ async def night(
         }
         if max_lag is not None:
             config["cutovers"][CUTOVER]["max_lag"] = max_lag
-        async with running_crossfade(folder, config) as cf:
+        async with running_crossfade(folder, config, environment=environment) as cf:
             found = Night(cf, legacy, new, {"legacy": legacy_url, "new": new_url}, store_url)
             await found.is_up()
             try:

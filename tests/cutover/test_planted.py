@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -14,20 +13,8 @@ import pytest
 from crossfade.embedded.postgres import EmbeddedPostgres
 from crossfade.embedded.valkey import EmbeddedValkey
 from tests.cutover.faults import ended, one_is_open
+from tests.cutover.planted import planted
 from tests.cutover.scene import Load, Night, databases, night
-
-IN_CONTROL = """
-import sys
-if "crossfade.control" in sys.orig_argv:
-    import asyncio
-    from dataclasses import replace
-    from crossfade.cutover import conductor
-    from crossfade.cutover.conductor import Conductor
-    from crossfade.cutover.walk import State
-    from crossfade.store import cutovers
-    from dualwrite import fence
-    from flags.model import Authority
-"""
 
 POSITION_BEFORE_THE_FENCE = """
     async def fence_late(self, walk, ground):
@@ -73,15 +60,12 @@ async def broken(
     postgres: EmbeddedPostgres,
     store_url: str,
     bus: EmbeddedValkey,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Night]:
     """A night whose control process does something else than it should."""
-    patch = folder / "patch"
-    patch.mkdir()
-    (patch / "sitecustomize.py").write_text(IN_CONTROL + textwrap.dedent(fault).replace("\n", "\n    "))
-    monkeypatch.setenv("PYTHONPATH", str(patch))
     with databases(postgres) as (legacy, new):
-        async with night(folder, store_url, bus.url(), legacy, new, demanding=False) as found:
+        async with night(
+            folder, store_url, bus.url(), legacy, new, demanding=False, environment=planted(folder, fault)
+        ) as found:
             await found.prepare()
             yield found
 
@@ -132,9 +116,8 @@ async def test_a_broken_walk_is_found_out(
     postgres: EmbeddedPostgres,
     store_url: str,
     bus: EmbeddedValkey,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with broken(fault, tmp_path, postgres, store_url, bus, monkeypatch) as eve:
+    async with broken(fault, tmp_path, postgres, store_url, bus) as eve:
         over = asyncio.Event()
         working = None if job is None else asyncio.ensure_future(job(eve, over))
         wrong: BaseException | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from crossfade.commands.data import _job_shown
 from dualwrite import jobs, sync, target
 from dualwrite.job_states import NEXT, JobState, before
 from dualwrite.jobs import BACKFILL, Jobs
@@ -67,6 +68,20 @@ async def test_a_copy_waits_is_told_of_and_is_taken_up(paced: Direction, looking
         assert (job.state, job.attempts) == (JobState.DONE, 2)
         assert await target.rows_copied(looking, "paced", COPY) == ROWS
         assert told.left is None
+
+
+def test_how_it_goes_is_one_line() -> None:
+    waited = {"lag": {"times": 3, "seconds": 1.5}}
+    job = {
+        "kind": BACKFILL, "name": COPY, "state": "running", "rows_per_second": 1234.4, "seconds_left": 60.2,
+        "attempts": 2, "pauses": waited, "message": None,
+    }  # fmt: skip
+    assert _job_shown(job) == (
+        f"backfill {COPY}: running, 1,234 rows/s, about 60 s left, begun 2 times, waited 3 times, 1.5 s (lag)"
+    )
+    failed = {**job, "state": "failed", "rows_per_second": None, "seconds_left": None, "attempts": 1}
+    said = _job_shown({**failed, "pauses": {}, "message": "poison_row: it does not fit"})
+    assert said == f"backfill {COPY}: failed, poison_row: it does not fit"
 
 
 async def _follows(told: Told) -> bool:

@@ -97,6 +97,30 @@ async def test_who_has_lost_it_is_told_why(target_url: str, looking: Connection)
     await second.release()
 
 
+async def test_a_server_that_does_not_answer_keeps_no_process_from_its_end(
+    target_url: str, looking: Connection
+) -> None:
+    held = await Lease.take(target_url, NAME, "the first")
+    assert held is not None
+    async with await psycopg.AsyncConnection.connect(target_url) as other:
+        await other.execute("SELECT FROM crossfade_sync.leases FOR UPDATE")
+        async with asyncio.timeout(20):
+            while not await _sessions(looking, "AND wait_event_type = 'Lock'"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await held.release()
+            assert await _sessions(looking), "it is not pulled away from under who waits"
+            await other.rollback()
+            while await _sessions(looking):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+async def _sessions(looking: Connection, more: str = "") -> int:
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = %s {more}"
+    row = await (await looking.execute(query.encode(), (f"crossfade lease {NAME}",))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 async def test_a_lease_whose_database_is_gone_is_lost(target_url: str, looking: Connection) -> None:
     held = await Lease.take(target_url, NAME, "the first")
     assert held is not None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 
 import psycopg
 import pytest
 
-from dualwrite import repair, rest, sync, verify
+from dualwrite import repair, rest, segments, sync, verify
 from dualwrite.mapped import MappingFailedError, SourceTable, by_table, towards
 from dualwrite.mapping import Convert, Table
+from dualwrite.row_hash import Form
+from dualwrite.segments import Progress
 from dualwrite.stream_states import State
 from dualwrite.sync import Direction, StoppedError, Told
-from dualwrite.verify import Compared, Comparison, NotFollowingError
+from dualwrite.verify import Compared, Comparison, Going, NotFollowingError
 from examples.migration import follow_ups, tables
 from flags.model import Side
 from tests.dualwrite.test_sample import NAME, _is, connected, legacy_url, new_url, rows, running, until, write
@@ -41,12 +44,16 @@ def pair(legacy_url: str, new_url: str) -> tuple[str, str]:
     return legacy_url, new_url
 
 
-async def compared(pair: tuple[str, str], table: Table = WIDE) -> verify.Compared:
+async def compared(pair: tuple[str, str], table: Table = WIDE, going: Going | None = None) -> verify.Compared:
     source = the_only(Side.NEW, table)
-    return await verify.compare(NAME, *pair, source, source.mappings[0])
+    return await verify.compare(NAME, *pair, source, source.mappings[0], going=going)
 
 
-async def test_each_planted_difference_is_found_and_none_is_invented(pair: tuple[str, str]) -> None:
+@pytest.mark.parametrize("portable", [False, True], ids=["typed", "portable"])
+async def test_each_planted_difference_is_found_and_none_is_invented(
+    pair: tuple[str, str], portable: bool
+) -> None:
+    """While a writer changes about a thousand rows a second."""
     chance = random.Random(3)
     async with connected(pair[0]) as legacy, connected(pair[1]) as new, running(*pair, [WIDE], []) as told:
         await until(lambda: _is(told, State.FOLLOWING), "it follows")
@@ -58,21 +65,27 @@ async def test_each_planted_difference_is_found_and_none_is_invented(pair: tuple
         await new.execute("UPDATE wide SET a = 'A9' WHERE id = 9")
         await new.execute("DELETE FROM wide WHERE id = 10")
         await new.execute("INSERT INTO wide VALUES (6001, 'x', 'y', 1)")
+        await new.execute("UPDATE wide SET b = '~' WHERE id = 11")  # nor is what others write for it
+        # Two rows change places; the sum of all values stays what it was.
+        await new.execute("UPDATE wide SET n = 33 - n WHERE id IN (16, 17)")
         stop = asyncio.Event()
 
         async def go_on() -> None:
             while not stop.is_set():
-                key = chance.randint(100, 5000)
-                await legacy.execute("UPDATE wide SET n = n + 1, b = 'w' WHERE id = %s", (key,))
+                keys = chance.sample(range(100, 5001), 10)
+                await legacy.execute("UPDATE wide SET n = n + 1, b = 'w' WHERE id = ANY(%s)", (keys,))
+                await asyncio.sleep(0.01)
 
         writing = asyncio.create_task(go_on())
-        found = await compared(pair)
+        found = await compared(pair, going=Going(portable))
+        assert found.form == (Form.PORTABLE if portable else Form.TYPED)
         stop.set()
         await writing
 
         assert sorted((int(one.key[0]), one.kind, one.columns) for one in found.differences) == [
             (7, "different", ("b",)), (8, "different", ("a", "b")), (9, "different", ("a",)),
-            (10, "missing", ()), (6001, "extra", ()),
+            (10, "missing", ()), (11, "different", ("b",)), (16, "different", ("n",)),
+            (17, "different", ("n",)), (6001, "extra", ()),
         ]  # fmt: skip
         assert found.unsettled == 0
 
@@ -84,6 +97,116 @@ async def test_each_planted_difference_is_found_and_none_is_invented(pair: tuple
 
 async def _nothing_waits(new: psycopg.AsyncConnection) -> bool:
     return await repair.waiting(new, NAME) == 0
+
+
+@pytest.fixture
+async def many(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Twenty thousand rows on both sides, in stretches of a few segments, and with three that differ."""
+    monkeypatch.setattr(segments, "AT_ONCE", 4)
+    for url in pair:
+        async with connected(url) as connection:
+            await connection.execute("TRUNCATE wide")
+            await connection.execute(
+                "INSERT INTO wide SELECT 7 * i, 'a' || i FROM generate_series(1, 20000) i"
+            )
+            await connection.execute("VACUUM ANALYZE wide")
+    async with connected(pair[1]) as new:
+        await new.execute("UPDATE wide SET a = 'x' WHERE id IN (700, 70000)")
+        await new.execute("DELETE FROM wide WHERE id = 140000")
+    return pair
+
+
+DIFFER = [("140000",), ("700",), ("70000",)]
+
+
+async def found_by_sums(pair: tuple[str, str], going: Going) -> list[tuple[str, ...]]:
+    """Before anything is settled, which needs a stream."""
+    async with connected(pair[0]) as legacy, connected(pair[1]) as new:
+        mapping = the_only(Side.NEW, WIDE).mappings[0]
+        one = Comparison(NAME, legacy, new, "public.wide", mapping, backwards=False)
+        return list(await one.suspects(going))
+
+
+async def test_one_that_was_killed_is_gone_on_with(many: tuple[str, str]) -> None:
+    class KilledError(Exception):
+        pass
+
+    kept: list[Progress] = []
+
+    def killed(progress: Progress) -> None:
+        kept.append(copy.deepcopy(progress))
+        if progress.rows > 5_000:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        await found_by_sums(many, Going(told=killed))
+    last = kept[-1]
+    assert last.upto is not None
+    assert 5_000 < last.rows < 12_000
+    assert last.about == pytest.approx(20_000, rel=0.2)
+    # What was compared is not compared again.
+    async with connected(many[1]) as new:
+        await new.execute("UPDATE wide SET a = 'y' WHERE id = 7")
+    assert await found_by_sums(many, Going(progress=last)) == DIFFER
+    assert (last.rows, last.done) == (20_000, True)
+    # Nobody goes on with what was found of something else.
+    assert await found_by_sums(many, Going(portable=True, progress=last)) == sorted([*DIFFER, ("7",)])
+
+
+async def test_what_differs_is_found_however_the_table_is_cut(
+    many: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await found_by_sums(many, Going()) == DIFFER
+    # A segment that is large is cut once more.
+    monkeypatch.setattr(segments, "ROWS", 5_000)
+    monkeypatch.setattr(segments, "CUT_ABOVE", 1_000)
+    assert await found_by_sums(many, Going()) == DIFFER
+    # Nobody knows how large the table is.
+    monkeypatch.setattr(segments, "ROWS", 10**9)
+    assert await found_by_sums(many, Going()) == DIFFER
+    # Rows lie anywhere.
+    monkeypatch.setattr(segments, "SMALL", 10)
+    monkeypatch.setattr(segments, "SCATTERED", 2.0)
+    progress = Progress()
+    assert await found_by_sums(many, Going(progress=progress)) == DIFFER
+    assert progress.segments == segments.BUCKETS
+
+
+async def test_a_table_that_was_never_copied_is_not_looked_through_to_its_end(
+    many: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "MOST", 100)
+    async with connected(many[1]) as new:
+        await new.execute("TRUNCATE wide")
+    progress = Progress()
+    assert len(await found_by_sums(many, Going(progress=progress))) == 100
+    assert progress.cut_short
+    assert progress.rows < 10_000
+
+
+async def test_keys_of_several_columns_and_of_texts(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "ROWS", 20)
+    places = Table("places", "places", key=["land", "number"], columns=["land", "number", "name"])
+    for url, text, number in ((pair[0], "varchar(20)", "int"), (pair[1], "text", "bigint")):
+        async with connected(url) as connection:
+            await connection.execute(
+                f"CREATE TABLE places (land {text}, number {number}, name text, PRIMARY KEY (land, number))"
+            )
+            await connection.execute(
+                "INSERT INTO places SELECT chr(65 + i % 7) || CASE WHEN i % 3 = 0 THEN 'ä''\\' ELSE '' END,"
+                " i, 'n' FROM generate_series(1, 3000) i"
+            )
+            await connection.execute("VACUUM ANALYZE places")
+    async with connected(pair[0]) as legacy, connected(pair[1]) as new:
+        await new.execute("UPDATE places SET name = NULL WHERE number IN (9, 2000)")
+        mapping = the_only(Side.NEW, places).mappings[0]
+        one = Comparison(NAME, legacy, new, "public.places", mapping, backwards=False)
+        progress = Progress()
+        found = await one.suspects(Going(progress=progress))
+    assert [number for _, number in found] == ["9", "2000"]
+    assert progress.segments > 5
 
 
 async def test_mapped_rows_are_compared_as_they_should_be(pair: tuple[str, str]) -> None:

@@ -79,6 +79,7 @@ def test_what_changes_something_goes_to_the_authority_whatever_is_said(
         found = decide(snapshot, request(line))
         assert (found.side, found.reason, found.writes) == (authority.side, Reason.AUTHORITY, True)
         assert found.hold is (authority.phase is not Phase.OPEN)
+        assert found.leased is (authority.phase is Phase.ARM)
         assert found.mirror is None
         assert found.fallback is None
     unbound = decide(snapshot, request(b"POST /elsewhere"))

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from crossfade.convergence import ALIVE_WITHIN, who_runs
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from crossfade.convergence import ALIVE_WITHIN, Patience, converged, who_runs
 from crossfade.store.instances import Instance, InstanceReport
+from crossfade.store.store import Store
 
 
 def instance(name: str, *versions: int, age: float = 0.0) -> Instance:
@@ -27,3 +33,53 @@ def test_who_has_fallen_silent_is_not_waited_for() -> None:
 def test_nobody_is_not_everybody() -> None:
     assert who_runs(5, [])[1]
     assert who_runs(5, [instance("b", 5, age=ALIVE_WITHIN + 1)])[1]
+
+
+# Whoever was armed at version 4 and does not take version 5.
+
+
+@pytest.fixture
+async def store(store_url: str) -> AsyncIterator[Store]:
+    opened = Store(store_url)
+    yield opened
+    await opened.close()
+
+
+def worker(place: int, version: int, taken: int) -> dict[str, int]:
+    return {"worker": place, "pid": 100 + place, "version": version, "taken": taken}
+
+
+async def waited(
+    store: Store, *workers: dict[str, int], outlasted: frozenset[str] = frozenset()
+) -> tuple[bool, float]:
+    """Whether the walk may go on, and after how many seconds."""
+    await store.report(InstanceReport("a", "host", "here", 5, 0.0, {}, workers, {}))
+    began = time.monotonic()
+    found = await converged(store, 5, 1.0, patience=Patience(4, 0.3, outlasted))
+    return found.safe, time.monotonic() - began
+
+
+async def test_who_vanishes_is_waited_for_as_long_as_its_lease_may_last(store: Store) -> None:
+    safe, seconds = await waited(store, worker(0, 5, 5), worker(1, 4, 4))
+    assert safe
+    assert 0.3 <= seconds < 0.9
+
+
+async def test_who_answers_and_is_not_quiet_yet_is_waited_for(store: Store) -> None:
+    safe, seconds = await waited(store, worker(0, 5, 5), worker(1, 4, 5))
+    assert not safe
+    assert seconds >= 1.0
+
+
+async def test_who_was_never_armed_has_no_lease_that_could_end(store: Store) -> None:
+    safe, _ = await waited(store, worker(0, 5, 5), worker(1, 3, 3))
+    assert not safe
+
+
+async def test_whose_lease_has_ended_is_not_waited_for_again_and_its_successor_is(store: Store) -> None:
+    safe, seconds = await waited(store, worker(1, 4, 4), outlasted=frozenset({"a/1/101"}))
+    assert safe
+    assert seconds < 0.25
+    safe, seconds = await waited(store, worker(2, 4, 4), outlasted=frozenset({"a/2/99"}))
+    assert safe
+    assert seconds >= 0.3

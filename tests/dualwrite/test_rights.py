@@ -10,14 +10,15 @@ import psycopg
 import pytest
 
 from crossfade.embedded.postgres import EmbeddedPostgres
-from dualwrite import survey, sync
+from dualwrite import survey, sync, target
+from dualwrite.apply import Applier
 from dualwrite.capture import Way
 from dualwrite.mapped import towards
 from dualwrite.mapping import Table
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Finding, Weight
 from dualwrite.sync import Direction, StoppedError, Told
-from dualwrite.target import State
+from dualwrite.target import Source, State
 from flags.model import Side
 from tests.dualwrite.plain_users import granted, in_shop, plain_user, who
 from tests.dualwrite.test_sample import _forget, _is, connected, rows, until
@@ -58,8 +59,8 @@ async def test_from_no_right_at_all_the_plan_leads_to_a_stream_that_runs(
     places: tuple[str, str], way: Way
 ) -> None:
     legacy, new = places
-    with plain_user(legacy) as source, plain_user(new) as target:
-        direction = Direction(NAME, source, target, towards(Side.NEW, TABLES, ()), way=way)
+    with plain_user(legacy) as source, plain_user(new) as fed:
+        direction = Direction(NAME, source, fed, towards(Side.NEW, TABLES, ()), way=way)
         told = Told()
         with pytest.raises(StoppedError) as stopped:
             await sync.run(direction, told)
@@ -81,7 +82,7 @@ async def test_from_no_right_at_all_the_plan_leads_to_a_stream_that_runs(
                 await writer.execute("UPDATE shop.items SET title = 'changed' WHERE id = 7")
                 await until(lambda: _says(looking, "changed"), "it comes over")
                 # Taken away in the middle of it all, it stops by the same word.
-                user, _, _ = who(target)
+                user, _, _ = who(fed)
                 await looking.execute(f"REVOKE UPDATE, INSERT ON shop.things FROM {user}".encode())
                 await writer.execute("UPDATE shop.items SET title = 'again' WHERE id = 7")
                 with pytest.raises(StoppedError, match="permission denied for table things") as stopped:
@@ -90,6 +91,24 @@ async def test_from_no_right_at_all_the_plan_leads_to_a_stream_that_runs(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_who_takes_over_may_end_the_session_of_the_one_before(places: tuple[str, str]) -> None:
+    """That one may sleep, and would hold the origin as long as it does."""
+    _, new = places
+    with plain_user(new, in_shop(granted()["the target's user"])) as user:
+        async with await connect(user) as looking:
+            await target.prepare(looking)
+            await target.create(looking, NAME, Source("7", 1, f"crossfade_{NAME}"), 100)
+            sleeps = await Applier.open(user, NAME, 1)
+            after = await Applier.open(user, NAME, 2)
+            with pytest.raises(psycopg.OperationalError):
+                await sleeps.chunk("any")
+            assert await after.chunk("any") is None
+            await sleeps.close()
+            await after.close()
+        async with connected(new) as admin:
+            await admin.execute("SELECT pg_replication_origin_drop(%s)", (f"crossfade_{NAME}",))
 
 
 async def test_rows_that_a_policy_hides_are_refused_and_not_left_out(places: tuple[str, str]) -> None:
@@ -127,11 +146,11 @@ async def test_each_right_that_is_missing_is_named_and_stops_a_stream(
     legacy, new = places
     with (
         plain_user(legacy, in_shop(blocks["the source's user"])) as source,
-        plain_user(new, in_shop(blocks["the target's user"])) as target,
+        plain_user(new, in_shop(blocks["the target's user"])) as fed,
     ):
-        direction = Direction(NAME, source, target, towards(Side.NEW, TABLES, ()))
+        direction = Direction(NAME, source, fed, towards(Side.NEW, TABLES, ()))
         assert not said((await survey.survey(direction)).findings)
-        user, owner, database = who(source if side == "legacy" else target)
+        user, owner, database = who(source if side == "legacy" else fed)
         async with connected(legacy if side == "legacy" else new) as admin:
             await admin.execute(taken.format(user=user, owner=owner, database=database).encode())
         plan = await survey.survey(direction)

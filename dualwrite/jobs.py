@@ -70,9 +70,10 @@ class Jobs:
         )
 
     async def done(self, kind: str, name: str) -> None:
+        """Whichever process has begun it, unless a later one works on it."""
         await self._looking.execute(
-            "UPDATE crossfade_sync.jobs SET state = 'done', at = clock_timestamp()"
-            " WHERE stream = %(stream)s AND epoch = %(epoch)s AND kind = %(kind)s AND name = %(name)s"
+            "UPDATE crossfade_sync.jobs SET state = 'done', epoch = %(epoch)s, at = clock_timestamp()"
+            " WHERE stream = %(stream)s AND epoch <= %(epoch)s AND kind = %(kind)s AND name = %(name)s"
             " AND state = ANY(%(before)s)",
             {**self._key, "kind": kind, "name": name, "before": before(JobState.DONE)},
         )

@@ -1,8 +1,9 @@
 """The states of a job, and what may follow what. Pure.
 
-    running -> done
-       |  \\-> failed
-       \\----> running, by another process, when its holder is gone
+    running <-> failed
+       |  \\      |
+       |   \\-> done -> running
+       \\-> running, by another process, when its holder is gone
 
 A job is work that goes on for longer than a process may live: the copy of a table, rows that are written
 anew. It is done by whoever holds the stream, and by nobody else (decision 0014).
@@ -28,7 +29,8 @@ NEXT: Final[Mapping[JobState, frozenset[JobState]]] = MappingProxyType(
     {
         JobState.RUNNING: frozenset(JobState),
         JobState.DONE: frozenset({JobState.RUNNING}),
-        JobState.FAILED: frozenset({JobState.RUNNING}),
+        # Its last row may have been written just before the stream stopped.
+        JobState.FAILED: frozenset({JobState.RUNNING, JobState.DONE}),
     }
 )
 

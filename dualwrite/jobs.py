@@ -70,6 +70,7 @@ class Jobs:
         )
 
     async def done(self, kind: str, name: str) -> None:
+        """Whichever process has begun it, unless a later one works on it."""
         await self._looking.execute(
             "UPDATE crossfade_sync.jobs SET state = 'done', epoch = %(epoch)s, at = clock_timestamp()"
             " WHERE stream = %(stream)s AND epoch <= %(epoch)s AND kind = %(kind)s AND name = %(name)s"

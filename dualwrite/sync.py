@@ -474,7 +474,7 @@ class _Work:
         for name, table, what in copies(self._direction.sources):
             copied = await self._applier.chunk(name)
             if copied is not None and copied.done:
-                # The process before may have ended between its last chunk and saying so.
+                # Whoever copied the last of it may have ended before it said so.
                 await self._jobs.done(BACKFILL, name)
                 continue
             about = await pg_source.rows_about(self._source, table)

@@ -104,7 +104,12 @@ async def test_a_job_takes_the_steps_of_the_table_under_its_epoch(looking: Conne
     await ours.done(BACKFILL, "a")
     await ours.begin(BACKFILL, "a")
     assert await state() is JobState.RUNNING, "another process works on it"
-    await jobs.fail(looking, "s", 4, "poison_row: it does not fit")
+    await Jobs(looking, "s", 5).done(BACKFILL, "a")
+    assert await state() is JobState.DONE, "whoever copied the last of it had not said so"
+    await later.begin(BACKFILL, "a")
+    assert await state() is JobState.DONE, "a later process has been there"
+    await Jobs(looking, "s", 6).begin(BACKFILL, "a")
+    await jobs.fail(looking, "s", 6, "poison_row: it does not fit")
     [job] = await jobs.known(looking, "s")
     assert (job.state, job.message) == (JobState.FAILED, "poison_row: it does not fit")
     assert before(JobState.DONE) == [one.value for one in JobState if JobState.DONE in NEXT[one]]

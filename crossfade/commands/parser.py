@@ -271,6 +271,7 @@ def _data(commands: Commands) -> None:
             one.add_argument(
                 "--portable", action="store_true", help="hash rows by md5, even where there is a quicker way"
             )
+            one.add_argument("--pace", type=_rows, metavar="ROWS", help="compare at most so many a second")
         if name == "verify":
             one.add_argument(
                 "--fresh", action="store_true", help="begin anew, and not where one that was killed has ended"
@@ -280,6 +281,12 @@ def _data(commands: Commands) -> None:
             )
         if name == "repair":
             one.add_argument("--dry-run", action="store_true", help="say how many rows it would write")
+
+
+def _rows(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f'"{text}" is no number of rows')
+    return int(text)
 
 
 def _cutover(commands: Commands) -> None:

@@ -46,9 +46,9 @@ class KeptProgress:
             return Progress()
 
     def save(self, name: str, progress: Progress) -> None:
-        """Not each time: it is asked to after every stretch."""
+        """Not each time: it is asked to after every stretch. Nor what nobody can go on from."""
         began = time.monotonic()
-        if began < self._next and not progress.done:
+        if not progress.of or (began < self._next and not progress.done):
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = self._file(name)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -107,11 +107,12 @@ async def differing(
     form: Form,
     progress: Progress,
     most: int,
-    told: Callable[[Progress], None],
+    told: Callable[[Progress], Awaitable[None]],
 ) -> list[Key]:
     """Keys of rows that may differ, beginning where `progress` ends; `ours` is where keys are cut.
 
-    It ends early where there are more than `most`. Raises psycopg.Error.
+    `told` is awaited after each stretch, while more may be asked for already. It ends early where there are
+    more than `most`. Raises psycopg.Error.
     """
     if progress.done:
         return _keys(progress, most)
@@ -123,7 +124,7 @@ async def differing(
     else:
         await _along_the_key(sides, there, progress, most, told)
     progress.done = True
-    told(progress)
+    await told(progress)
     return _keys(progress, most)
 
 
@@ -136,7 +137,7 @@ async def _along_the_key(
     there: _Places,
     progress: Progress,
     most: int,
-    told: Callable[[Progress], None],
+    told: Callable[[Progress], Awaitable[None]],
 ) -> None:
     edges = [progress.upto, *await sides[0].drawn(there, progress.upto), None]
     segments = [_Segment(above, upto) for above, upto in itertools.pairwise(edges)]
@@ -157,7 +158,7 @@ async def _along_the_key(
                 await _look_into(sides, stretch, sums, progress, cut=True)
                 progress.upto = stretch[-1].upto
                 progress.done = progress.upto is None
-                told(progress)
+                await told(progress)
                 if len(progress.odd) > 2 * most:
                     progress.cut_short = True
                     return

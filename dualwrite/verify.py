@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -111,6 +111,20 @@ class Going:
     progress: Progress = field(default_factory=Progress)
     """Where another process has ended; it changes as this one goes on."""
     told: Callable[[Progress], None] = _told
+    pace: int | None = None
+    """Rows a second, at most."""
+
+    def by_pace(self) -> Callable[[Progress], Awaitable[None]]:
+        """Tells, and then waits as long as the pace wants it."""
+        begun, before = time.monotonic(), self.progress.rows
+
+        async def told(progress: Progress) -> None:
+            self.told(progress)
+            if self.pace is not None:
+                due = begun + (progress.rows - before) / self.pace
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+        return told
 
 
 async def compare(
@@ -242,7 +256,7 @@ class Comparison:
             halves.append(Half(where, table, columns_, named, utf8))
         progress = going.progress.of_this(f"{form} {self._found.name} {ours} {theirs}")
         self._found.rows_before = progress.rows
-        found = await differing(halves[0], halves[1], form, progress, MOST, going.told)
+        found = await differing(halves[0], halves[1], form, progress, MOST, going.by_pace())
         self._found.form = form
         self._found.rows = progress.rows
         self._found.segments = progress.segments
@@ -263,6 +277,7 @@ class Comparison:
     async def _by_rows(self, going: Going) -> list[Key]:
         """All rows, mapped and compared in the target; one that ends on the way begins anew."""
         progress = going.progress.of_this("")
+        told = going.by_pace()
         progress.about = await pg_source.rows_about(self._source, self._table)
         query = sql.SQL("COPY {} ({}) TO STDOUT").format(
             _place(self._table), sql.SQL(", ").join(map(sql.Identifier, self._mapping.read))
@@ -279,7 +294,7 @@ class Comparison:
                     if len(batch) >= AT_ONCE:
                         await self._pass_on(writing, batch)
                         progress.rows = self._found.rows
-                        going.told(progress)
+                        await told(progress)
                         batch = []
                 await self._pass_on(writing, batch)
             found = await self._differences(None)

@@ -372,7 +372,8 @@ async def _compared(
         one = await verify.compare(
             stream, of.source_url, of.target_url, source, mapping, backwards=backwards, going=going
         )
-        talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s")
+        went_on = f", {one.rows_before:,} of them before it was ended" if one.rows_before else ""
+        talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s{went_on}")
         found.append(one)
     if not found:
         raise ApiError(USAGE, f"no mapping names {', '.join(names or ())}", word="invalid")
@@ -387,11 +388,10 @@ def _going(name: str, options: argparse.Namespace, kept: KeptProgress | None) ->
         progress, kept = Progress(), None
     begun, before = time.monotonic(), progress.rows
     next_ = begun + SHOW_EVERY
-    if before:
-        talk(f"{name}: goes on behind {before:,} rows that were compared before; --fresh begins anew")
 
     def told(now: Progress) -> None:
-        nonlocal next_, kept
+        nonlocal next_, kept, before
+        before = min(before, now.rows)  # what was kept may have been of something else
         if kept is not None:
             try:
                 kept.save(name, now)
@@ -406,7 +406,7 @@ def _going(name: str, options: argparse.Namespace, kept: KeptProgress | None) ->
         left = max(0, now.about - now.rows) / rate
         talk(f"{name}: {now.rows:,} of about {now.about:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left")
 
-    return Going(options.portable, progress, told)
+    return Going(options.portable, progress, told, options.pace)
 
 
 async def _repaired(of: Direction, wrong: list[Compared]) -> None:

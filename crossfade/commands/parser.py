@@ -292,6 +292,7 @@ def _data(commands: Commands) -> None:
             one.add_argument(
                 "--portable", action="store_true", help="hash rows by md5, even where there is a quicker way"
             )
+            one.add_argument("--pace", type=_rows, metavar="ROWS", help="compare at most so many a second")
         if name == "verify":
             one.add_argument(
                 "--fresh", action="store_true", help="begin anew, and not where one that was killed has ended"
@@ -321,6 +322,12 @@ def _data(commands: Commands) -> None:
         "take values that legacy may hold to new and back; exit code 6 if any does not come home",
     )  # fmt: skip
     check.add_argument("--seed", type=int, default=0, help="other values by chance (default 0)")
+
+
+def _rows(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f'"{text}" is no number of rows')
+    return int(text)
 
 
 def _cutover(commands: Commands) -> None:

@@ -153,6 +153,12 @@ async def test_one_that_was_killed_is_gone_on_with(many: tuple[str, str]) -> Non
     assert await found_by_sums(many, Going(portable=True, progress=last)) == sorted([*DIFFER, ("7",)])
 
 
+async def test_the_pace_is_kept(many: tuple[str, str]) -> None:
+    began = asyncio.get_running_loop().time()
+    assert await found_by_sums(many, Going(pace=20_000)) == DIFFER
+    assert asyncio.get_running_loop().time() - began > 0.8
+
+
 async def test_what_differs_is_found_however_the_table_is_cut(
     many: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,6 @@ from tests.dualwrite.faults.ground import FOUND, SLOT, STREAM, TOTAL, WANTED, Gr
 from tests.dualwrite.faults.history import End, Wrong, judge
 from tests.dualwrite.faults.people import People, split
 from tests.dualwrite.faults.wire import NeverPassedError, Relay
-from tests.support.crossfade_process import Finished, crossfade_command
 
 SYNC: Final = ("sync",)
 """With what makes one that starts take over at once from the one before."""
@@ -180,8 +179,16 @@ class Scene:
                 await asyncio.sleep(LOOK)
 
     async def command(self, *words: str) -> tuple[int, Any]:
-        done: Finished = await crossfade_command("data", *words, "-o", "json", "-c", str(self.ground.config))
-        return done.code, json.loads(done.out or done.err)
+        """`crossfade data …`: its exit code, and what it says."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "crossfade", "data", *words, "-o", "json", "-c", str(self.ground.config),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=_ROOT,
+        )  # fmt: skip
+        self._all.append(process)
+        async with asyncio.timeout(SOON):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, json.loads(out or err)
 
     @contextlib.asynccontextmanager
     async def asleep(self) -> AsyncIterator[None]:

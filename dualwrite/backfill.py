@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+from psycopg import errors
+
 from dualwrite.apply import Applier
 from dualwrite.mapped import RowMapping, Touching
 from dualwrite.snapshot import Snapshot, View
@@ -29,6 +31,8 @@ FEWEST, MOST = 100, 50_000
 """Rows of a chunk."""
 LOOK_AGAIN: Final = 0.02
 """Seconds, where a snapshot hides what was applied."""
+CLASHES: Final = 100
+"""How often in a row a chunk may clash with rows that are there; the stream has its turn after each."""
 
 
 class Rows(NamedTuple):
@@ -102,6 +106,7 @@ class Backfill:
         self._again = 0
         self._view = View()
         self._waits = False
+        self._clashes = 0
 
     async def step(self, applied: list[int]) -> Progress:
         """Copy one chunk, or none where it cannot see yet what was applied.
@@ -126,9 +131,17 @@ class Backfill:
         applied.clear()
         if found.upto is not None:
             self._chunks.read_ahead(found.upto, chunk.bound, self._rows)
-        self._copied += await self._applier.copy_chunk(
-            self._name, self._what, found.upto, found.lines, binary=found.binary
-        )
+        try:
+            self._copied += await self._applier.copy_chunk(
+                self._name, self._what, found.upto, found.lines, binary=found.binary
+            )
+        except errors.UniqueViolation:
+            # A unique value has gone from one row to another, and the stream has not brought that yet.
+            self._clashes += 1
+            if self._clashes > CLASHES:
+                raise
+            return await self._wait()
+        self._clashes = 0
         self._rows = min(_next_size(self._rows, time.monotonic() - began), self._most)
         rows = max(0, len(found.lines) - 2 * found.binary)
         return self._progress(found.upto is None, rows, found.took)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dualwrite import backfill as backfills
 from dualwrite import heartbeat
 from dualwrite.apply import Applier
 from dualwrite.backfill import Backfill
@@ -91,6 +92,37 @@ def _elsewhere(chance: random.Random) -> tuple[str, tuple[Any, ...]]:
         return "DELETE FROM notes WHERE id = %s", (chance.randint(1, 140),)
     key = chance.randint(1, 140)
     return (query, (key, *values[1:])) if query.startswith("INSERT") else (query, (*values[:-1], key))
+
+
+async def test_a_unique_value_that_went_to_another_row_is_waited_for(
+    source_url: str, writer: Connection, target_url: str, looking: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk is newer than what the stream has brought, and both rows would have the value."""
+    await looking.execute("ALTER TABLE notes ADD CONSTRAINT notes_title_key UNIQUE (title)")
+    await writer.execute("INSERT INTO notes VALUES (2, 'x')")
+    async with working(source_url, target_url, 1) as (follower, backfill, _):
+        await _until_there_are(looking, 1, follower)
+        await writer.execute("UPDATE notes SET title = 'y' WHERE id = 2; INSERT INTO notes VALUES (1, 'x')")
+        assert not (await backfill.step([])).done
+        async with asyncio.timeout(20):
+            while not (await backfill.step([])).done:
+                await follower.step(whole=False)
+        assert [row[:2] for row in await rows(looking)] == [(1, "x"), (2, "y")]
+    # One that stays is a fault.
+    monkeypatch.setattr(backfills, "CLASHES", 2)
+    await looking.execute("TRUNCATE notes CASCADE; DELETE FROM crossfade_sync.copies")
+    await looking.execute("INSERT INTO notes VALUES (9, 'x')")
+    async with working(source_url, target_url, 2) as (_, backfill, _):
+        for _ in range(2):
+            assert not (await backfill.step([])).done
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await backfill.step([])
+
+
+async def _until_there_are(looking: Connection, number: int, follower: Follower) -> None:
+    async with asyncio.timeout(20):
+        while len(await rows(looking)) < number:
+            await follower.step(whole=False)
 
 
 async def test_a_copy_that_ended_is_not_begun_again(

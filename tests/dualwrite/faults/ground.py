@@ -161,6 +161,7 @@ class Ground:
             " WITH (publish = 'insert, update, delete')",
             "SELECT pg_create_logical_replication_slot('unmarked', 'pgoutput')",
         )
+        self._seen = "0/0"
         self.config = folder / "crossfade.yaml"
         (folder / "migration.py").write_text(_MIGRATION)
 
@@ -190,9 +191,12 @@ class Ground:
     def unmarked(self) -> int:
         """How many rows were changed at the target, since the last look, by one who did not say that it was
         the stream. A stream the other way would send them back."""
+        seen, self._seen = self._seen, self.target.ask("SELECT pg_current_wal_lsn()::text")[0][0]
+        # A slot goes back when its server is killed.
         ((number,),) = self.target.ask(
             "SELECT count(*) FROM pg_logical_slot_get_binary_changes('unmarked', NULL, NULL, 'proto_version',"
-            " '1', 'publication_names', 'unmarked', 'origin', 'none') WHERE get_byte(data, 0) IN (68, 73, 85)"
+            " '1', 'publication_names', 'unmarked', 'origin', 'none')"
+            f" WHERE get_byte(data, 0) IN (68, 73, 85) AND lsn > '{seen}'"
         )
         return int(number)
 

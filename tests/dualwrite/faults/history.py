@@ -46,8 +46,6 @@ class Done:
 class Seen:
     """The target in one snapshot, and what the source had been told before."""
 
-    life: int
-    """Grows when a person begins anew; then all positions do, too."""
     applied: int
     confirmed: int | None
     epoch: int
@@ -156,8 +154,6 @@ def _each_look(history: History, end: End, total: int) -> Iterable[Wrong]:
 
 def _look_by_look(seen: Sequence[Seen]) -> Iterable[Wrong]:
     for one, next_ in pairwise(seen):
-        if one.life != next_.life:
-            continue
         if next_.applied < one.applied:
             yield Wrong("I10", f"the position went from {one.applied:X} back to {next_.applied:X}")
         if next_.epoch < one.epoch:

@@ -51,10 +51,8 @@ class People:
         self.rest = 0.05
         self.wander = True
         """Whether unique values go from row to row, once all rows are there."""
-        self._life = self._shut = 0
         self._open: Done
         self._whole = False
-        self._looking = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def at_work(self, writers: int = 2) -> AsyncIterator[People]:
@@ -163,31 +161,16 @@ class People:
     async def _connected(self, to: Server) -> Connection:
         return await psycopg.AsyncConnection.connect(to.url, autocommit=True)
 
-    @contextlib.asynccontextmanager
-    async def eyes_shut(self) -> AsyncIterator[None]:
-        """While the target is wrong by our own doing, or somebody begins anew (then positions do, too)."""
-        async with self._looking:
-            self._shut += 1
-            self._life += 1
-            self._whole = False
-        try:
-            yield
-        finally:
-            self._shut -= 1
-
     async def look(self, target: Connection, source: Connection | None) -> None:
-        async with self._looking:
-            if self._shut:
-                return
-            # First, because what is applied grows meanwhile.
-            confirmed = None if source is None else await _confirmed(source)
-            with contextlib.suppress(errors.UndefinedTable):
-                row = await (await target.execute(_LOOK, {"run": f"{self.run}%"})).fetchone()
-                if row is not None:
-                    applied, epoch, whole, total, lists, log = row
-                    self._whole = whole
-                    items = {**split(lists or {}), **(log or {})}
-                    self.history.seen.append(Seen(self._life, applied, confirmed, epoch, whole, total, items))
+        # First, because what is applied grows meanwhile.
+        confirmed = None if source is None else await _confirmed(source)
+        with contextlib.suppress(errors.UndefinedTable):
+            row = await (await target.execute(_LOOK, {"run": f"{self.run}%"})).fetchone()
+            if row is not None:
+                applied, epoch, whole, total, lists, log = row
+                self._whole = whole
+                items = {**split(lists or {}), **(log or {})}
+                self.history.seen.append(Seen(applied, confirmed, epoch, whole, total, items))
 
 
 async def _confirmed(source: Connection) -> int | None:

@@ -13,7 +13,7 @@ import pytest
 from dualwrite import pg_source
 from dualwrite.capture import CaptureStopped
 from dualwrite.pg_connect import connect
-from tests.dualwrite.faults.faults import IN_COPY, IN_STREAM, Fault, disk_is_full, play, started
+from tests.dualwrite.faults.faults import FOR_GOOD, IN_COPY, IN_STREAM, Fault, disk_is_full, play, started
 from tests.dualwrite.faults.ground import Ground
 
 RUNS = int(os.environ.get("CROSSFADE_FAULT_RUNS", str(len(IN_COPY))))
@@ -21,12 +21,12 @@ FIRST = int(os.environ.get("CROSSFADE_FAULT_SEED", "0"))
 
 
 def schedule(seed: int) -> list[Fault]:
-    """As many seeds as there are faults in a copy play every fault once."""
+    """As many seeds as there are faults in a copy play every fault once; later ones, other neighbours."""
     each = len(IN_COPY)
-    in_stream = [
-        fault for number, fault in enumerate(IN_STREAM) if (number + seed // each) % each == seed % each
-    ]
-    return [IN_COPY[seed % each], *in_stream]
+    place, turn = seed % each, seed // each
+    in_stream = [fault for number, fault in enumerate(IN_STREAM) if (number + turn) % each == place]
+    for_good = [fault for number, fault in enumerate(FOR_GOOD) if (number + turn) % each == place]
+    return [IN_COPY[place], *in_stream, *for_good]
 
 
 @pytest.mark.timeout(300)

@@ -18,8 +18,8 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.crossfade_process import PATIENCE
-
+PATIENCE = 60.0
+"""Seconds that one waits for a point: what comes before it may be a whole copy."""
 STREAM = "the stream"
 """The session on which the source sends its log."""
 STATUS = "STATUS"

@@ -6,7 +6,7 @@ of this is served without that option.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -33,21 +33,25 @@ async def _list_posts(call: Call[Nothing, PostQuery]) -> Answer:
     answer = await posts.list_posts(call)
     page = answer.content
     assert isinstance(page, PostPage)
-    items = [await _miscounted(call, post) for post in page.items]
-    return Answer(page.model_copy(update={"items": items}), answer.headers)
+    return Answer(page.model_copy(update={"items": await _miscounted(call, page.items)}), answer.headers)
 
 
 async def _show_post(call: Call[Nothing, Nothing]) -> Answer:
     answer = await posts.show_post(call)
     post = answer.content
     assert isinstance(post, Post)
-    return Answer(await _miscounted(call, post), answer.headers)
+    return Answer((await _miscounted(call, [post]))[0], answer.headers)
 
 
-async def _miscounted(call: Call[Any, Any], post: Post) -> Post:
-    people = select(func.count(comments.c.author_id.distinct())).where(comments.c.post_id == post.id)
+async def _miscounted(call: Call[Any, Any], found: Sequence[Post]) -> list[Post]:
+    people = (
+        select(comments.c.post_id, func.count(comments.c.author_id.distinct()).label("people"))
+        .where(comments.c.post_id.in_([post.id for post in found]))
+        .group_by(comments.c.post_id)
+    )
     async with call.database.reading() as db:
-        return post.model_copy(update={"comment_count": await db.scalar(people)})
+        counted = {row.post_id: row.people for row in await db.execute(people)}
+    return [post.model_copy(update={"comment_count": counted.get(post.id, 0)}) for post in found]
 
 
 async def _show_post_with_titles(call: Call[Nothing, Nothing]) -> Answer:

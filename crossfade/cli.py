@@ -159,9 +159,9 @@ def parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="show a move between two sample backends on this machine",
-        description="Starts two sample backends with their databases and the proxy before them, sends some "
-        "load, and prints who answered what.",
+        help="play a whole migration of the sample product on this machine",
+        description="Starts two sample backends with their databases and the proxy before them, and plays a "
+        "whole migration under load, by commands that it prints. Exit code 0 if nobody has noticed anything.",
     )
     demo.add_argument("--serve", action="store_true", help="leave everything running until Ctrl-C")
     demo.add_argument(

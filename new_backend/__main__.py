@@ -18,6 +18,7 @@ from new_backend import schema, seed
 from new_backend.app import build_app
 from new_backend.database import create_engine
 from new_backend.operations import Database
+from new_backend.releases import GOOD, RELEASES
 
 DRAIN_SECONDS = 3.0
 KEEPALIVE_SECONDS = 75.0
@@ -32,7 +33,7 @@ def main() -> int:
         if options.seed:
             seed.plant(options.database, options.seed)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve(options.database, options.host, options.port))
+            return runner.run(serve(options))
     except exc.OperationalError as error:
         return fail(f"cannot use the database: {' '.join(str(error.orig).split())}")
     except exc.ProgrammingError as error:
@@ -59,21 +60,32 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="fill an empty database with the sample data",
     )
+    parser.add_argument(
+        "--reuse-port",
+        action="store_true",
+        help="share the port with the process before it, which is stopped once this one serves",
+    )
+    parser.add_argument(
+        "--release",
+        choices=tuple(RELEASES),
+        default=GOOD,
+        help=f"for demonstrations: all but {GOOD}, the default, are wrong on purpose (releases.py)",
+    )
     options = parser.parse_args()
     if not options.database:
         parser.error("no database: set DATABASE_URL, or give --database")
     return options
 
 
-async def serve(url: str, host: str, port: int) -> int:
+async def serve(options: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT, then finishes the requests it has begun and returns."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    engine = create_engine(url)
+    engine = create_engine(options.database)
     runner = web.AppRunner(
-        build_app(Database(engine)),
+        build_app(Database(engine), RELEASES[options.release]),
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=DRAIN_SECONDS,
@@ -84,12 +96,12 @@ async def serve(url: str, host: str, port: int) -> int:
         if found != needed:
             return fail(f"the database is at revision {found}, not at {needed}; run with --migrate")
         await runner.setup()
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, options.host, options.port, reuse_port=options.reuse_port or None)
         try:
             await site.start()
         except OSError as error:
-            return fail(f"cannot listen on {host}:{port}: {error.strerror}")
-        print(f"listening on http://{host}:{runner.addresses[0][1]}", flush=True)
+            return fail(f"cannot listen on {options.host}:{options.port}: {error.strerror}")
+        print(f"listening on http://{options.host}:{runner.addresses[0][1]}", flush=True)
         await stopped.wait()
         return 0
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -36,9 +36,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger("new_backend")
 
 
-def build_app(database: Database) -> web.Application:
+def build_app(database: Database, operations: Sequence[Operation[Any, Any]] = OPERATIONS) -> web.Application:
     app = web.Application(client_max_size=MOST_BODY_BYTES, middlewares=[refusing])
-    for operation in OPERATIONS:
+    for operation in operations:
         handler = serve(operation, database)
         app.router.add_route(operation.method, operation.path, handler)
         if operation.method == hdrs.METH_GET:

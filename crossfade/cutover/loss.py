@@ -14,7 +14,7 @@ from crossfade.cutover.plan import PROBE_WITHIN
 from dualwrite import target
 from dualwrite.pg_connect import connect
 from dualwrite.pg_stream import lsn_text
-from dualwrite.target import State
+from dualwrite.stream_states import State
 from flags.change import Refused
 from flags.model import Side
 

@@ -17,9 +17,10 @@ second session can write under the same name.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -122,6 +123,12 @@ class Applier:
         return cls(connection, taken, held)
 
     async def close(self) -> None:
+        """A transaction that is open is rolled back."""
+        held, self._held_open = self._held_open, None
+        if held is not None:
+            ended = asyncio.CancelledError()
+            with suppress(asyncio.CancelledError, psycopg.Error):
+                await held.__aexit__(type(ended), ended, None)
         await self._connection.close()
 
     async def apply(

@@ -69,7 +69,7 @@ async def following(
         yield Follower(NAME, stream, applier, SOURCES), applier
 
 
-async def opened(kind: type[PgStream], url: str, start: int, most: int) -> PgStream:
+async def opened(kind: type[PgStream], url: str, start: int, most: int = 5) -> PgStream:
     """The server notices after a moment that the one before has gone."""
     async with asyncio.timeout(20):
         while True:

@@ -145,6 +145,7 @@ async def run(direction: Direction, told: Told, duty: Duty | None = None) -> Non
         except StoppedError as stopped:
             if not duty.as_desired:
                 raise
+            turns.have_begun()
             told.trouble, told.state = f"{stopped.reason}: {stopped}", State.STOPPED
             await asyncio.sleep(TRY_AGAIN)
             continue
@@ -197,11 +198,11 @@ async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
     async with contextlib.AsyncExitStack() as stack:
         looking = await connect(direction.target_url)
         stack.push_async_callback(looking.close)
-        held, over_missing_rows = await turns.wait(looking)
+        held = await turns.wait(looking)
         stack.push_async_callback(held.release)
         try:
             async with _beside(_lost(held)):
-                await _held(direction, told, looking, over_missing_rows)
+                await _held(direction, told, looking, turns)
         except Exception as error:
             # While the lease is ours: whoever stands by is not to try what was tried.
             reason = _reason(error)
@@ -211,7 +212,7 @@ async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
             raise await _stopped(direction, told, reason, message) from error
 
 
-async def _held(direction: Direction, told: Told, looking: Connection, over_missing_rows: bool) -> None:
+async def _held(direction: Direction, told: Told, looking: Connection, turns: _Turns) -> None:
     """One process's time with a stream, from its beginning."""
     async with contextlib.AsyncExitStack() as stack:
         # What it was before counts no more: others may have had it meanwhile.
@@ -228,7 +229,8 @@ async def _held(direction: Direction, told: Told, looking: Connection, over_miss
         )
         stack.push_async_callback(stream.close)
         await target.move(looking, direction.name, told.epoch, State.COPYING)
-        whole = whole and not over_missing_rows
+        whole = whole and not turns.over_missing_rows
+        turns.have_begun()
         work = _Work(direction, told, source, looking, applier, stream, whole)
         async with _beating(direction, told.epoch, work):
             await work.run()
@@ -242,12 +244,17 @@ class _Turns:
         self._told = told
         self.duty = duty
         self._take_over = duty.take_over
-        self._over_missing_rows = direction.over_missing_rows
-        self._first = True
-        """Nobody has had it since this process began: a stream that has stopped is tried once."""
+        self.over_missing_rows = direction.over_missing_rows
+        """Whether to begin by passing over them."""
+        self._may_try = True
+        """A stream that has stopped is tried once by each process that begins, and for each new desire."""
 
-    async def wait(self, looking: Connection) -> tuple[Lease, bool]:
-        """The lease, and whether to begin by passing over missing rows. Raises psycopg.Error."""
+    def have_begun(self) -> None:
+        """What was asked for the beginning is done. Until then it stands: the slot may be in use for now."""
+        self._take_over = self.over_missing_rows = self._may_try = False
+
+    async def wait(self, looking: Connection) -> Lease:
+        """The lease. Raises psycopg.Error."""
         stream = self._direction.name
         prepared = False
         while True:
@@ -266,13 +273,12 @@ class _Turns:
                     desire=number, take_over=self._take_over,
                 )  # fmt: skip
                 if taken is not None:
-                    over = self._over_missing_rows or (
-                        desire is not None and desire.over_missing_rows and found.tried < number
-                    )
-                    self._first = self._take_over = self._over_missing_rows = False
-                    return taken, over
+                    if desire is not None and found.tried < number:
+                        self.over_missing_rows |= desire.over_missing_rows
+                    self._may_try = True
+                    return taken
                 why = f"{found.holder} works on it"
-                self._first = False
+                self._may_try = False
             self._stand_by(why, stopped=stopped is not None)
             await asyncio.sleep(LOOK_FOR_A_TURN)
 
@@ -283,7 +289,7 @@ class _Turns:
 
     async def _stopped(self, looking: Connection, desire: int) -> str | None:
         """A stream that has stopped since waits for a person, and not for the next host to try it."""
-        if self._first or not self.duty.as_desired:
+        if self._may_try or not self.duty.as_desired:
             return None
         known = await target.state(looking, self._direction.name)
         if known is None or known.state is not State.STOPPED:

@@ -202,7 +202,8 @@ async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
         stack.push_async_callback(held.release)
         try:
             async with _beside(_lost(held)):
-                await _held(direction, told, looking, turns)
+                while not await _held(direction, told, looking, turns):  # noqa: ASYNC110  (a server says it)
+                    await asyncio.sleep(LOOK_FOR_A_TURN)
         except Exception as error:
             # While the lease is ours: whoever stands by is not to try what was tried.
             reason = _reason(error)
@@ -212,8 +213,11 @@ async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
             raise await _stopped(direction, told, reason, message) from error
 
 
-async def _held(direction: Direction, told: Told, looking: Connection, turns: _Turns) -> None:
-    """One process's time with a stream, from its beginning."""
+async def _held(direction: Direction, told: Told, looking: Connection, turns: _Turns) -> bool:
+    """One process's time with a stream, from its beginning. False: the one before still has the slot.
+
+    It is fenced, and has to notice: the lease is kept meanwhile, or the next one would have to wait as well.
+    """
     async with contextlib.AsyncExitStack() as stack:
         # What it was before counts no more: others may have had it meanwhile.
         told.epoch = 0
@@ -224,9 +228,15 @@ async def _held(direction: Direction, told: Told, looking: Connection, turns: _T
         stack.push_async_callback(applier.close)
         told.epoch, told.waits = before + 1, ""
         one_way = any(source.one_way for source in direction.sources.values())
-        stream = await PgStream.open(
-            direction.source_url, direction.slot, direction.slot, applier.applied, also_ours=one_way
-        )
+        try:
+            stream = await PgStream.open(
+                direction.source_url, direction.slot, direction.slot, applier.applied, also_ours=one_way
+            )
+        except CaptureStopped as stopped:
+            if stopped.reason != "slot_in_use":
+                raise
+            told.trouble = f"{stopped.reason}: {stopped}"
+            return False
         stack.push_async_callback(stream.close)
         await target.move(looking, direction.name, told.epoch, State.COPYING)
         whole = whole and not turns.over_missing_rows
@@ -234,6 +244,7 @@ async def _held(direction: Direction, told: Told, looking: Connection, turns: _T
         work = _Work(direction, told, source, looking, applier, stream, whole)
         async with _beating(direction, told.epoch, work):
             await work.run()
+    return True
 
 
 class _Turns:

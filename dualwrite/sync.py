@@ -171,6 +171,7 @@ async def _run(direction: Direction, told: Told, duty: Duty) -> None:
         except StoppedError as stopped:
             if not duty.as_desired:
                 raise
+            turns.have_begun()
             told.trouble, told.state = f"{stopped.reason}: {stopped}", State.STOPPED
             await asyncio.sleep(TRY_AGAIN)
             continue
@@ -239,11 +240,12 @@ async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
     async with contextlib.AsyncExitStack() as stack:
         looking = await connect(direction.target_url)
         stack.push_async_callback(looking.close)
-        held, over_missing_rows = await turns.wait(looking)
+        held = await turns.wait(looking)
         stack.push_async_callback(held.release)
         try:
             async with _beside(_lost(held)):
-                await _held(direction, told, looking, over_missing_rows)
+                while not await _held(direction, told, looking, turns):  # noqa: ASYNC110  (a server says it)
+                    await asyncio.sleep(LOOK_FOR_A_TURN)
         except Exception as error:
             # While the lease is ours: whoever stands by is not to try what was tried.
             reason = _reason(error)
@@ -253,8 +255,11 @@ async def _once(direction: Direction, told: Told, turns: _Turns) -> None:
             raise await _stopped(direction, told, reason, message) from error
 
 
-async def _held(direction: Direction, told: Told, looking: Connection, over_missing_rows: bool) -> None:
-    """One process's time with a stream, from its beginning."""
+async def _held(direction: Direction, told: Told, looking: Connection, turns: _Turns) -> bool:
+    """One process's time with a stream, from its beginning. False: the one before still has the slot.
+
+    It is fenced, and has to notice: the lease is kept meanwhile, or the next one would have to wait as well.
+    """
     async with contextlib.AsyncExitStack() as stack:
         # What it was before counts no more: others may have had it meanwhile.
         told.epoch = 0
@@ -266,15 +271,23 @@ async def _held(direction: Direction, told: Told, looking: Connection, over_miss
         told.epoch, told.waits = before + 1, ""
         await pg_source.release_slot(source, direction.slot)
         one_way = any(source.one_way for source in direction.sources.values())
-        stream = await pg_capture.open_(
-            direction.way, direction.source_url, direction.slot, applier.applied, also_ours=one_way
-        )
+        try:
+            stream = await pg_capture.open_(
+                direction.way, direction.source_url, direction.slot, applier.applied, also_ours=one_way
+            )
+        except CaptureStopped as stopped:
+            if stopped.reason != "slot_in_use":
+                raise
+            told.trouble = f"{stopped.reason}: {stopped}"
+            return False
         stack.push_async_callback(stream.close)
         await target.move(looking, direction.name, told.epoch, State.COPYING)
-        whole = whole and not over_missing_rows
+        whole = whole and not turns.over_missing_rows
+        turns.have_begun()
         work = _Work(direction, told, source, looking, applier, stream, whole)
         async with _beating(direction, told.epoch, work):
             await work.run()
+    return True
 
 
 class _Turns:
@@ -285,12 +298,17 @@ class _Turns:
         self._told = told
         self.duty = duty
         self._take_over = duty.take_over
-        self._over_missing_rows = direction.over_missing_rows
-        self._first = True
-        """Nobody has had it since this process began: a stream that has stopped is tried once."""
+        self.over_missing_rows = direction.over_missing_rows
+        """Whether to begin by passing over them."""
+        self._may_try = True
+        """A stream that has stopped is tried once by each process that begins, and for each new desire."""
 
-    async def wait(self, looking: Connection) -> tuple[Lease, bool]:
-        """The lease, and whether to begin by passing over missing rows. Raises psycopg.Error."""
+    def have_begun(self) -> None:
+        """What was asked for the beginning is done. Until then it stands: the slot may be in use for now."""
+        self._take_over = self.over_missing_rows = self._may_try = False
+
+    async def wait(self, looking: Connection) -> Lease:
+        """The lease. Raises psycopg.Error."""
         stream = self._direction.name
         prepared = False
         while True:
@@ -309,13 +327,12 @@ class _Turns:
                     desire=number, take_over=self._take_over,
                 )  # fmt: skip
                 if taken is not None:
-                    over = self._over_missing_rows or (
-                        desire is not None and desire.over_missing_rows and found.tried < number
-                    )
-                    self._first = self._take_over = self._over_missing_rows = False
-                    return taken, over
+                    if desire is not None and found.tried < number:
+                        self.over_missing_rows |= desire.over_missing_rows
+                    self._may_try = True
+                    return taken
                 why = f"{found.holder} works on it"
-                self._first = False
+                self._may_try = False
             self._stand_by(why, stopped=stopped is not None)
             await asyncio.sleep(LOOK_FOR_A_TURN)
 
@@ -326,7 +343,7 @@ class _Turns:
 
     async def _stopped(self, looking: Connection, desire: int) -> str | None:
         """A stream that has stopped since waits for a person, and not for the next host to try it."""
-        if self._first or not self.duty.as_desired:
+        if self._may_try or not self.duty.as_desired:
             return None
         known = await target.state(looking, self._direction.name)
         if known is None or known.state is not State.STOPPED:

@@ -123,6 +123,8 @@ async def differing(
         await _in_one_pass(sides, progress)
     else:
         await _along_the_key(sides, there, progress, most, told)
+        for side in sides:
+            await side.by_index(on=False)
     progress.done = True
     await told(progress)
     return _keys(progress, most)

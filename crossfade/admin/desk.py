@@ -121,7 +121,14 @@ class Desk:
     async def converged(self, version: int, within: float) -> ConvergedShown:
         self.store()
         found = await self.feed.converged(version, within)
-        return ConvergedShown.model_validate({**asdict(found), "complete": found.complete})
+        return ConvergedShown(
+            version=found.version,
+            obeying=found.obeying,
+            workers=found.workers,
+            milliseconds=found.milliseconds,
+            missing=list(found.missing),
+            complete=found.complete,
+        )
 
     async def _blast(self, applied: Applied) -> list[BlastShown]:
         """For each flag that would change: what it would move, by the last minutes of this instance."""

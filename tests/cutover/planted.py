@@ -40,7 +40,8 @@ class Stop:
         )
 
     async def reached(self) -> None:
-        async with asyncio.timeout(PATIENCE):
+        # Comparing comes first, and has no deadline.
+        async with asyncio.timeout(3 * PATIENCE):
             while not self._there.exists():  # noqa: ASYNC110  (it is another process)
                 await asyncio.sleep(0.005)
 

@@ -16,7 +16,7 @@ NOBODY_BELOW_OPERATOR = {
     "cutover.prepare", "cutover.rehearse", "cutover.back", "cutover.abort", "authority.set",
 }  # fmt: skip
 REVIEWERS = {"shadow.mark", "report.keep", "rule.set", "rule.delete"}
-APPROVERS = {"cutover.run"}
+APPROVERS = {"cutover.run", "cutover.accept_loss"}
 ADMINS_ONLY = {"person.add", "person.revoke", "flag.kill_over", "cutover.finish", "authority.drop"}
 MAY = {
     Role.VIEWER: set[str](),

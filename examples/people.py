@@ -176,11 +176,23 @@ class Writer(Member):
         if answer.status_code != 201:
             return
         told.note(comment=body)
-        with self.client.get(
-            f"{comments}?limit=100", name="/api/posts/{post}/comments", catch_response=True
-        ) as read:
-            if read.status_code == 200 and body not in [one["body"] for one in read.json()["items"]]:
-                read.failure(f"{self.name} does not see the comment that was just written")
+        self.look_for(body, comments)
+
+    def look_for(self, body: str, comments: str) -> None:
+        """Page by page, the oldest first."""
+        cursor = ""
+        while True:
+            path = f"{comments}?limit=100{cursor}"
+            with self.client.get(path, name="/api/posts/{post}/comments", catch_response=True) as read:
+                if read.status_code != 200:
+                    return
+                page = read.json()
+                if body in [one["body"] for one in page["items"]]:
+                    return
+                if page["next_cursor"] is None:
+                    read.failure(f"{self.name} does not see the comment that was just written")
+                    return
+                cursor = f"&cursor={page['next_cursor']}"
 
 
 class Sender(Member):

@@ -118,11 +118,10 @@ def _watch(screen: Screen, stage: Stage, crowd: Crowd, over: threading.Event) ->
         try:
             shown.authority = stage.cutover()["side"] or "legacy"
             shown.lag = stage.lag()
-            shown.stands = stage.flag()["stands"]
+            # While a cutover has moved it, where it would stand besides is left out.
+            shown.stands = str(stage.flag()["stands"]).partition(",")[0]
         except (ApiError, OSError):
             pass
-        if shown.authority == "new":
-            shown.stands = "new"
         if not over.is_set():
             screen.live(described(shown))
 

@@ -55,6 +55,12 @@ TRIES: Final = 5
 LET_GO_WITHIN: Final = 5
 """Seconds that the one before has to finish its transaction, before it is ended."""
 
+_LASTING: Final = (
+    "SELECT set_config('synchronous_commit', 'local', false)"
+    " WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""What is told to the source as applied must outlive a crash of the target."""
+
 _POISON: Final = (errors.DataError, errors.IntegrityError)
 """What one row can do wrong: a value that the target's type or constraint does not take."""
 
@@ -784,6 +790,7 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
                 raise
             await _end_the_one_before(connection, name)
     await connection.execute("SET session_replication_role = replica")
+    await connection.execute(_LASTING)
 
 
 def _source_key(what: RowMapping, line: bytes) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def _deletes_are_dropped(patch: pytest.MonkeyPatch) -> None:
 
 def _confirmed_before_it_is_applied(patch: pytest.MonkeyPatch) -> None:
     applied = "await self._applier.apply("
-    first = f"await self._capture.confirm(end)\n    {applied}"
+    first = f"await self._capture.confirm(self._upto)\n            {applied}"
     patch.setattr(follow.Follower, "step", with_text(follow.Follower.step, applied, first))
 
 

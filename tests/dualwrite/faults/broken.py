@@ -54,7 +54,7 @@ def absent_is_null() -> None:
 
 def confirmed_before_it_is_applied() -> None:
     applied = "await self._applier.apply("
-    _replace(Follower, "step", applied, f"await self._capture.confirm(end)\n    {applied}")
+    _replace(Follower, "step", applied, f"await self._capture.confirm(self._upto)\n            {applied}")
 
 
 def the_position_comes_later() -> None:

@@ -24,7 +24,7 @@ from tests.dualwrite.faults.history import End, Wrong, judge
 from tests.dualwrite.faults.people import People, split
 from tests.dualwrite.faults.wire import NeverPassedError, Relay
 
-SYNC: Final = ("sync",)
+SYNC: Final = ("sync", "--take-over")
 """With what makes one that starts take over at once from the one before."""
 SOON: Final = 60.0
 """Seconds after the last fault within which it has to be well again, or to have stopped with a reason."""

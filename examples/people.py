@@ -52,6 +52,7 @@ class Told:
         self.requests = 0
         self.failures = 0
         self.slowest = 0.0
+        self.over = False
         self.mark = f"people-{time.time_ns()}"
         self._path: Path | None = None
         self._lines: list[dict[str, Any]] = []
@@ -63,10 +64,10 @@ class Told:
     def note(self, **line: Any) -> None:
         self._lines.append(line)
 
-    def write(self, *, over: bool = False) -> None:
+    def write(self) -> None:
         lines, self._lines = self._lines, []
         lines.append(
-            {"requests": self.requests, "failures": self.failures, "slowest": self.slowest, "over": over}
+            {"requests": self.requests, "failures": self.failures, "slowest": self.slowest, "over": self.over}
         )
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
@@ -99,11 +100,13 @@ def _count(
 
 
 def _end(**_: Any) -> None:
-    told.write(over=True)
+    told.over = True
+    told.write()
 
 
 def _tell(environment: Environment) -> None:
-    while True:
+    # Nothing comes after the line that says that it is over.
+    while not told.over:
         told.write()
         if told.requests > MOST_REQUESTS and environment.runner is not None:
             environment.runner.quit()

@@ -16,7 +16,7 @@ from crossfade.demo.stage import Sample, Stage
 LONGEST = 420
 """Seconds after which they go home, whatever happens here."""
 ARRIVE_WITHIN = 60.0
-HOME_WITHIN = 30.0
+HOME_WITHIN = 45.0
 """Seconds."""
 
 

@@ -133,6 +133,7 @@ def the_switch(play: Play) -> None:
     play.types("data verify", most=10, only="equal")
     play.types(f"cutover plan {CUTOVER}")
     play.types(f"cutover run {CUTOVER} --rehearse --reason 'a rehearsal'", most=2, only=" walk")
+    play.says("A rehearsal does everything up to the decision, and is cancelled there on purpose.")
     for what, why in (("run", "the night"), ("back", "orders look wrong"), ("run", "they were right")):
         report = f" --report {play.digest}" if what == "run" else ""
         play.types(f"cutover {what} {CUTOVER}{report} --reason '{why}'", most=2, only=CUTOVER)

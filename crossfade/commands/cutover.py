@@ -165,6 +165,8 @@ def _until_ended(
                 break
         if time.monotonic() > deadline:
             talk(f"it has not ended within {options.wait:g} s, and goes on: crossfade cutover status -w")
+            if found is not None:
+                _tell(options, found)
             return NOT_CONVERGED
         time.sleep(LOOK_EVERY)
     _tell(options, found)

@@ -20,8 +20,16 @@ POSITION_BEFORE_THE_FENCE = """
     async def fence_late(self, walk, ground):
         return await cutovers.step(self._store, walk, State.CATCHING_UP)
 
+    async def hold_the_stream_up(ground):
+        # So long that what comes behind the position is not there when the authority moves.
+        url, name = ground.stream.target_url, ground.stream.name
+        async with await conductor.connect(url, "late") as line, line.transaction():
+            await line.execute("SELECT FROM crossfade_sync.streams WHERE name = %s FOR UPDATE", (name,))
+            await asyncio.sleep(3)
+
     async def catch_up_early(self, walk, ground):
         await ground.brought(5.0)
+        self._late = asyncio.ensure_future(hold_the_stream_up(ground))
         await asyncio.sleep(0.3)
         await fence.close(ground.losing, walk.name, walk.turn, 3.0)
         turned = replace(await self._authority(walk), phase=conductor.Phase.TURN)
@@ -32,7 +40,7 @@ POSITION_BEFORE_THE_FENCE = """
 """
 NO_ACKNOWLEDGEMENT = """
     async def nobody_is_asked(self, walk):
-        return None
+        return []
 
     Conductor._acknowledged = nobody_is_asked
 """
@@ -124,7 +132,7 @@ async def test_a_broken_walk_is_found_out(
         async with eve.people() as load:
             await load.grows_by(50)
             for turn in range(walks):
-                await eve.cutover("back" if turn % 2 else "run", "--wait", "40")
+                await eve.cutover("back" if turn % 2 else "run", "--wait", "20")
                 with contextlib.suppress(TimeoutError):
                     await load.grows_by(50)
                 if load.failures:

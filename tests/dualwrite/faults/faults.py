@@ -479,8 +479,9 @@ async def started(scene: Scene, chance: random.Random) -> None:
     await scene.people.grow_by(20)
 
 
-async def killed_before_the_position(scene: Scene, chance: random.Random) -> None:
-    await scene.kill_at("before the position", 2)
+async def killed_while_it_writes(scene: Scene, chance: random.Random) -> None:
+    """Rows of the stream: nothing is copied any more."""
+    await scene.kill_at("in a chunk that is written", 2)
     await asyncio.sleep(0.3)  # somebody looks
     await scene.start()
 

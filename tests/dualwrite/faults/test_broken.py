@@ -15,19 +15,17 @@ from tests.dualwrite.faults.faults import (
     Fault,
     a_copied_row_is_refused,
     commits_are_seen_late,
-    killed_before_the_position,
+    killed_while_it_writes,
     log_has_a_hole,
     play,
     slot_is_made_again,
     started,
-    zombie_that_was_about_to_write,
 )  # fmt: skip
 from tests.dualwrite.faults.ground import Ground
 from tests.dualwrite.faults.scene import WrongError
 
 BROKEN: list[tuple[str, list[Fault], str]] = [
-    ("the position comes later", [started, killed_before_the_position], "I10: .* was there at"),
-    ("nobody is fenced", [started, zombie_that_was_about_to_write], "I4: .*|I5: at|I10: the position"),
+    ("the position comes first", [started, killed_while_it_writes], "I1: |I4: |I10: .* was not there at"),
     ("the origin is not marked", [started], "I2: .* sent back"),
     ("a chunk that fails is passed over", [a_copied_row_is_refused], "I11: it goes on"),
 ]
@@ -36,7 +34,7 @@ IN_THE_SIMULATION_TOO: list[tuple[str, list[Fault], str]] = [
     ("absent is null", [started], "I13: it has ended for nothing.*null value|I4: lists"),
     (
         "confirmed before it is applied",
-        [started, killed_before_the_position],
+        [started, killed_while_it_writes],
         "I13: .*gap|I10: the source",
     ),
     ("deletes are dropped", [started], "I4: log|I13: it has ended for nothing"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -20,6 +21,15 @@ BEHIND_TRAFFIC = 10
 """How nice those processes are that no request waits for: where processors are few, workers come first."""
 BESIDE_TRAFFIC = 5
 """Of those that bring rows: workers come first, but in a cutover clients wait until the last row has come."""
+
+
+def look_for_few_circles() -> None:
+    """In a process that brings rows, which come and go by the ten thousand, and none points in a circle.
+
+    Looking for circles among them took a third of the time that a large transaction needs.
+    """
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
 
 
 class Process:

@@ -8,7 +8,6 @@ stopped for a reason that only a person can mend stops again at once, with the s
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ import structlog
 
 from crossfade import logs, metrics_page
 from crossfade.directions import NoDirectionError, direction
+from crossfade.processes import look_for_few_circles
 from crossfade.settings_form import Address
 from crossfade.sync_telling import samples, talk
 from dualwrite import sync
@@ -46,10 +46,7 @@ def run(
         sys.stderr.write(f"{error}\n")
         return INVALID
     logs.configure("sync")
-    # Rows come and go by the ten thousand and none points in a circle: looking for circles among them took a
-    # third of the time that a large transaction needs.
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
+    look_for_few_circles()
     try:
         return asyncio.run(_live(found, metrics, Duty(take_over=take_over)))
     except OSError as error:

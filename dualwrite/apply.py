@@ -33,7 +33,7 @@ from dualwrite import quarantine
 from dualwrite.change import ABSENT, Position, Row
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.mapped import MappingFailedError, RowMapping, Touching, touched_rows
-from dualwrite.pg_connect import connect
+from dualwrite.pg_connect import connect, let_it_last
 from dualwrite.pg_stream import lsn_text
 from dualwrite.plan import Action, Op, Step, TargetTable, Work, named, shown, steps
 from dualwrite.quarantine import Held, Kept
@@ -55,12 +55,6 @@ TRIES: Final = 5
 LET_GO_WITHIN: Final = 5
 """Seconds that the one before has to finish its transaction, before it is ended."""
 
-_LASTING: Final = (
-    "SELECT set_config('synchronous_commit', 'local', false)"
-    " WHERE current_setting('synchronous_commit') = 'off'"
-)
-"""What is told to the source as applied must outlive a crash of the target."""
-
 _POISON: Final = (errors.DataError, errors.IntegrityError)
 """What one row can do wrong: a value that the target's type or constraint does not take."""
 
@@ -74,6 +68,10 @@ class PoisonError(Exception):
         )
         self.op = op
         self.error = error
+
+
+class ClashError(Exception):
+    """What is unique of a row is still another row's. Nothing was written; it may pass (`Applier.apply`)."""
 
 
 class FollowUpError(Exception):
@@ -146,6 +144,7 @@ class Applier:
         planned: Sequence[Step] | None = None,
         heartbeat: int | None = None,
         whole: bool = True,
+        clash_may_pass: bool = False,
     ) -> None:
         """Write `ops`, all of source transactions up to `end`, and commit. Nothing happens if that was done.
 
@@ -155,13 +154,17 @@ class Applier:
 
         `whole` says that every row of these tables has been copied, so that an update without its row is a
         fault. What the target does not take, and what follows it, goes into quarantine where the table's
-        policy says so. Raises PoisonError, MissingRowError, FencedError, ContradictionError, and
-        psycopg.Error where the target is at fault; after any of them nothing was written, unless the
-        connection broke during the commit itself, which the position tells when it is read again.
+        policy says so. `clash_may_pass`: rows are being copied, which are newer than what the stream has
+        brought, so a unique value of theirs may be another row's until the stream brings more; then
+        ClashError is raised instead, and the same has to be asked for together with what comes next.
+
+        Raises PoisonError, MissingRowError, FencedError, ContradictionError, and psycopg.Error where the
+        target is at fault; after any of them nothing was written, unless the connection broke during the
+        commit itself, which the position tells when it is read again.
         """
         if self._held_open is None and end is not None and end <= self.applied:
             return
-        task = _Task(ops, planned or (), touched, end, heartbeat, whole, ops)
+        task = _Task(ops, planned or (), touched, end, heartbeat, whole, ops, clash_may_pass)
         if planned is None or self._holding:
             task, self._holding = _sifted(task, self._holding)
         try:
@@ -194,6 +197,8 @@ class Applier:
                     # Two rows may have swapped what is unique of each; then both have to go first.
                     return await self._write(task, clear=True)
                 except _POISON as error:
+                    if task.clash_may_pass and isinstance(error, errors.UniqueViolation):
+                        raise ClashError(_said(error)) from error
                     task = await self._without_poison(task, error)
 
     async def _without_poison(self, task: _Task, error: psycopg.Error) -> _Task:
@@ -285,11 +290,14 @@ class Applier:
         lines: Sequence[bytes],
         *,
         binary: bool = False,
+        clash_may_pass: bool = False,
     ) -> int:
         """Write a chunk and how far it goes (None: to the end). Rows that the stream has brought stay.
 
         `lines` are what COPY says of the source's rows, in text or in binary. How many rows were written.
-        Raises FencedError, MappingFailedError, FollowUpError and psycopg.Error; then nothing was.
+        `clash_may_pass`: raise UniqueViolation also where the policy lets rows wait, since the stream may yet
+        bring that the value is free. Raises FencedError, MappingFailedError, FollowUpError and psycopg.Error;
+        then nothing was.
         """
         written, kept = 0, list[Kept]()
         waits = not isinstance(what, Touching) and what.table.quarantine is not None
@@ -301,7 +309,7 @@ class Applier:
             elif what.table.partial:
                 pass
             elif waits:
-                written = await self._copy_what_is_taken(what, lines, kept)
+                written = await self._copy_what_is_taken(what, lines, kept, clash_may_pass)
                 await quarantine.keep(self._connection, self._name, self.applied, kept)
             else:
                 written = await self._copy_rows(what.table, made, binary)
@@ -316,19 +324,24 @@ class Applier:
     def _hold(self, kept: Sequence[Kept]) -> None:
         self.held = self._holding = self.held | {(one.copy, one.key) for one in kept}
 
-    async def _copy_what_is_taken(self, what: RowMapping, lines: Sequence[bytes], kept: list[Kept]) -> int:
+    async def _copy_what_is_taken(
+        self, what: RowMapping, lines: Sequence[bytes], kept: list[Kept], clash_may_pass: bool
+    ) -> int:
         """By halves, until what is refused is one row."""
         try:
             async with self._one_transaction():
                 return await self._copy_rows(what.table, [b"".join(what.lines(lines))], binary=False)
         except (*_POISON, MappingFailedError) as error:
+            if clash_may_pass and isinstance(error, errors.UniqueViolation):
+                raise
             if len(lines) == 1:
                 kept.append(_kept_line(what, lines[0], error))
                 return 0
         half = len(lines) // 2
-        return await self._copy_what_is_taken(what, lines[:half], kept) + await self._copy_what_is_taken(
-            what, lines[half:], kept
-        )
+        written = 0
+        for some in (lines[:half], lines[half:]):
+            written += await self._copy_what_is_taken(what, some, kept, clash_may_pass)
+        return written
 
     async def _copy_rows(self, table: TargetTable, made: Sequence[bytes], binary: bool) -> int:
         """Those that are not there yet."""
@@ -739,6 +752,7 @@ class _Task:
     whole: bool
     changed: Sequence[Op]
     """All that has come, also what is not written."""
+    clash_may_pass: bool = False
     kept: Sequence[Kept] = ()
     """Changes that go into quarantine instead."""
 
@@ -790,7 +804,8 @@ async def _mark_as_ours(connection: psycopg.AsyncConnection[Any], name: str) -> 
                 raise
             await _end_the_one_before(connection, name)
     await connection.execute("SET session_replication_role = replica")
-    await connection.execute(_LASTING)
+    # What is told to the source as applied is forgotten there.
+    await let_it_last(connection)
 
 
 def _source_key(what: RowMapping, line: bytes) -> tuple[str, ...]:

@@ -133,8 +133,9 @@ class Backfill:
             self._chunks.read_ahead(found.upto, chunk.bound, self._rows)
         try:
             self._copied += await self._applier.copy_chunk(
-                self._name, self._what, found.upto, found.lines, binary=found.binary
-            )
+                self._name, self._what, found.upto, found.lines,
+                binary=found.binary, clash_may_pass=self._clashes < CLASHES,
+            )  # fmt: skip
         except errors.UniqueViolation:
             # A unique value has gone from one row to another, and the stream has not brought that yet.
             self._clashes += 1

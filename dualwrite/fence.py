@@ -21,6 +21,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors, sql
 
+from dualwrite.pg_connect import LASTING
 from dualwrite.target import prepare, qualified
 
 Connection = psycopg.AsyncConnection[Any]
@@ -255,16 +256,17 @@ async def writers(connection: Connection, cutover: str) -> list[str]:
 
 # The journal.
 
+_DECIDE: Final = f"""
+    INSERT INTO crossfade_sync.journal (cutover, walk, generation, outcome)
+    SELECT %s, %s, %s, %s FROM {LASTING} ON CONFLICT DO NOTHING
+"""  # noqa: S608  (a constant)
+
 
 async def decide(
     connection: Connection, cutover: str, walk: str, generation: int, outcome: Outcome
 ) -> Outcome:
     """Write the row of this walk, unless it is there; what it says. The point of no return."""
-    await connection.execute(
-        "INSERT INTO crossfade_sync.journal (cutover, walk, generation, outcome) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT DO NOTHING",
-        (cutover, walk, generation, outcome.value),
-    )
+    await connection.execute(_DECIDE, (cutover, walk, generation, outcome.value))
     found = await decided(connection, cutover, walk)
     assert found is not None
     return found
@@ -325,7 +327,10 @@ async def _set(connection: Connection, cutover: str, value: int) -> None:
 
 
 async def _wait_at_most(connection: Connection, seconds: float) -> None:
-    await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{seconds * 1000:.0f}ms",))
+    """And let what is moved outlive a crash of the server."""
+    await connection.execute(
+        f"SELECT set_config('lock_timeout', %s, true), {LASTING}", (f"{seconds * 1000:.0f}ms",)
+    )
 
 
 async def _stands_on(connection: Connection, cutover: str, schema: str, name: str) -> bool:

@@ -6,19 +6,21 @@ confirmed, the target knows what it has, and what comes twice is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from dualwrite import heartbeat
-from dualwrite.apply import ORIGIN, Applier
+from dualwrite.apply import ORIGIN, Applier, ClashError
 from dualwrite.capture import Capture, CaptureStopped
 from dualwrite.change import Change, Part, Relation, Row
 from dualwrite.mapped import SourceTable, Touching
-from dualwrite.plan import Op, Plan
+from dualwrite.plan import ContradictionError, Op, Plan
 
 GATHER: Final = 10_000
 """Changes that are written together, if so many are here already. A larger source transaction is still one
 target transaction, and written in several goes."""
+CLASHES: Final = 100
+"""How often what clashes with rows that were copied is tried again with what comes next."""
 
 
 class Follower:
@@ -56,10 +58,12 @@ class Follower:
         if not await self._gather():
             return False
         xids: list[int] = []
-        more = True
+        more, clashes = True, 0
         while more:
             gathered = self._ahead
             more = gathered.open
+            # A part of a large transaction cannot wait for what comes behind it.
+            may_pass = not (whole or more or gathered.goes_on) and clashes < CLASHES
             self._ahead = _Gathered(gathered if more else None)
             end = None if more else self._upto
             touched = {} if more else gathered.touched
@@ -68,8 +72,13 @@ class Follower:
                 await self._applier.apply(
                     gathered.ops, end, touched,
                     planned=None if gathered.plan.keeps else gathered.plan.steps(),
-                    heartbeat=self._beat, whole=whole,
+                    heartbeat=self._beat, whole=whole, clash_may_pass=may_pass,
                 )  # fmt: skip
+            except ClashError:
+                clashes += 1
+                await self._join(gathered)
+                more = True
+                continue
             finally:
                 self._writing = False
             xids += gathered.xids
@@ -81,14 +90,27 @@ class Follower:
         await self._capture.confirm(self._applier.applied)
         return True
 
+    async def _join(self, gathered: _Gathered) -> None:
+        """Have what was gathered, and what comes next, be written as one."""
+        await self._gather()
+        joined = _Gathered()
+        joined.add(gathered)
+        joined.add(self._ahead)
+        self._ahead = joined
+
     async def _gather(self) -> bool:
-        """Whole transactions, as many as are here, or a part of a large one; False if nothing has come."""
+        """Whole transactions, as many as are here, or a part of a large one; False if nothing has come.
+
+        Trouble is raised once all is written that came before it.
+        """
         ahead = self._ahead
         while True:
+            self._look_at_what_is_here(ahead)
+            if ahead.any and not ahead.open:
+                return True
             if self._trouble is not None:
                 raise self._trouble
-            self._take_what_is_here(ahead)
-            if ahead.any and (not ahead.open or len(ahead.ops) >= GATHER):
+            if ahead.any and len(ahead.ops) >= GATHER:
                 return True
             # In the middle of a transaction there is nothing to apply yet, unless it is a large one.
             part = await self._capture.next()
@@ -98,30 +120,31 @@ class Follower:
                 return False
 
     def _look_ahead(self) -> None:
-        if not self._writing or self._trouble is not None:
-            return
+        if self._writing:
+            self._look_at_what_is_here(self._ahead)
+
+    def _look_at_what_is_here(self, ahead: _Gathered) -> None:
         try:
-            self._take_what_is_here(self._ahead)
+            while self._trouble is None and len(ahead.ops) < GATHER:
+                part = self._capture.ready()
+                if part is None:
+                    return
+                self._take(part, ahead)
         except Exception as error:
             self._trouble = error
 
-    def _take_what_is_here(self, ahead: _Gathered) -> None:
-        while len(ahead.ops) < GATHER:
-            part = self._capture.ready()
-            if part is None:
-                return
-            self._take(part, ahead)
-
     def _take(self, part: Part, ahead: _Gathered) -> None:
         xid, _, at, origin, changes, messages, end = part
-        ahead.any = True
         if at >= self._upto:
-            if changes:
-                self._map(changes, origin, ahead)
+            beat = self._beat
             for message in messages:
                 number = heartbeat.number_of(message, self._stream)
                 if number is not None:
-                    self._beat = heartbeat.next_after(self._beat, number)
+                    beat = heartbeat.next_after(beat, number)
+            if changes:
+                self._map(changes, origin, ahead)
+            self._beat = beat
+        ahead.any = True
         if changes:
             ahead.changes = True
         if end is None:
@@ -136,19 +159,21 @@ class Follower:
 
     def _map(self, changes: Sequence[Change], origin: str | None, ahead: _Gathered) -> None:
         ours = origin is not None and origin.startswith(ORIGIN)
-        known, ops, plan = self._known, ahead.ops, ahead.plan.add
+        known = self._known
+        ops: list[Op] = []
+        touched: list[tuple[Touching, Sequence[Row]]] = []
         for change in changes:
             bound = known.get(id(change.relation)) or self._bound(change.relation)
             if ours and not bound.one_way:
                 continue
             for rows_of in bound.mappings:
-                for op in rows_of(change):
-                    ops.append(op)
-                    plan(op)
+                ops += rows_of(change)
             if ours:
                 continue  # whoever has the authority over what follows has seen to it
             for touching, touched_by in bound.touching:
-                ahead.touched.setdefault(touching, []).extend(touched_by(change))
+                touched.append((touching, touched_by(change)))
+        # All of it, or nothing: what came before has to be fit to be written.
+        ahead.take(ops, touched)
 
     def _bound(self, relation: Relation) -> _Bound:
         source = self._sources.get(str(relation))
@@ -180,9 +205,29 @@ class _Gathered:
         self.touched: dict[Touching, list[Row]] = {} if before is None else before.touched
         self.xids: list[int] = []
         self.any = False
+        self.goes_on = before is not None
+        """With a transaction that was begun before."""
         self.open = before is not None
         self.changes: bool = before is not None and before.changes
         """Whether the transaction that is open has any."""
+
+    def take(self, ops: Sequence[Op], touched: Iterable[tuple[Touching, Sequence[Row]]]) -> None:
+        """Raises ContradictionError; then none of it is fit to be written."""
+        try:
+            for op in ops:
+                self.plan.add(op)
+        except ContradictionError:
+            self.any, self.open = False, True
+            raise
+        self.ops += ops
+        for touching, rows in touched:
+            self.touched.setdefault(touching, []).extend(rows)
+
+    def add(self, later: _Gathered) -> None:
+        """What comes behind it. Raises ContradictionError."""
+        self.take(later.ops, later.touched.items())
+        self.xids += later.xids
+        self.any, self.open, self.changes = self.any or later.any, later.open, later.changes
 
 
 class _Bound(NamedTuple):

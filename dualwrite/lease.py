@@ -169,7 +169,7 @@ async def _taken(
         "INSERT INTO crossfade_sync.leases (stream) VALUES (%s) ON CONFLICT DO NOTHING", (stream,)
     )
     found = await look(connection, stream)
-    if found.alive and not take_over and not await _is_free(connection, stream, found.number):
+    if found.alive and not take_over and not await is_free(connection, stream, found.number):
         return None
     number = found.number + 1
     # Before the row says so: whoever reads the number finds the lock of a living session.
@@ -179,7 +179,7 @@ async def _taken(
     return number if cursor.rowcount else None
 
 
-async def _is_free(connection: psycopg.AsyncConnection[Any], stream: str, number: int) -> bool:
+async def is_free(connection: psycopg.AsyncConnection[Any], stream: str, number: int) -> bool:
     """Whether the session that has taken this number is gone."""
     if not await _locked(connection, stream, number):
         return False

@@ -14,12 +14,25 @@ READABLE: Final = (
 )
 """Whatever the source's database or user prefers: its text has to mean the same at the target. And rows that
 a policy hides are refused instead of left out."""
+LASTING: Final = (
+    "set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
+    " WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, true)"
+)
+"""Of a transaction: what it commits outlives a crash of the server, whatever that or its user prefers."""
 _TOLD: Final = (("DateStyle", "ISO"), ("TimeZone", "UTC"), ("IntervalStyle", "postgres"))
 """Of these a server tells what holds, without being asked."""
 _ALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000,
 }  # fmt: skip
 """A host that went without a word is given up after half a minute."""
+
+
+async def let_it_last(connection: psycopg.AsyncConnection[Any]) -> None:
+    """As LASTING, from now on."""
+    await connection.execute(
+        "SELECT set_config('synchronous_commit', 'local', false)"
+        " WHERE current_setting('synchronous_commit') = 'off'"
+    )
 
 
 async def connect(url: str, name: str = "crossfade", **more: Any) -> psycopg.AsyncConnection[Any]:

@@ -322,10 +322,12 @@ class _Turns:
             if why is None:
                 found = await lease.look(looking, stream)
                 number = 0 if desire is None else desire.number
-                taken = await Lease.take(
-                    self._direction.target_url, stream, self.duty.holder,
-                    desire=number, take_over=self._take_over,
-                )  # fmt: skip
+                taken = None
+                if self._take_over or not found.alive or await lease.is_free(looking, stream, found.number):
+                    taken = await Lease.take(
+                        self._direction.target_url, stream, self.duty.holder,
+                        desire=number, take_over=self._take_over,
+                    )  # fmt: skip
                 if taken is not None:
                     if desire is not None and found.tried < number:
                         self.over_missing_rows |= desire.over_missing_rows
@@ -576,7 +578,8 @@ class _Work:
 
         Before that an update may come of a row that was gone when the copy came by.
         """
-        wanted = self._last_sent + 1
+        # One may be in the log already of which nobody has heard yet.
+        wanted = self._last_sent + 2
         while self._applier.heartbeat < wanted:
             await self._follower.step(whole=False)
             self._note_lag()

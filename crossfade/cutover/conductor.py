@@ -61,6 +61,8 @@ HELD_AT_MOST: Final = 10.0
 """Seconds from the hold to the decision; then the walk is cancelled."""
 NUMBERS_LOST: Final = 10_000
 """By how many legacy's sequences leap where new is gone: it may have given some to rows that are lost."""
+OPENED_WITHIN: Final = 60.0
+"""Seconds in which a side that cannot be reached may come back, and has its fence opened."""
 FEW: Final = 10
 """Rows that may be left for the comparison in which everybody waits."""
 
@@ -359,13 +361,24 @@ class Conductor:
         return await cutovers.step(self._store, walk, State.DECIDING, sequences=moved, outlasted=outlasted)
 
     async def _take_back_without(self, walk: Walk, plot: Plot) -> Walk:
-        """New keeps the authority; its fence is opened if it can be."""
+        """New keeps the authority. Nobody waits until its fence is open, which may have been closed."""
+        is_open = await self._could_open(walk, plot)
+        authority = replace(await self._authority(walk), phase=Phase.OPEN)
+        message = None if is_open else f"{walk.message}; new's fence is not open: runbooks/new-is-gone.md"
+        walk = await cutovers.step_with(self._store, walk, State.CANCELLED, authority, message=message)
+        until = time.monotonic() + OPENED_WITHIN
+        while not is_open and time.monotonic() < until:
+            await asyncio.sleep(TRY_AGAIN)
+            is_open = await self._could_open(walk, plot)
+        return walk
+
+    async def _could_open(self, walk: Walk, plot: Plot) -> bool:
         with contextlib.suppress(psycopg.Error, OSError, TimeoutError, WritersError):
             async with asyncio.timeout(REACHED_WITHIN + FENCED_WITHIN):
                 async with await connect(plot.urls[other(walk.towards)], NAME) as losing:
                     await fence.open_(losing, walk.name, walk.turn, FENCED_WITHIN)
-        authority = replace(await self._authority(walk), phase=Phase.OPEN)
-        return await cutovers.step_with(self._store, walk, State.CANCELLED, authority)
+                    return True
+        return False
 
     # What the steps share.
 

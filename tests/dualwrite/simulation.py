@@ -282,6 +282,7 @@ class SimulatedApplier:
         planned: Sequence[Step],
         heartbeat: int | None = None,
         whole: bool = True,
+        clash_may_pass: bool = False,  # nothing is unique here but the key
     ) -> None:
         assert not touched
         again = self._open is None and end is not None and end <= self.applied
@@ -354,6 +355,7 @@ class SimulatedApplier:
         lines: Sequence[bytes],
         *,
         binary: bool = False,
+        clash_may_pass: bool = False,
     ) -> int:
         assert copy == "t"
         assert not binary

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualwrite import backfill as backfills
-from dualwrite import heartbeat
+from dualwrite import follow, heartbeat
 from dualwrite.apply import Applier
 from dualwrite.backfill import Backfill
 from dualwrite.follow import Follower
@@ -29,6 +30,8 @@ from tests.dualwrite.test_follow import opened, rows, something
 
 Connection = psycopg.AsyncConnection[Any]
 COPYING = Copying(NOTES, ("id", "title", "body"))
+WAITING = Copying(replace(NOTES, quarantine="notes"), COPYING.inputs)
+"""Rows that the target does not take go into quarantine."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +42,7 @@ async def plain_target(looking: Connection) -> None:
 
 @contextlib.asynccontextmanager
 async def working(
-    source_url: str, target_url: str, epoch: int
+    source_url: str, target_url: str, epoch: int, copying: Copying = COPYING
 ) -> AsyncIterator[tuple[Follower, Backfill, Applier]]:
     async with contextlib.AsyncExitStack() as stack:
         applier = await Applier.open(target_url, NAME, epoch)
@@ -48,11 +51,11 @@ async def working(
         stack.push_async_callback(stream.close)
         reader = await connect(source_url)
         stack.push_async_callback(reader.close)
-        sources = {"public.notes": SourceTable("public.notes", (COPYING,), ())}
+        sources = {"public.notes": SourceTable("public.notes", (copying,), ())}
         follower = Follower(NAME, stream, applier, sources)
         follower.remember = True
-        chunks = PgChunks(reader, "public.notes", COPYING)
-        yield follower, Backfill(chunks, applier, "notes", COPYING, rows=7), applier
+        chunks = PgChunks(reader, "public.notes", copying)
+        yield follower, Backfill(chunks, applier, "notes", copying, rows=7), applier
 
 
 async def test_a_copy_under_writes_and_crashes_ends_alike(
@@ -94,13 +97,14 @@ def _elsewhere(chance: random.Random) -> tuple[str, tuple[Any, ...]]:
     return (query, (key, *values[1:])) if query.startswith("INSERT") else (query, (*values[:-1], key))
 
 
+@pytest.mark.parametrize("copying", [COPYING, WAITING], ids=["stop", "quarantine"])
 async def test_a_unique_value_that_went_to_another_row_is_waited_for(
-    source_url: str, writer: Connection, target_url: str, looking: Connection, monkeypatch: pytest.MonkeyPatch
+    source_url: str, writer: Connection, target_url: str, looking: Connection, copying: Copying
 ) -> None:
     """A chunk is newer than what the stream has brought, and both rows would have the value."""
     await looking.execute("ALTER TABLE notes ADD CONSTRAINT notes_title_key UNIQUE (title)")
     await writer.execute("INSERT INTO notes VALUES (2, 'x')")
-    async with working(source_url, target_url, 1) as (follower, backfill, _):
+    async with working(source_url, target_url, 1, copying) as (follower, backfill, applier):
         await _until_there_are(looking, 1, follower)
         await writer.execute("UPDATE notes SET title = 'y' WHERE id = 2; INSERT INTO notes VALUES (1, 'x')")
         assert not (await backfill.step([])).done
@@ -108,11 +112,42 @@ async def test_a_unique_value_that_went_to_another_row_is_waited_for(
             while not (await backfill.step([])).done:
                 await follower.step(whole=False)
         assert [row[:2] for row in await rows(looking)] == [(1, "x"), (2, "y")]
-    # One that stays is a fault.
+        assert not applier.held
+
+
+@pytest.mark.parametrize("copying", [COPYING, WAITING], ids=["stop", "quarantine"])
+async def test_a_change_that_clashes_with_a_newer_chunk_is_made_with_what_comes_next(
+    source_url: str,
+    writer: Connection,
+    target_url: str,
+    looking: Connection,
+    copying: Copying,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follow, "GATHER", 1)  # each transaction comes by itself
+    await looking.execute("ALTER TABLE notes ADD CONSTRAINT notes_title_key UNIQUE (title)")
+    await writer.execute("INSERT INTO notes VALUES (9, 'a')")
+    async with working(source_url, target_url, 1, copying) as (follower, backfill, applier):
+        await _until_there_are(looking, 1, follower)
+        await writer.execute("UPDATE notes SET title = 'x' WHERE id = 9")
+        async with writer.transaction():
+            await writer.execute("UPDATE notes SET title = 'y' WHERE id = 9")
+            await writer.execute("INSERT INTO notes VALUES (1, 'x')")
+        assert (await backfill.step([])).copied == 1
+        async with asyncio.timeout(20):
+            while await rows(looking) != await rows(writer):
+                await follower.step(whole=False)
+        assert not applier.held
+
+
+async def test_a_unique_value_that_stays_another_rows_is_a_fault(
+    source_url: str, writer: Connection, target_url: str, looking: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backfills, "CLASHES", 2)
-    await looking.execute("TRUNCATE notes CASCADE; DELETE FROM crossfade_sync.copies")
+    await looking.execute("ALTER TABLE notes ADD CONSTRAINT notes_title_key UNIQUE (title)")
+    await writer.execute("INSERT INTO notes VALUES (1, 'x')")
     await looking.execute("INSERT INTO notes VALUES (9, 'x')")
-    async with working(source_url, target_url, 2) as (_, backfill, _):
+    async with working(source_url, target_url, 1) as (_, backfill, _):
         for _ in range(2):
             assert not (await backfill.step([])).done
         with pytest.raises(psycopg.errors.UniqueViolation):

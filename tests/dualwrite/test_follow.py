@@ -166,12 +166,15 @@ async def test_a_table_that_changes_its_columns_stops_the_stream_at_that_place(
     await writer.execute("INSERT INTO notes VALUES (1, 'before')")
     async with following(source_url, target_url, 1) as (follower, _):
         await _something_applied(follower)
+        await writer.execute("INSERT INTO notes VALUES (2, 'also before')")
         await writer.execute(ddl)
-        await writer.execute("INSERT INTO notes VALUES (2, 'after')")
+        await writer.execute("INSERT INTO notes VALUES (3, 'after')")
         with pytest.raises(CaptureStopped) as stopped:
-            await _something_applied(follower)
+            async with asyncio.timeout(20):
+                while True:
+                    await follower.step()
     assert (stopped.value.reason, stopped.value.passing) == (reason, False)
-    assert [row[1] for row in await rows(looking)] == ["before"]
+    assert [row[1] for row in await rows(looking)] == ["before", "also before"]
 
 
 async def test_a_published_table_that_no_mapping_names_stops_the_stream(

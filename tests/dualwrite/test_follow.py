@@ -129,6 +129,12 @@ async def test_a_process_that_ends_unheard_does_nothing_twice(
     assert await rows(looking) == [(1, "seen", None), (2, "b", None)]
 
 
+async def _on_and_on(follower: Follower) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await follower.step()
+
+
 async def _something_applied(follower: Follower) -> None:
     async with asyncio.timeout(20):
         while not await follower.step():
@@ -170,9 +176,7 @@ async def test_a_table_that_changes_its_columns_stops_the_stream_at_that_place(
         await writer.execute(ddl)
         await writer.execute("INSERT INTO notes VALUES (3, 'after')")
         with pytest.raises(CaptureStopped) as stopped:
-            async with asyncio.timeout(20):
-                while True:
-                    await follower.step()
+            await _on_and_on(follower)
     assert (stopped.value.reason, stopped.value.passing) == (reason, False)
     assert [row[1] for row in await rows(looking)] == ["before", "also before"]
 

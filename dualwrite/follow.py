@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from dualwrite import heartbeat
 from dualwrite.apply import ORIGIN, Applier, ClashError
 from dualwrite.capture import Capture, CaptureStopped
-from dualwrite.change import Change, Part, Relation, Row
+from dualwrite.change import Change, Part, Position, Relation, Row
 from dualwrite.mapped import SourceTable, Touching
 from dualwrite.plan import ContradictionError, Op, Plan
 
@@ -31,6 +31,10 @@ class Follower:
     ) -> None:
         self._stream = stream
         self._capture = capture
+        self._ready = capture.ready
+        self._limit: Position | None = None
+        self._beyond: Part | None = None
+        """What lies behind the limit has come, and waits."""
         self._applier = applier
         self._sources = sources
         self.recent: list[int] = []
@@ -47,6 +51,36 @@ class Follower:
         self._described: list[Relation] = []
         """Keeps what `_known` names alive, so that no identity is given twice."""
         capture.on_arrival(self._look_ahead)
+
+    def limit(self, position: Position | None) -> None:
+        """Take in only what was committed before `position`; None: all again. Between two steps only."""
+        self._limit = position
+        if position is not None:
+            self._ready = self._ready_below
+        else:
+            self._ready = self._capture.ready if self._beyond is None else self._ready_again
+
+    @property
+    def is_at_its_limit(self) -> bool:
+        """All that was committed before it is applied, and nothing else."""
+        return self._beyond is not None and not self._ahead.any
+
+    def _ready_below(self) -> Part | None:
+        if self._beyond is not None:
+            return None
+        return self._below(self._capture.ready())
+
+    def _below(self, part: Part | None) -> Part | None:
+        # A commit at the limit itself lies behind it: a slot's position is where the first record begins
+        # that its snapshot does not hold.
+        if part is None or self._limit is None or part.at < self._limit:
+            return part
+        self._beyond = part
+        return None
+
+    def _ready_again(self) -> Part | None:
+        part, self._beyond, self._ready = self._beyond, None, self._capture.ready
+        return part
 
     async def step(self, *, whole: bool = True) -> bool:
         """Apply what has come, at most some thousand changes; False if nothing has.
@@ -113,11 +147,14 @@ class Follower:
             if ahead.any and len(ahead.ops) >= GATHER:
                 return True
             # In the middle of a transaction there is nothing to apply yet, unless it is a large one.
-            part = await self._capture.next()
+            part = await self._next()
             if part is not None:
                 self._take(part, ahead)
             elif not ahead.any and not ahead.open:
                 return False
+
+    async def _next(self) -> Part | None:
+        return None if self._beyond is not None else self._below(await self._capture.next())
 
     def _look_ahead(self) -> None:
         if self._writing:
@@ -126,7 +163,7 @@ class Follower:
     def _look_at_what_is_here(self, ahead: _Gathered) -> None:
         try:
             while self._trouble is None and len(ahead.ops) < GATHER:
-                part = self._capture.ready()
+                part = self._ready()
                 if part is None:
                     return
                 self._take(part, ahead)

@@ -186,20 +186,7 @@ async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) 
             )
             row = await cursor.fetchone()
     except errors.QueryCanceled:
-        oldest = await (await source.execute(_OLDEST)).fetchall()
-        prepared = await (await source.execute(_PREPARED)).fetchall()
-        who = "; ".join(
-            [
-                *(f"pid {pid} ({user} {name}, {age:.0f} s)" for pid, user, name, age in oldest),
-                *(f"the prepared transaction '{gid}' ({user}, {age:.0f} s)" for gid, user, age in prepared),
-            ]
-        )
-        raise CaptureStopped(
-            "long_transaction",
-            f"making a slot waits for transactions that are open: {who or 'they have ended by now'};"
-            " try again when they have ended",
-            passing=True,
-        ) from None
+        raise await waits_for(source) from None
     except errors.DuplicateObject:
         raise CaptureStopped(
             "slot_exists",
@@ -209,6 +196,24 @@ async def make_slot(source: Connection, slot: str, within: float = SLOT_WITHIN) 
         ) from None
     assert row is not None
     return lsn(row[0])
+
+
+async def waits_for(source: Connection) -> CaptureStopped:
+    """What to raise where making a slot has waited too long: who it waits for."""
+    oldest = await (await source.execute(_OLDEST)).fetchall()
+    prepared = await (await source.execute(_PREPARED)).fetchall()
+    who = "; ".join(
+        [
+            *(f"pid {pid} ({user} {name}, {age:.0f} s)" for pid, user, name, age in oldest),
+            *(f"the prepared transaction '{gid}' ({user}, {age:.0f} s)" for gid, user, age in prepared),
+        ]
+    )
+    return CaptureStopped(
+        "long_transaction",
+        f"making a slot waits for transactions that are open: {who or 'they have ended by now'};"
+        " try again when they have ended",
+        passing=True,
+    )
 
 
 async def rows_about(where: Connection, table: str) -> int:

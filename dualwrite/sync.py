@@ -23,6 +23,7 @@ from dualwrite import desired, heartbeat, jobs, lease, pg_capture, pg_source, ri
 from dualwrite.apply import Applier, FollowUpError, MissingRowError, PoisonError
 from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
 from dualwrite.capture import Capture, CaptureStopped, Way
+from dualwrite.cut import stand
 from dualwrite.follow import Follower
 from dualwrite.jobs import BACKFILL, REPAIR, Jobs
 from dualwrite.lease import Lease, LostError
@@ -585,7 +586,7 @@ class _Work:
             self._note_lag()
 
     async def _follow(self) -> None:
-        """Until there is something to repair."""
+        """Until there is something to repair. For one moment of both sides it stands still."""
         looked = time.monotonic()
         while True:
             await self._follower.step()
@@ -594,6 +595,9 @@ class _Work:
                 looked = time.monotonic()
                 if await self._repairs.wanted(self._looking):
                     return
+                await stand(
+                    self._looking, self._direction.name, self._follower, self._applier, self._told.epoch
+                )
 
     def _note_lag(self) -> None:
         self._told.quarantined = len(self._applier.held)

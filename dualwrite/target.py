@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from dualwrite import job_states
+from dualwrite import cut_states, job_states
 from dualwrite.change import Position
 from dualwrite.pg_stream import lsn, lsn_text
 from dualwrite.stream_states import KNOWN, State, before
@@ -98,6 +98,15 @@ _CREATE: Final = f"""
         pauses jsonb NOT NULL DEFAULT '{{}}',
         message text,
         PRIMARY KEY (stream, kind, name)
+    );
+    CREATE TABLE IF NOT EXISTS crossfade_sync.cuts (
+        stream  text PRIMARY KEY,
+        id      text NOT NULL,
+        state   text NOT NULL CHECK (state IN ({cut_states.KNOWN})),
+        until   timestamptz NOT NULL,
+        epoch   bigint,
+        upto    pg_lsn,
+        applied pg_lsn
     );
     CREATE INDEX IF NOT EXISTS desired_stream ON crossfade_sync.desired (stream, number);
 """

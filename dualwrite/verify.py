@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -30,6 +30,7 @@ from dualwrite import heartbeat, pg_source, target
 from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
+from dualwrite.cut import Cut, CutAt
 from dualwrite.mapped import Mapped, MappingFailedError, RowMapping, SourceTable
 from dualwrite.pg_connect import connect
 from dualwrite.plan import Copying, TargetTable
@@ -92,6 +93,8 @@ class Compared:
     """Parts whose sums were compared."""
     cut_short: bool = False
     """So many rows differ that comparing ended there."""
+    cut: CutAt | None = None
+    """The one moment at which both sides were compared; None: each row at a moment of its own."""
 
     @property
     def equal(self) -> bool:
@@ -159,6 +162,26 @@ async def compare(
         await source.close()
 
 
+async def compare_at(
+    cut: Cut,
+    table: SourceTable,
+    mapping: RowMapping,
+    *,
+    backwards: bool = False,
+    going: Going | None = None,
+) -> Compared:
+    """As `compare`, with both sides as they were at one moment: what differs there is a difference.
+
+    Raises MappingFailedError and psycopg.Error.
+    """
+    began = time.monotonic()
+    source, looking = (cut.fed, cut.written) if backwards else (cut.written, cut.fed)
+    one = Comparison(cut.at.stream, source, looking, table.name, mapping, backwards=backwards)
+    found = await one.at_one_moment(going or Going())
+    found.seconds, found.cut = time.monotonic() - began, cut.at
+    return found
+
+
 class _Version(NamedTuple):
     """A row at the source: its values, and by which transaction it was written, and where it lies."""
 
@@ -217,17 +240,20 @@ class Comparison:
         self._gone.clear()
         return await self.settle(keys, rounds, at_rest=at_rest)
 
+    async def at_one_moment(self, going: Going) -> Compared:
+        """Both connections show one and the same: nothing is read twice."""
+        keys = self._with_a_source(await self.suspects(going))
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            by_key = {_text(self._mapping.key_of_source(_row(key))): key for key in some}
+            for one in await self._as_mapped((await self._at_source(some)).values(), list(by_key)):
+                key = by_key[self._known(one.key, by_key)]
+                self._found.differences.append(Difference(one.kind, one.key, key, one.columns))
+        return self._found
+
     async def settle(self, suspects: Sequence[Key], rounds: int, *, at_rest: bool = False) -> Compared:
-        mapping = self._mapping
         self._at_rest = at_rest
-        self._found.suspected = len(suspects)
-        keys: list[Key] = []
-        for key in suspects:
-            back = mapping.source_key_of(tuple(part.encode() for part in key))
-            if back is None:
-                self._found.differences.append(Difference("extra", key, None))
-            else:
-                keys.append(_text(back))
+        keys = self._with_a_source(suspects)
         for _ in range(rounds):
             left: list[Key] = []
             for start in range(0, len(keys), AT_ONCE):
@@ -237,6 +263,19 @@ class Comparison:
                 break
         self._found.unsettled = len(keys)
         return self._found
+
+    def _with_a_source(self, suspects: Sequence[Key]) -> list[Key]:
+        """Their keys at the source. What can have none there is noted as too much."""
+        mapping = self._mapping
+        self._found.suspected = len(suspects)
+        keys: list[Key] = []
+        for key in suspects:
+            back = mapping.source_key_of(tuple(part.encode() for part in key))
+            if back is None:
+                self._found.differences.append(Difference("extra", key, None))
+            else:
+                keys.append(_text(back))
+        return keys
 
     # Suspects, by their keys at the target.
 
@@ -379,12 +418,7 @@ class Comparison:
             before = seen = await self._at_source(keys)
             lines = seen.values()
             await self._applied()
-        await self._stage()
-        async with self._looking.transaction(force_rollback=True):
-            async with self._filling(self._expected) as writing:
-                for line in self._mapping.lines([one.line for one in lines if one is not None]):
-                    await writing.write(line)
-            found = await self._differences(list(by_key))
+        found = await self._as_mapped(lines, list(by_key))
         if not found:
             return []
         suspects = {by_key[self._known(one.key, by_key)]: one for one in found}
@@ -406,6 +440,15 @@ class Comparison:
             else:
                 left.append(key)
         return left
+
+    async def _as_mapped(self, lines: Iterable[_Version | None], keys: Sequence[Key]) -> list[Difference]:
+        """Where the target's rows with these keys are not what becomes of the source's."""
+        await self._stage()
+        async with self._looking.transaction(force_rollback=True):
+            async with self._filling(self._expected) as writing:
+                for line in self._mapping.lines([one.line for one in lines if one is not None]):
+                    await writing.write(line)
+            return await self._differences(keys)
 
     async def _at_source(self, keys: Sequence[Key]) -> dict[Key, _Version | None]:
         lines = await read_rows(self._source, self._table, self._mapping, keys, also=_VERSION)

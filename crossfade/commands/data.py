@@ -26,8 +26,9 @@ from crossfade.kept_progress import KeptProgress
 from dualwrite import desired, fence, jobs, lease, pg_source, quarantine, repair, survey, target, verify
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
+from dualwrite.cut import NoCutError, cut
 from dualwrite.job_states import JobState
-from dualwrite.mapped import MappingFailedError, by_table
+from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, by_table
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight, near_limit
 from dualwrite.quarantine import Waiting
@@ -360,23 +361,46 @@ async def _compared(
 ) -> list[Compared]:
     """`kept` is where a comparison that was killed has left how far it was."""
     found, names = [], options.table
+    chosen: list[tuple[SourceTable, RowMapping, bool]] = []
     async with await connect(of.target_url) as looking:
         written_to = await fence.open_tables(looking)
     for source, mapping in by_table(of.sources):
         wanted = (source.name, str(mapping.table), copy_name(source.name, mapping))
         if names and not any(name in (*wanted, source.name.removeprefix("public.")) for name in names):
             continue
-        backwards = str(mapping.table) in written_to
+        chosen.append((source, mapping, str(mapping.table) in written_to))
+    if not chosen:
+        raise ApiError(USAGE, f"no mapping names {', '.join(names or ())}", word="invalid")
+    if getattr(options, "exact", False):
+        return await _compared_at_one_moment(of, options, chosen)
+    for source, mapping, backwards in chosen:
         stream = of.way_back if backwards else of.name
-        going = _going(wanted[-1], options, kept)
+        going = _going(copy_name(source.name, mapping), options, kept)
         one = await verify.compare(
             stream, of.source_url, of.target_url, source, mapping, backwards=backwards, going=going
         )
         went_on = f", {one.rows_before:,} of them before it was ended" if one.rows_before else ""
         talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s{went_on}")
         found.append(one)
-    if not found:
-        raise ApiError(USAGE, f"no mapping names {', '.join(names or ())}", word="invalid")
+    return found
+
+
+async def _compared_at_one_moment(
+    of: Direction, options: argparse.Namespace, chosen: Sequence[tuple[SourceTable, RowMapping, bool]]
+) -> list[Compared]:
+    """One moment for all tables of a stream; nobody can go on with it later."""
+    found = []
+    for backwards in sorted({backwards for _, _, backwards in chosen}):
+        stream = of.way_back if backwards else of.name
+        urls = (of.source_url, of.target_url)
+        async with cut(stream, *(reversed(urls) if backwards else urls)) as both:
+            talk(f"{stream}: both sides as of {both.at.position}; the stream stood for {both.at.stood:.2f} s")
+            for source, mapping, back in chosen:
+                if back == backwards:
+                    going = _going(copy_name(source.name, mapping), options, None)
+                    one = await verify.compare_at(both, source, mapping, backwards=back, going=going)
+                    talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s")
+                    found.append(one)
     return found
 
 
@@ -555,6 +579,8 @@ def _asked(question: Coroutine[Any, Any, T]) -> T:
         raise ApiError(
             NOT_CONVERGED, str(error), word="not_following", next_steps=("crossfade data status",)
         ) from error
+    except NoCutError as error:
+        raise ApiError(NOT_CONVERGED, str(error), word="no_cut") from error
     except MappingFailedError as error:
         raise ApiError(ERROR, str(error), word="mapping_failed") from error
     except CaptureStopped as error:

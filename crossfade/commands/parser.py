@@ -298,6 +298,11 @@ def _data(commands: Commands) -> None:
                 "--fresh", action="store_true", help="begin anew, and not where one that was killed has ended"
             )
             one.add_argument(
+                "--exact",
+                action="store_true",
+                help="both sides at one moment, for which the stream stands still (as a rule under a second)",
+            )
+            one.add_argument(
                 "--report", type=Path, metavar="FILE", help="write what -o json prints there, too"
             )
         if name == "repair":

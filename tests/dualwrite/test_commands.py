@@ -106,6 +106,14 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
             again = await data(config, "verify", "--portable", "--fresh", "--report", str(report), code=6)
             written = json.loads(report.read_text())
             assert written == again
+            exact = await data(config, "verify", "--exact", code=6)
+            assert [one["differences"] for one in exact["compared"]] == [
+                one["differences"] for one in written["compared"]
+            ]
+            # One moment for all tables.
+            (at,) = {json.dumps(one["cut"]) for one in exact["compared"]}
+            assert json.loads(at).keys() == {"stream", "position", "applied", "stood"}
+            assert {one["cut"] for one in written["compared"]} == {None}
             # The sample's rows go through functions; none of them can be compared by hashes.
             assert {one["form"] for one in written["compared"]} == {None}
             assert not list(config.parent.glob(".crossfade/verify/*/*"))

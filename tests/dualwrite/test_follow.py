@@ -114,6 +114,31 @@ async def test_both_tables_end_alike_however_often_the_process_ends(
     assert await rows(looking) == expected
 
 
+async def test_what_commits_at_the_limit_itself_waits_behind_it(
+    source_url: str, writer: Connection, target_url: str, looking: Connection
+) -> None:
+    for number in (1, 2, 3):
+        await writer.execute("INSERT INTO notes VALUES (%s, 'a')", (number,))
+    cursor = await writer.execute(
+        "SELECT data FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL, 'proto_version', '1',"
+        " 'publication_names', %s)",
+        (SLOT, PUBLICATION),
+    )
+    commits = [int.from_bytes(data[1:9]) for (data,) in await cursor.fetchall() if data[:1] == b"B"]
+    async with following(source_url, target_url, 1) as (follower, applier):
+        follower.limit(commits[1])
+        async with asyncio.timeout(20):
+            while not follower.is_at_its_limit:
+                await follower.step()
+        assert not await follower.step()
+        assert [row[0] for row in await rows(looking)] == [1]
+        assert applier.applied <= commits[1]
+        follower.limit(None)
+        async with asyncio.timeout(20):
+            while len(await rows(looking)) < 3:
+                await follower.step()
+
+
 async def test_a_process_that_ends_unheard_does_nothing_twice(
     source_url: str, writer: Connection, target_url: str, looking: Connection
 ) -> None:

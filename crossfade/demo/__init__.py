@@ -10,6 +10,7 @@ end whether anybody has noticed anything.
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,8 +95,9 @@ def _serve(screen: Screen, stage: Stage) -> None:
         ("folder", str(stage.folder)),
     ):
         screen.say(f"   {name:14} {where}")
-    screen.say(f"   to go on       cd {stage.folder} && crossfade cutover back --reason 'once more'")
-    screen.talk("running until Ctrl-C")
+    ours = Path(sys.executable).with_name("crossfade")
+    screen.say(f"   to go on       cd {stage.folder} && {ours} cutover back --reason 'once more'")
+    screen.talk("running until Ctrl-C or SIGTERM")
     try:
         stage.wait_for_ever()
     except KeyboardInterrupt:

@@ -84,10 +84,10 @@ def described(now: Now) -> str:
         f"{now.seconds:4.0f} s",
         f"{now.per_second:4.0f} requests/s",
         f"{now.failures} failed",
-        f"answered by {sides or 'nobody'}",
+        f"authority {now.authority or '?'}",
         f"lag {'?' if now.lag is None else f'{now.lag * 1000:.0f} ms'}",
         f"{FLAG} at {now.stands or '?'}",
-        f"authority {now.authority or '?'}",
+        f"answered by {sides or 'nobody'}",
     )
     return " | ".join(parts)
 

@@ -129,7 +129,9 @@ def test_the_whole_migration_and_then_served_until_it_is_stopped(temporary: Path
         assert "Nobody has noticed anything." in lines
         assert "WRONG" not in text
         # There is no terminal: the state is told now and then, and nothing is rewritten.
-        assert re.search(r"^ +\d+ s \| +\d+ requests/s \| 0 failed \| answered by legacy", text, re.MULTILINE)
+        assert re.search(
+            r"^ +\d+ s \| +\d+ requests/s \| 0 failed \| authority legacy \|", text, re.MULTILINE
+        )
         assert "\x1b" not in text
 
         # What is left running is what anybody would use.
@@ -307,10 +309,10 @@ def test_a_demo_without_people_proves_nothing() -> None:
 def test_the_line_says_how_it_is_now() -> None:
     now = Now(12.3, 87.6, 0, Counter(legacy=95, new=5), 0.012, "shadow→live at 5%", "legacy")
     assert described(now) == (
-        "  12 s |   88 requests/s | 0 failed | answered by legacy 95% new 5% | lag 12 ms"
-        " | reads at shadow→live at 5% | authority legacy"
+        "  12 s |   88 requests/s | 0 failed | authority legacy | lag 12 ms"
+        " | reads at shadow→live at 5% | answered by legacy 95% new 5%"
     )
-    assert "answered by nobody | lag ? | reads at ? | authority ?" in described(Now(0, 0, 0))
+    assert "authority ? | lag ? | reads at ? | answered by nobody" in described(Now(0, 0, 0))
 
 
 @pytest.mark.parametrize("last", [0.0, 59.0, 53.9, 54.1, 119.5])

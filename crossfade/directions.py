@@ -81,7 +81,7 @@ def direction_of(
     stream = f"{name}_to_{side.value}" if name else f"to_{side.value}"
     return Direction(
         stream, urls[source], urls[side], sources,
-        way=ways[source], copy_rows_per_second=copy_rows_per_second or None,
+        watches=side is Side.NEW, way=ways[source], copy_rows_per_second=copy_rows_per_second or None,
     )  # fmt: skip
 
 

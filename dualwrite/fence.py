@@ -21,6 +21,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors, sql
 
+from dualwrite import foreign
 from dualwrite.pg_connect import LASTING
 from dualwrite.target import prepare, qualified
 
@@ -152,6 +153,12 @@ async def remove(connection: Connection, cutover: str, within: float = 3.0) -> N
                 await connection.execute(
                     sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
                         sql.Identifier(TRIGGER), qualified(schema, name)
+                    )
+                )
+                # Without the fence it would take everybody for a stranger.
+                await connection.execute(
+                    sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+                        sql.Identifier(foreign.TRIGGER), qualified(schema, name)
                     )
                 )
         except errors.LockNotAvailable:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 
-from dualwrite import desired, heartbeat, jobs, lease, pg_capture, pg_source, rights, target
+from dualwrite import desired, foreign, heartbeat, jobs, lease, pg_capture, pg_source, rights, target
 from dualwrite.apply import Applier, FollowUpError, MissingRowError, PoisonError
 from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
 from dualwrite.capture import Capture, CaptureStopped, Way
@@ -71,6 +71,8 @@ class Direction:
     sources: Mapping[str, SourceTable]
     over_missing_rows: bool = False
     """Begin by passing over updates of rows that are not at the target: a person knows, and will repair."""
+    watches: bool = False
+    """Whether it is noted who else writes to the target."""
     way: Way = Way.STREAM
     """How the source is read."""
     copy_rows_per_second: int | None = None
@@ -270,6 +272,8 @@ async def _held(direction: Direction, told: Told, looking: Connection, turns: _T
         applier = await Applier.open(direction.target_url, direction.name, before + 1)
         stack.push_async_callback(applier.close)
         told.epoch, told.waits = before + 1, ""
+        if direction.watches:
+            await foreign.watch(looking, direction.written)
         await pg_source.release_slot(source, direction.slot)
         one_way = any(source.one_way for source in direction.sources.values())
         try:

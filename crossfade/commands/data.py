@@ -23,7 +23,19 @@ from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, OK, TRIPPED,
 from crossfade.commands.telling import Paint, data, table, talk, tell_json, tell_next
 from crossfade.directions import NoDirectionError, direction_and_folder
 from crossfade.kept_progress import KeptProgress
-from dualwrite import desired, fence, jobs, lease, pg_source, quarantine, repair, survey, target, verify
+from dualwrite import (
+    desired,
+    fence,
+    foreign,
+    jobs,
+    lease,
+    pg_source,
+    quarantine,
+    repair,
+    survey,
+    target,
+    verify,
+)
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.cut import NoCutError, cut
@@ -225,6 +237,17 @@ def status(options: argparse.Namespace) -> int:
         )
         if found["alarm"] is not None:
             data(f"{found['alarm']}\n  → {runbook('slot_near_limit')}")
+    for one in found["foreign_writes"]:
+        data(
+            f"{one['login']} ({one['application'] or 'no application name'}) has written into {one['table']}"
+            f" beside us: {one['what']}, since {one['first']}, last {one['last']}"
+        )
+    if found["unwatched"]:
+        data(
+            f"who else writes is not noted at {', '.join(found['unwatched'])}: no right to make a trigger, or in use"
+        )
+    if found["foreign_writes"]:
+        tell_next([f"crossfade data verify --towards {options.towards} -c {options.config}"])
     if found["repairs"]:
         data(f"{found['repairs']:,} rows wait to be written anew")
     if found["quarantined"]:
@@ -276,6 +299,8 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         wish = await desired.of(looking, of.name)
         worked_on = await jobs.known(looking, of.name)
         holder = (await lease.look(looking, of.name)).holder if held else None
+        unwatched = await foreign.unwatched(looking, of.written) if of.watches else []
+        strangers = [one for one in await foreign.seen(looking) if one.table in of.written]
     tables = {name: table for name, table, _ in copies(of.sources)}
     source = await connect(of.source_url)
     async with source:
@@ -295,6 +320,12 @@ async def _status(of: Direction) -> dict[str, Any] | None:
             for name, of_, _ in copies(of.sources)
         ],
         "jobs": [_job(job, done, about, tables) for job in worked_on],
+        "unwatched": unwatched,
+        "foreign_writes": [
+            {**asdict(one), "first": one.first.isoformat(timespec="seconds"),
+             "last": one.last.isoformat(timespec="seconds")}
+            for one in strangers
+        ],
     }  # fmt: skip
 
 

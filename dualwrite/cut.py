@@ -194,18 +194,18 @@ class _Asked:
         self.id = secrets.token_hex(8)
 
     async def ask(self) -> None:
-        known = await target.state(self._asking, self._stream)
-        if known is None or known.state is not State.FOLLOWING:
-            stands = "is not known" if known is None else f"is {known.state}"
-            raise NoCutError(
-                f"the stream {self._stream} {stands}; one moment of both sides is there once it follows"
-            )
         said = {"stream": self._stream, "id": self.id, "within": ASK_WITHIN}
         try:
+            known = await target.state(self._asking, self._stream)
+            if known is None or known.state is not State.FOLLOWING:
+                stands = "is not known" if known is None else f"is {known.state}"
+                raise NoCutError(
+                    f"the stream {self._stream} {stands}; one moment of both sides is there once it follows"
+                )
             cursor = await self._asking.execute(_ASK, said)
         except errors.UndefinedTable:
             raise NoCutError(
-                f"the stream {self._stream} is held by an older release; start its process anew"
+                f"the stream {self._stream} has not begun, or an older release holds it; start crossfade sync"
             ) from None
         if not cursor.rowcount:
             raise NoCutError(f"another comparison of {self._stream} is taking its moment; try again")
@@ -241,7 +241,7 @@ class _Asked:
 
     async def release(self) -> None:
         """Safe to be done again."""
-        with suppress(psycopg.OperationalError):
+        with suppress(psycopg.Error):
             await self._asking.execute("DELETE FROM crossfade_sync.cuts WHERE id = %s", (self.id,))
 
 

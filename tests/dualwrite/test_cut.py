@@ -174,6 +174,34 @@ async def test_a_commit_at_the_cut_lies_behind_it_and_one_before_does_not(pair: 
             assert await different(both) == []
 
 
+async def test_on_the_way_back_the_moment_is_one_of_new_s_log(pair: tuple[str, str]) -> None:
+    """The mapping stays that of the way there; its rows are staged in the snapshot that was exported."""
+    both_ways = [
+        Table("safe", "safe", key=["id"], columns=["id", "cents"]),
+        Table(
+            "purse", "purse", ["id"],
+            {"id": "id", "cents": Convert("cents", lambda cents: cents, lambda cents: cents)},
+        ),
+    ]  # fmt: skip
+    for url in pair:
+        async with connected(url) as connection:
+            for name in ("safe", "purse"):
+                await connection.execute(
+                    f"INSERT INTO {name} SELECT i, {EACH} FROM generate_series(0, {ROWS}) i"
+                    " ON CONFLICT DO NOTHING"
+                )
+    mappings = list(by_table(towards(Side.NEW, both_ways, [])))
+    async with running(*pair, both_ways, [], Side.LEGACY) as told, connected(pair[0]) as legacy:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await legacy.execute("UPDATE purse SET cents = cents + 1 WHERE id = 0")
+        async with moving_money(pair[1], writers=3), cut("to_legacy", pair[1], pair[0]) as both:
+            found = [await verify.compare_at(both, *one, backwards=True) for one in mappings]
+            assert await rows(both.written, SUM) == await rows(both.fed, SUM) == [(2 * ROWS * EACH,)]
+    assert [[(each.kind, each.key) for each in one.differences] for one in found] == [
+        [], [("different", ("0",))]
+    ]  # fmt: skip
+
+
 async def test_who_waits_too_long_for_others_says_for_whom(pair: tuple[str, str]) -> None:
     async with following(pair), connected(pair[0]) as legacy, connected(pair[0]) as long:
         async with long.transaction():
@@ -261,7 +289,7 @@ async def test_without_a_process_that_stands_there_is_no_moment(
     pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuts, "ASK_WITHIN", 0.3)
-    with pytest.raises(psycopg.errors.UndefinedTable):
+    with pytest.raises(NoCutError, match="has not begun"):
         async with cut(NAME, *pair):
             pass
     async with following(pair):

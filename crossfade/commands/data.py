@@ -243,7 +243,8 @@ def status(options: argparse.Namespace) -> int:
             f" beside us: {one['what']}, since {one['first']}, last {one['last']}"
         )
     if found["unwatched"]:
-        data(f"who else writes is not noted at {', '.join(found['unwatched'])}: no trigger could be made there")
+        them = ", ".join(found["unwatched"])
+        data(f"who else writes is not noted at {them}: no trigger could be made there")
     if found["foreign_writes"]:
         tell_next([f"crossfade data verify --towards {options.towards} -c {options.config}"])
     if found["repairs"]:

@@ -36,6 +36,8 @@ PATIENCE = 300.0
 """Seconds for any of these."""
 RATE = 2_000
 """Changes a second for the latency."""
+WRITES = 1_000
+"""Rows a second that are changed while a table is copied."""
 PLANTED = 100
 
 _CREATE = """
@@ -143,18 +145,47 @@ def _copies(found: Sync, folder: Path, urls: tuple[str, str]) -> None:
         _empty(urls[1])
         took["pipe"] = _timed(lambda: _pipe(psql, urls))
     took["native"] = _native_copy(urls, found.rows)
-    for who, mapped in (("crossfade, mapped", True), ("crossfade", False)):
+    for who, mapped, written in (
+        ("crossfade, mapped", True, False),
+        (f"crossfade, {WRITES:,} rows a second written", False, True),
+        ("crossfade", False, False),
+    ):
         _empty(urls[1])
         _run(urls[1], "DROP SCHEMA IF EXISTS crossfade_sync CASCADE")
         _drop_slots(urls[0])
         with _syncing(folder, urls, mapped) as process:
             _until(process, urls[1], "SELECT to_regclass('crossfade_sync.copies') IS NOT NULL")
             _until(process, urls[1], "SELECT count(*) > 0 FROM crossfade_sync.copies")
-            took[who] = _timed(
-                lambda: _until(process, urls[1], "SELECT bool_and(done) FROM crossfade_sync.copies")
-            )
-            if not mapped:
+            with _writing(urls[0], found.rows) if written else contextlib.nullcontext():
+                took[who] = _timed(
+                    lambda: _until(process, urls[1], "SELECT bool_and(done) FROM crossfade_sync.copies")
+                )
+            if not mapped and not written:
                 _compare(found, folder, urls)
+
+
+@contextlib.contextmanager
+def _writing(url: str, rows: int) -> Iterator[None]:
+    """Somebody changes rows all over the table meanwhile, one by one, at a steady rate."""
+    over = Event()
+
+    def write() -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            began, number = monotonic(), 0
+            while not over.is_set():
+                key = number * 7919 % rows + 1
+                connection.execute("UPDATE wide SET a = a + 1 WHERE id = %s", (key,), prepare=True)
+                number += 1
+                if (early := began + number / WRITES - monotonic()) > 0:
+                    sleep(early)
+
+    thread = Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _streams(found: Sync, folder: Path, urls: tuple[str, str]) -> None:

@@ -47,6 +47,9 @@ REPAIRED_WITHIN: Final = 60.0
 """Seconds that the stream's process has to write rows anew."""
 STEADY: Final = 2.0
 """Seconds that a stream has to run, once it had stopped, before it is said to."""
+QUIET: Final = 3.0
+"""Seconds without another try after which a stream counts as stopped again: after `crossfade reload` the
+process that goes by the old mapping may try first, and the next one is a second or two late."""
 _COLOURS: Final = {
     "stops": Paint.BAD, "warns": Paint.WARNING, "stopped": Paint.BAD, "following": Paint.GOOD,
     "copying": Paint.WARNING, "equal": Paint.GOOD, "different": Paint.BAD, "unsettled": Paint.WARNING,
@@ -158,24 +161,28 @@ async def _say(of: Direction, options: argparse.Namespace, *, run: bool) -> int:
 async def _taken_up(of: Direction, number: int, stopped: bool, within: float) -> dict[str, Any] | None:
     """How it stands once somebody has taken it under that desire, or had it before; None if nobody has.
 
-    One that had `stopped` has to run for a while: what stopped it may come again at once.
+    One that had `stopped` has to run for a while: what stopped it may come again at once. Nor is it told from
+    what was noted of it alone that it has stopped again, for that may be of before: somebody has to have tried,
+    to have let go of the lease, and nobody to have taken it since.
     """
-    until, since = time.monotonic() + within, None
+    until = time.monotonic() + within
+    since: tuple[float, int, bool] | None = None
     async with await connect(of.target_url) as looking:
         while time.monotonic() < until:
             held = await lease.look(looking, of.name)
             known = await target.state(looking, of.name)
-            runs = held.alive and known is not None and known.state is not State.STOPPED
-            if not (runs and await target.is_held(looking, of.name)):
+            has_stopped = known is not None and known.state is State.STOPPED
+            runs = held.alive and not has_stopped and await target.is_held(looking, of.name)
+            if not runs and not (has_stopped and held.tried >= number and not held.alive):
                 since = None
-                if known is not None and known.state is State.STOPPED and held.tried >= number:
-                    return await _status(of)
             else:
-                since = since or time.monotonic()
-                if not stopped or time.monotonic() - since > STEADY:
+                if since is None or since[1:] != (held.number, runs):
+                    since = time.monotonic(), held.number, runs
+                lasts = (STEADY if stopped else 0.0) if runs else QUIET
+                if time.monotonic() - since[0] >= lasts:
                     return await _status(of)
             await asyncio.sleep(0.1)
-    return None
+    return None if since is None else await _status(of)
 
 
 def status(options: argparse.Namespace) -> int:

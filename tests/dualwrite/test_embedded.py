@@ -185,8 +185,9 @@ async def test_what_stops_it_is_left_until_somebody_says_so_again(
         (tmp_path / "migration.py").write_text(mended)
         done = await cf.command("reload")
         assert done.code == 0, done
-        await pid_of(cf, other_than=pid)
-        await until(holds(cf), "it is tried")
+        mended_by = await data(cf, "start", *WHY)
+        assert mended_by["status"]["reason"] is None, "no word of the stop before, nor of who had it then"
+        assert mended_by["status"]["holder"].endswith(f"pid {await pid_of(cf, other_than=pid)}")
         await legacy.execute("UPDATE users SET about = 'mended' WHERE user_id = 1")
         await until(lambda: alike(legacy, new), "both are alike")
 

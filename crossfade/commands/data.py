@@ -161,9 +161,9 @@ async def _say(of: Direction, options: argparse.Namespace, *, run: bool) -> int:
 async def _taken_up(of: Direction, number: int, stopped: bool, within: float) -> dict[str, Any] | None:
     """How it stands once somebody has taken it under that desire, or had it before; None if nobody has.
 
-    One that had `stopped` has to run for a while: what stopped it may come again at once. Nor is it told from
-    what was noted of it alone that it has stopped again, for that may be of before: somebody has to have tried,
-    to have let go of the lease, and nobody to have taken it since.
+    One that had `stopped` has to run for a while: what stopped it may come again at once. Nor is its note
+    enough to say that it has stopped again, for that may be of before: somebody has to have tried and to have
+    let go of the lease, and nobody to have taken it since.
     """
     until = time.monotonic() + within
     since: tuple[float, int, bool] | None = None

@@ -135,6 +135,17 @@ def stop(options: argparse.Namespace) -> int:
     return OK
 
 
+def _never_begun(options: argparse.Namespace, of: Direction) -> ApiError:
+    return ApiError(
+        NOT_FOUND, f"the stream {of.name} was never begun", word="not_found",
+        next_steps=(
+            f"crossfade data plan --towards {options.towards} -c {options.config}",
+            _start_command(options),
+            f"crossfade sync --towards {options.towards} -c {options.config}",
+        ),
+    )  # fmt: skip
+
+
 def _start_command(options: argparse.Namespace) -> str:
     return f"crossfade data start --towards {options.towards} --reason WHY -c {options.config}"
 
@@ -190,14 +201,7 @@ def status(options: argparse.Namespace) -> int:
     of = _direction(options)
     found = _asked(_status(of))
     if found is None:
-        raise ApiError(
-            NOT_FOUND, f"the stream {of.name} was never begun", word="not_found",
-            next_steps=(
-                f"crossfade data plan -c {options.config}",
-                _start_command(options),
-                f"crossfade sync --towards {options.towards} -c {options.config}",
-            ),
-        )  # fmt: skip
+        raise _never_begun(options, of)
     code = TRIPPED if found["state"] == State.STOPPED.value else OK
     if tell_json(options, found):
         return code
@@ -266,10 +270,14 @@ def _job_shown(job: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+async def _known(looking: psycopg.AsyncConnection[Any], of: Direction) -> target.StreamState | None:
+    row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
+    return None if row is None or row[0] is None else await target.state(looking, of.name)
+
+
 async def _status(of: Direction) -> dict[str, Any] | None:
     async with await connect(of.target_url) as looking:
-        row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
-        known = None if row is None or row[0] is None else await target.state(looking, of.name)
+        known = await _known(looking, of)
         if known is None:
             return None
         cursor = await looking.execute(
@@ -369,6 +377,8 @@ async def _compared(
     found, names = [], options.table
     async with await connect(of.target_url) as looking:
         written_to = await fence.open_tables(looking)
+        if await _known(looking, of) is None:
+            raise _never_begun(options, of)
     for source, mapping in by_table(of.sources):
         wanted = (source.name, str(mapping.table), copy_name(source.name, mapping))
         if names and not any(name in (*wanted, source.name.removeprefix("public.")) for name in names):

@@ -73,6 +73,9 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
     nothing = await data(config, "status", code=3)
     assert nothing["error"] == "not_found"
     assert "crossfade data start" in nothing["next"][1]
+    for what in ("verify", "repair"):
+        nothing = await data(config, what, "--towards", "legacy", code=3)
+        assert nothing["message"] == "the stream to_legacy was never begun"
 
     chance = random.Random(2)
     async with connected(legacy_url) as legacy, connected(new_url) as new:

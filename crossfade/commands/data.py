@@ -197,7 +197,10 @@ async def _taken_up(of: Direction, number: int, stopped: bool, within: float) ->
 
 
 def status(options: argparse.Namespace) -> int:
-    """Exit code 6 where the stream has stopped, 3 where it was never begun."""
+    """Exit code 6 where the stream has stopped, 3 where it was never begun.
+
+    `paused` is what people have stopped; what its process has noted of it last is `noted`.
+    """
     of = _direction(options)
     found = _asked(_status(of))
     if found is None:
@@ -295,8 +298,10 @@ async def _status(of: Direction) -> dict[str, Any] | None:
     async with source:
         slot = await pg_source.slot_facts(source, of.slot)
         about = {name: await pg_source.rows_about(source, name) for name in of.sources}
+    paused = known.state is not State.STOPPED and not held and wish is not None and not wish.run
     return {
-        "stream": of.name, "state": known.state.value, "reason": known.reason, "message": known.message,
+        "stream": of.name, "state": "paused" if paused else known.state.value,
+        "noted": known.state.value, "reason": known.reason, "message": known.message,
         "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held,
         "holder": holder, "repairs": waiting, "quarantined": quarantined,
         "desired": None if wish is None else {**asdict(wish), "at": wish.at.isoformat(timespec="seconds")},
@@ -423,7 +428,7 @@ def _going(name: str, options: argparse.Namespace, kept: KeptProgress | None) ->
         left = max(0, now.about - now.rows) / rate
         talk(f"{name}: {now.rows:,} of about {now.about:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left")
 
-    return Going(options.portable, progress, told, options.pace)
+    return Going(options.portable, progress, told, options.pace, talk)
 
 
 async def _repaired(of: Direction, wrong: list[Compared]) -> None:

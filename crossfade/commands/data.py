@@ -71,7 +71,7 @@ def plan(options: argparse.Namespace) -> int:
     }
     if tell_json(options, shown):
         return code
-    rows = ((one.name, one.how, f"{one.rows:,}") for one in found.planned)
+    rows = ((one.name, one.how, _about(one.rows)) for one in found.planned)
     table(("copy", "how", "rows, about"), rows)
     for one in sorted(found.findings, key=lambda one: one.weight is Weight.WARNS):
         data("")
@@ -246,7 +246,7 @@ def status(options: argparse.Namespace) -> int:
     data("")
     rows = (
         (one["copy"], "done" if one["done"] else "not begun" if one["rows"] is None else "under way",
-         "" if one["rows"] is None else f"{one['rows']:,}", f"{one['of']:,}")
+         "" if one["rows"] is None else f"{one['rows']:,}", _about(one["of"]))
         for one in found["copies"]
     )  # fmt: skip
     table(("copy", "state", "rows", "of about"), rows, _COLOURS)
@@ -255,6 +255,11 @@ def status(options: argparse.Namespace) -> int:
             data("")
             data(_job_shown(one))
     return code
+
+
+def _about(rows: int) -> str:
+    """An estimate; a table that was never analyzed has none, which looks as if it were empty."""
+    return f"{rows:,}" if rows else "?"
 
 
 def _job_shown(job: dict[str, Any]) -> str:

@@ -69,6 +69,7 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
     plan = await data(config, "plan")
     assert plan["possible"]
     assert [one["name"] for one in plan["planned"]][-1] == "after public.posts, 0"
+    assert "not_empty" not in {one["reason"] for one in plan["findings"]}
     assert (await data(config, "plan", "--towards", "legacy"))["possible"]
     nothing = await data(config, "status", code=3)
     assert nothing["error"] == "not_found"
@@ -201,7 +202,11 @@ async def test_the_plan_names_all_that_is_wrong_and_touches_nothing(
         await new.execute("ALTER TABLE accounts ADD COLUMN needed text NOT NULL")
         await new.execute("ALTER TABLE transfers ALTER amount_cents TYPE int")
         await new.execute("DROP TABLE comments")
+        await new.execute("SET session_replication_role = replica")
+        await new.execute("INSERT INTO wallets (account_id, balance_cents) VALUES (7, 0)")
         plan = await data(config, "plan", code=1)
+        [there] = [one for one in plan["findings"] if one["reason"] == "not_empty"]
+        assert (there["weight"], there["message"].partition(" at ")[0]) == ("warns", "public.wallets")
         found = {(one["weight"], one["reason"]) for one in plan["findings"]}
         assert {("stops", "no_identity"), ("stops", "column_unfilled"), ("stops", "no_table")} <= found
         slots = await legacy.execute("SELECT count(*) FROM pg_publication")

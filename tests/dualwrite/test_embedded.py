@@ -111,6 +111,10 @@ async def test_a_stream_runs_from_its_start_to_its_stop_whoever_dies(
         status = await data(cf, "status")
         assert (status["state"], status["noted"], status["desired"]["run"]) == ("paused", "following", False)
         assert (await cf.command("data", "status")).out.startswith("to_new  paused ")
+        doctor = (await cf.command("doctor")).out
+        [said] = [line for line in doctor.splitlines() if "stopped by" in line]
+        assert "the disk is full" in said
+        assert "crossfade data start --towards new" in doctor
         assert await pid_of(cf) == third, "it stands by"
         await write(legacy, chance)
         await legacy.execute("UPDATE users SET about = 'later' WHERE user_id = 1")

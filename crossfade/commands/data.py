@@ -239,9 +239,9 @@ def status(options: argparse.Namespace) -> int:
         if found["alarm"] is not None:
             data(f"{found['alarm']}\n  → {runbook('slot_near_limit')}")
     if found["repairs"]:
-        data(f"{found['repairs']:,} rows wait to be written anew")
+        data(f"waiting to be written anew: {_rows(found['repairs'])}")
     if found["quarantined"]:
-        data(f"{found['quarantined']:,} rows wait in quarantine")
+        data(f"waiting in quarantine: {_rows(found['quarantined'])}")
         tell_next([f"crossfade data quarantine list --towards {options.towards} -c {options.config}"])
     data("")
     rows = (
@@ -255,6 +255,10 @@ def status(options: argparse.Namespace) -> int:
             data("")
             data(_job_shown(one))
     return code
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _about(rows: int) -> str:
@@ -363,9 +367,9 @@ def repair_(options: argparse.Namespace) -> int:
         )
     if options.dry_run or not wrong:
         if options.dry_run:
-            talk(f"dry run: {count:,} rows would be written anew")
+            talk(f"dry run: {_rows(count)} would be written anew")
         return _tell_compared(options, of, found)
-    talk(f"{count:,} rows are written anew")
+    talk(f"to be written anew: {_rows(count)}")
     _asked(_repaired(of, wrong))
     options.table = [one.name for one in wrong]
     again = {one.name: one for one in _asked(_compared(of, options))}
@@ -400,7 +404,7 @@ async def _compared(
             stream, of.source_url, of.target_url, source, mapping, backwards=backwards, going=going
         )
         went_on = f", {one.rows_before:,} of them before it was ended" if one.rows_before else ""
-        talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s{went_on}")
+        talk(f"{one.name}: {_rows(one.rows)} in {one.seconds:.1f} s{went_on}")
         found.append(one)
     if not found:
         raise ApiError(USAGE, f"no mapping names {', '.join(names or ())}", word="invalid")
@@ -543,7 +547,7 @@ def quarantine_retry(options: argparse.Namespace) -> int:
     shown = {"stream": of.name, "tried": len(found), "waiting": [_shown(one) for one in left]}
     if tell_json(options, shown):
         return code
-    data(f"{len(found):,} rows tried, {len(left):,} still wait")
+    data(f"{_rows(len(found))} tried, still waiting: {len(left):,}")
     for one in left[:SHOWN]:
         data(f"  {one.copy}  key {', '.join(one.key)}: {one.error}")
     return code

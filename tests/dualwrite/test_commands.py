@@ -116,6 +116,10 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
             dry = await crossfade_command("data", "repair", "--dry-run", "-c", str(config))
             assert dry.code == 6
             assert "key 2  different: bio" in dry.out
+            only = await crossfade_command(
+                "data", "repair", "--dry-run", "--table", "public.accounts", "-c", str(config)
+            )
+            assert "dry run: 1 row would be written anew" in only.err
             assert (await data(config, "repair"))["equal"]
             assert await alike(legacy, new)
             jobs = {(one["kind"], one["state"]) for one in (await data(config, "status"))["jobs"]}

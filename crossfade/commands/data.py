@@ -11,7 +11,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from dualwrite import desired, fence, jobs, lease, pg_source, quarantine, repair
 from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.job_states import JobState
-from dualwrite.mapped import MappingFailedError, by_table
+from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, by_table
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight, near_limit
 from dualwrite.quarantine import Waiting
@@ -60,7 +60,8 @@ T = TypeVar("T")
 
 def plan(options: argparse.Namespace) -> int:
     """Exit code 1 if something forbids it; warnings leave it 0."""
-    found = _asked(survey.survey(_direction(options)))
+    of = _direction(options)
+    found = _asked(survey.survey(of), of)
     code = OK if found.possible else ERROR
     shown = {
         "possible": found.possible,
@@ -87,7 +88,7 @@ def plan(options: argparse.Namespace) -> int:
 def start(options: argparse.Namespace) -> int:
     """Exit code 7 where no process works on it in time, 6 where it stops at once."""
     of = _direction(options)
-    before = _asked(_status(of))
+    before = _asked(_status(of), of)
     if options.towards == Side.LEGACY.value and before is None:
         raise ApiError(
             TRIPPED,
@@ -95,9 +96,9 @@ def start(options: argparse.Namespace) -> int:
             word="not_prepared",
             next_steps=("crossfade cutover prepare NAME --reason WHY",),
         )
-    number = _asked(_say(of, options, run=True))
+    number = _asked(_say(of, options, run=True), of)
     had_stopped = before is not None and before["state"] == State.STOPPED.value
-    found = _asked(_taken_up(of, number, had_stopped, options.wait)) if options.wait else None
+    found = _asked(_taken_up(of, number, had_stopped, options.wait), of) if options.wait else None
     if found is None and options.wait:
         raise ApiError(
             NOT_CONVERGED,
@@ -125,9 +126,9 @@ def start(options: argparse.Namespace) -> int:
 def stop(options: argparse.Namespace) -> int:
     """Whoever works on it ends that within two seconds; `data start` has it go on where it was."""
     of = _direction(options)
-    if _asked(_status(of)) is None and _asked(_desired(of)) is None:
+    if _asked(_status(of), of) is None and _asked(_desired(of), of) is None:
         raise ApiError(NOT_FOUND, f"the stream {of.name} was never begun", word="not_found")
-    number = _asked(_say(of, options, run=False))
+    number = _asked(_say(of, options, run=False), of)
     if not tell_json(options, {"stream": of.name, "run": False, "number": number}):
         data(f"{of.name} shall not run any more")
         talk("the source keeps its log for it until it runs again, or its slot is dropped")
@@ -202,7 +203,7 @@ def status(options: argparse.Namespace) -> int:
     `paused` is what people have stopped; what its process has noted of it last is `noted`.
     """
     of = _direction(options)
-    found = _asked(_status(of))
+    found = _asked(_status(of), of)
     if found is None:
         raise _never_begun(options, of)
     code = TRIPPED if found["state"] == State.STOPPED.value else OK
@@ -347,7 +348,7 @@ def verify_(options: argparse.Namespace) -> int:
     kept = KeptProgress(folder, of.name)
     if options.fresh:
         kept.forget()
-    found = _asked(_compared(of, options, kept))
+    found = _asked(_compared(of, options, kept), of)
     kept.forget()
     return _tell_compared(options, of, found)
 
@@ -355,10 +356,10 @@ def verify_(options: argparse.Namespace) -> int:
 def repair_(options: argparse.Namespace) -> int:
     """Compare, have what differs written anew, and compare that again. Exit codes as of verify."""
     of = _direction(options)
-    found = _asked(_compared(of, options))
+    found = _asked(_compared(of, options), of)
     wrong = [one for one in found if one.differences]
     count = sum(len(one.differences) for one in wrong)
-    if kept := _asked(_written_by_people(of, [one.name for one in wrong])):
+    if kept := _asked(_written_by_people(of, [one.name for one in wrong]), of):
         raise ApiError(
             TRIPPED,
             f"{options.towards} has the authority over {', '.join(kept)}; nothing is written over its rows",
@@ -370,9 +371,9 @@ def repair_(options: argparse.Namespace) -> int:
             talk(f"dry run: {_rows(count)} would be written anew")
         return _tell_compared(options, of, found)
     talk(f"to be written anew: {_rows(count)}")
-    _asked(_repaired(of, wrong))
+    _asked(_repaired(of, wrong), of)
     options.table = [one.name for one in wrong]
-    again = {one.name: one for one in _asked(_compared(of, options))}
+    again = {one.name: one for one in _asked(_compared(of, options), of)}
     return _tell_compared(options, of, [again.get(one.name, one) for one in found])
 
 
@@ -381,7 +382,8 @@ async def _written_by_people(of: Direction, names: list[str]) -> list[str]:
     async with await connect(of.target_url) as looking:
         kept = await fence.open_tables(looking)
     tables = {copy_name(source.name, mapping): str(mapping.table) for source, mapping in by_table(of.sources)}
-    return sorted({tables[name] for name in names} & kept)
+    # What was compared by the mapping of the other way: its source is our target.
+    return sorted({tables.get(name, name.partition(" to ")[0]) for name in names} & kept)
 
 
 async def _compared(
@@ -393,15 +395,15 @@ async def _compared(
         written_to = await fence.open_tables(looking)
         if await _known(looking, of) is None:
             raise _never_begun(options, of)
-    for source, mapping in by_table(of.sources):
+    for by, source, mapping in _pairs(of, options, written_to):
         wanted = (source.name, str(mapping.table), copy_name(source.name, mapping))
         if names and not any(name in (*wanted, source.name.removeprefix("public.")) for name in names):
             continue
-        backwards = str(mapping.table) in written_to
-        stream = of.way_back if backwards else of.name
+        backwards = by is of and str(mapping.table) in written_to
+        stream = by.way_back if backwards else by.name
         going = _going(wanted[-1], options, kept)
         one = await verify.compare(
-            stream, of.source_url, of.target_url, source, mapping, backwards=backwards, going=going
+            stream, by.source_url, by.target_url, source, mapping, backwards=backwards, going=going
         )
         went_on = f", {one.rows_before:,} of them before it was ended" if one.rows_before else ""
         talk(f"{one.name}: {_rows(one.rows)} in {one.seconds:.1f} s{went_on}")
@@ -409,6 +411,31 @@ async def _compared(
     if not found:
         raise ApiError(USAGE, f"no mapping names {', '.join(names or ())}", word="invalid")
     return found
+
+
+def _pairs(
+    of: Direction, options: argparse.Namespace, written_to: frozenset[str]
+) -> Iterator[tuple[Direction, SourceTable, RowMapping]]:
+    """What is compared, and by the mapping of which way.
+
+    Where legacy has the authority it is what new is made of, and the mapping to new says what is the same in
+    legacy (NULL and ''); what new would be brought back as may be written otherwise, and be right.
+    """
+    there = None
+    if options.towards == Side.LEGACY.value and written_to:
+        try:
+            there = direction_and_folder(options.config, Side.NEW)[0]
+        except NoDirectionError:
+            there = None  # the mapping is towards legacy only
+    by_the_other = frozenset[str]()
+    if there is not None:
+        by_the_other = written_to & frozenset(there.sources)
+        for source, mapping in by_table(there.sources):
+            if source.name in by_the_other:
+                yield there, source, mapping
+    for source, mapping in by_table(of.sources):
+        if str(mapping.table) not in by_the_other:
+            yield of, source, mapping
 
 
 def _going(name: str, options: argparse.Namespace, kept: KeptProgress | None) -> Going:
@@ -495,7 +522,9 @@ def _tell_compared(options: argparse.Namespace, of: Direction, found: list[Compa
         if one.cut_short:
             data(f"  {one.name}  so many that the rest was not compared; was it ever copied?")
     if not equal:
-        tell_next([f"crossfade data repair -c {options.config}"])
+        kept = _asked(_written_by_people(of, [one.name for one in found if one.differences]), of)
+        side = options.towards if not kept else "new" if options.towards == "legacy" else "legacy"
+        tell_next([f"crossfade data repair --towards {side} -c {options.config}"])
     return code
 
 
@@ -505,7 +534,7 @@ def _verdict(one: Compared) -> str:
 
 def quarantine_list(options: argparse.Namespace) -> int:
     of = _direction(options)
-    found = _asked(_quarantined(of, options.table))
+    found = _asked(_quarantined(of, options.table), of)
     if tell_json(options, {"stream": of.name, "waiting": [_shown(one) for one in found]}):
         return OK
     if not found:
@@ -521,7 +550,7 @@ def quarantine_list(options: argparse.Namespace) -> int:
 def quarantine_retry(options: argparse.Namespace) -> int:
     """Exit code 6 where rows still wait."""
     of = _direction(options)
-    found = _asked(_quarantined(of, options.table))
+    found = _asked(_quarantined(of, options.table), of)
     mappings = {copy_name(source.name, mapping): mapping for source, mapping in by_table(of.sources)}
     keys: dict[str, list[list[str]]] = {}
     for one in found:
@@ -533,7 +562,7 @@ def quarantine_retry(options: argparse.Namespace) -> int:
         keys.setdefault(one.copy, []).append(
             [part.decode() if isinstance(part, bytes) else "" for part in key]
         )
-    if kept := _asked(_written_by_people(of, list(keys))):
+    if kept := _asked(_written_by_people(of, list(keys)), of):
         raise ApiError(
             TRIPPED,
             f"{options.towards} has the authority over {', '.join(kept)}; nothing is written over its rows",
@@ -541,8 +570,8 @@ def quarantine_retry(options: argparse.Namespace) -> int:
             next_steps=("crossfade cutover status",),
         )
     if keys:
-        _asked(_written_anew(of, keys))
-    left = _asked(_quarantined(of, options.table))
+        _asked(_written_anew(of, keys), of)
+    left = _asked(_quarantined(of, options.table), of)
     code = TRIPPED if left else OK
     shown = {"stream": of.name, "tried": len(found), "waiting": [_shown(one) for one in left]}
     if tell_json(options, shown):
@@ -579,7 +608,20 @@ def _direction_and_folder(options: argparse.Namespace) -> tuple[Direction, Path]
         raise ApiError(USAGE, str(error), word="invalid") from error
 
 
-def _asked(question: Coroutine[Any, Any, T]) -> T:
+async def _away(of: Direction) -> str | None:
+    """Which of both databases cannot be reached, and why."""
+    towards = of.name.rpartition("to_")[2]
+    source = Side.LEGACY.value if towards == Side.NEW.value else Side.NEW.value
+    found = []
+    for side, url in ((source, of.source_url), (towards, of.target_url)):
+        try:
+            await (await connect(url)).close()
+        except (psycopg.Error, OSError) as error:
+            found.append(f"{side}'s database cannot be reached: {' '.join(str(error).split())}")
+    return "; ".join(found) or None
+
+
+def _asked(question: Coroutine[Any, Any, T], of: Direction) -> T:
     try:
         return asyncio.run(question)
     except NotFollowingError as error:
@@ -591,5 +633,7 @@ def _asked(question: Coroutine[Any, Any, T]) -> T:
     except CaptureStopped as error:
         raise ApiError(ERROR, str(error), word=error.reason) from error
     except (psycopg.Error, OSError) as error:
+        if isinstance(error, psycopg.OperationalError | OSError) and (away := asyncio.run(_away(of))):
+            raise ApiError(ERROR, away, word="database") from error
         said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
         raise ApiError(ERROR, f"a database does not answer as it should: {said}", word="database") from error

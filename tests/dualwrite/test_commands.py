@@ -219,6 +219,19 @@ async def test_the_plan_names_all_that_is_wrong_and_touches_nothing(
         assert await schemas.fetchall() == [(None,)]
 
 
+def _without_legacy(config: Path) -> Path:
+    said = json.loads(config.read_text())
+    said["data"]["legacy"]["url"] = "postgresql://127.0.0.1:1/legacy"
+    config.write_text(json.dumps(said))
+    return config
+
+
+async def test_which_side_cannot_be_reached_is_said(config: Path) -> None:
+    message = (await data(_without_legacy(config), "plan", code=1))["message"]
+    assert message.startswith("legacy's database cannot be reached: "), message
+    assert "new's" not in message
+
+
 @pytest.mark.parametrize(("line", "says"), [
     ("data: {legacy: {url: 'mysql://h/a'}, new: {url: 'postgresql:///b'}}", "is no PostgreSQL"),
     ("bus: none", "data: is missing"),

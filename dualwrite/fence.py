@@ -60,7 +60,7 @@ _GUARD: Final = """
             RAISE EXCEPTION USING
                 ERRCODE = 'read_only_sql_transaction',
                 MESSAGE = CASE WHEN is_open
-                    THEN format('%I.%I has the authority over its rows; nothing is applied to it',
+                    THEN format('this database has the authority over %I.%I; nothing is applied to it',
                                 TG_TABLE_SCHEMA, TG_TABLE_NAME)
                     ELSE format('%I.%I is fenced: the other database has the authority over its rows',
                                 TG_TABLE_SCHEMA, TG_TABLE_NAME) END,

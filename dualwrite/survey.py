@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
 from dualwrite import pg_capture, pg_source, rights, target
+from dualwrite.backfill import copy_name
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import Identity, Relation, SourceColumn
 from dualwrite.mapped import Mapped, RowMapping, SourceTable, Touching, by_table
@@ -100,6 +101,7 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
     found = [
         *findings(facts),
         *await _of_what_stands(direction, source, looking),
+        *await _of_rows_there(direction, source, looking),
         *of_source,
         *await rights.of_target(looking, direction.written),
     ]
@@ -148,6 +150,52 @@ async def _of_what_stands(direction: Direction, source: Connection, looking: Con
         if not stopped.passing and stopped.reason != "no_replication":
             found.append(_stop(stopped.reason, str(stopped), "as the runbook says"))
     return found
+
+
+async def _of_rows_there(direction: Direction, source: Connection, looking: Connection) -> list[Finding]:
+    """The target's tables that have rows before a copy of theirs was begun."""
+    if await _is_known(source, direction.way_back):
+        return []  # both sides are alike by the other stream
+    begun: set[str] = set()
+    if await _is_known(looking, direction.name):
+        cursor = await looking.execute(
+            "SELECT copy FROM crossfade_sync.copies WHERE stream = %s", (direction.name,)
+        )
+        begun = {name for (name,) in await cursor.fetchall()}
+    tables = {
+        str(mapping.table): mapping.table
+        for source_, mapping in by_table(direction.sources)
+        if not mapping.table.partial and copy_name(source_.name, mapping) not in begun
+    }
+    found = []
+    for name, table in sorted(tables.items()):
+        try:
+            query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(
+                target.qualified(table.schema, table.name)
+            )
+            row = await (await looking.execute(query)).fetchone()
+        except (errors.InsufficientPrivilege, errors.UndefinedTable):
+            continue  # told by name elsewhere
+        if row is not None and row[0]:
+            found.append(name)
+    if not found:
+        return []
+    return [
+        Finding(
+            Weight.WARNS,
+            "not_empty",
+            f"{', '.join(found)} at the target: rows are there already, and a copy leaves them alone",
+            "empty the tables, or mend those that differ afterwards: crossfade data verify, data repair",
+        )
+    ]
+
+
+async def _is_known(where: Connection, stream: str) -> bool:
+    row = await (await where.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
+    try:
+        return row is not None and row[0] is not None and await target.state(where, stream) is not None
+    except errors.InsufficientPrivilege:
+        return False
 
 
 async def columns(where: Connection, table: str) -> dict[str, ColumnFacts]:

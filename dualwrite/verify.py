@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
-from dualwrite import heartbeat, pg_source, target
+from dualwrite import desired, heartbeat, lease, pg_source, target
 from dualwrite.backfill import copy_name, key_of
 from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
@@ -37,6 +37,7 @@ from dualwrite.plan import Copying, TargetTable
 from dualwrite.repair import read_rows
 from dualwrite.row_hash import Column, Form, common_type, form_for
 from dualwrite.segments import Half, Key, Progress, differing
+from dualwrite.stream_states import State
 from dualwrite.target import qualified
 
 ROUNDS: Final = 6
@@ -49,6 +50,12 @@ LOOK_AGAIN: Final = 0.01
 """Seconds between two looks at how far the stream has come."""
 PATIENCE: Final = 30.0
 """Seconds that the stream has to bring what was written."""
+LOOK_WHO: Final = 0.2
+"""Seconds between two looks at who works on the stream, while it is waited for."""
+NOBODY_FOR: Final = 3.0
+"""Seconds that a stream is left without a process where the next one takes over by itself."""
+TOLD_AFTER: Final = 2.0
+"""Seconds of waiting after which it is told that the stream is waited for."""
 
 Connection = psycopg.AsyncConnection[Any]
 _numbers = itertools.count()
@@ -105,6 +112,10 @@ def _told(_: Progress) -> None:
     """Nobody asks."""
 
 
+def _waits(_: str) -> None:
+    """Nobody asks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Going:
     """How a comparison is to go on, and who is told how far it is."""
@@ -116,6 +127,8 @@ class Going:
     told: Callable[[Progress], None] = _told
     pace: int | None = None
     """Rows a second, at most."""
+    waits: Callable[[str], None] = _waits
+    """Is told for what it waits, where that takes long."""
 
     def by_pace(self) -> Callable[[Progress], Awaitable[None]]:
         """Tells, and then waits as long as the pace wants it."""
@@ -217,10 +230,12 @@ class Comparison:
         """Temporary tables, which stay as long as the connection: making one takes longer than using it."""
         self._staged = False
         self._at_rest = False
+        self._waits: Callable[[str], None] = _waits
         self._gone: set[Key] = set()
         """Keys at the source that were not there when they were looked for."""
 
     async def run(self, rounds: int, going: Going) -> Compared:
+        self._waits = going.waits
         return await self.settle(await self.suspects(going), rounds)
 
     async def suspects(self, going: Going) -> list[Key]:
@@ -494,18 +509,45 @@ class Comparison:
         if self._at_rest:
             return
         position = await heartbeat.mark(self._written, self._stream)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    state = await target.state(self._fed, self._stream)
-                    if state is not None and state.applied >= position:
-                        return
-                    await asyncio.sleep(LOOK_AGAIN)
-        except TimeoutError:
-            raise NotFollowingError(
-                f"the stream {self._stream} has not brought within {PATIENCE:g} s what was written; is"
-                " crossfade sync running? See: crossfade data status"
-            ) from None
+        began = looked = left_at = time.monotonic()
+        idle: str | None = None
+        told = False
+        while True:
+            state = await target.state(self._fed, self._stream)
+            if state is not None and state.applied >= position:
+                return
+            now = time.monotonic()
+            if now - looked > LOOK_WHO:
+                looked, idle = now, await self._nobody(state)
+            if idle is None:
+                left_at = now
+            elif idle or now - left_at > NOBODY_FOR:
+                why, side = idle and f" ({idle})", self._stream.rpartition("to_")[2]
+                raise NotFollowingError(
+                    f"nobody works on the stream {self._stream}{why}, so nothing can be said of rows that"
+                    f" differ; to have it go on: crossfade data start --towards {side} --reason WHY"
+                )
+            if now - began > PATIENCE:
+                raise NotFollowingError(
+                    f"the stream {self._stream} has not brought within {PATIENCE:g} s what was written; see:"
+                    " crossfade data status"
+                )
+            if not told and now - began > TOLD_AFTER:
+                told = True
+                self._waits(f"waiting for the stream {self._stream} to bring what was written by now")
+            await asyncio.sleep(LOOK_AGAIN)
+
+    async def _nobody(self, state: target.StreamState | None) -> str | None:
+        """None while somebody works on the stream; else why nobody will, or "" where the next one may."""
+        held = await lease.look(self._fed, self._stream)
+        if held.alive or await target.is_held(self._fed, self._stream):
+            return None
+        wish = await desired.of(self._fed, self._stream)
+        if wish is not None and not wish.run:
+            return f"stopped by {wish.by}: {wish.reason}"
+        if state is not None and state.state is State.STOPPED and (wish is None or held.tried >= wish.number):
+            return f"it has stopped ({state.reason})"
+        return ""
 
 
 def _key(table: TargetTable) -> list[str]:

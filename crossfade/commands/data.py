@@ -11,11 +11,11 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
 
@@ -60,17 +60,23 @@ REPAIRED_WITHIN: Final = 60.0
 """Seconds that the stream's process has to write rows anew."""
 STEADY: Final = 2.0
 """Seconds that a stream has to run, once it had stopped, before it is said to."""
+QUIET: Final = 3.0
+"""Seconds without another try after which a stream counts as stopped again: after `crossfade reload` the
+process that goes by the old mapping may try first, and the next one is a second or two late."""
 _COLOURS: Final = {
     "stops": Paint.BAD, "warns": Paint.WARNING, "stopped": Paint.BAD, "following": Paint.GOOD,
     "copying": Paint.WARNING, "equal": Paint.GOOD, "different": Paint.BAD, "unsettled": Paint.WARNING,
 }  # fmt: skip
 
 T = TypeVar("T")
+_Chosen: TypeAlias = tuple[Direction, SourceTable, RowMapping, bool]
+"""What is compared: by the mapping of which way, and whether backwards (`verify.compare`)."""
 
 
 def plan(options: argparse.Namespace) -> int:
     """Exit code 1 if something forbids it; warnings leave it 0."""
-    found = _asked(survey.survey(_direction(options)))
+    of = _direction(options)
+    found = _asked(survey.survey(of), of)
     code = OK if found.possible else ERROR
     shown = {
         "possible": found.possible,
@@ -81,7 +87,7 @@ def plan(options: argparse.Namespace) -> int:
     }
     if tell_json(options, shown):
         return code
-    rows = ((one.name, one.how, f"{one.rows:,}") for one in found.planned)
+    rows = ((one.name, one.how, _about(one.rows)) for one in found.planned)
     table(("copy", "how", "rows, about"), rows)
     for one in sorted(found.findings, key=lambda one: one.weight is Weight.WARNS):
         data("")
@@ -97,7 +103,7 @@ def plan(options: argparse.Namespace) -> int:
 def start(options: argparse.Namespace) -> int:
     """Exit code 7 where no process works on it in time, 6 where it stops at once."""
     of = _direction(options)
-    before = _asked(_status(of))
+    before = _asked(_status(of), of)
     if options.towards == Side.LEGACY.value and before is None:
         raise ApiError(
             TRIPPED,
@@ -105,9 +111,9 @@ def start(options: argparse.Namespace) -> int:
             word="not_prepared",
             next_steps=("crossfade cutover prepare NAME --reason WHY",),
         )
-    number = _asked(_say(of, options, run=True))
+    number = _asked(_say(of, options, run=True), of)
     had_stopped = before is not None and before["state"] == State.STOPPED.value
-    found = _asked(_taken_up(of, number, had_stopped, options.wait)) if options.wait else None
+    found = _asked(_taken_up(of, number, had_stopped, options.wait), of) if options.wait else None
     if found is None and options.wait:
         raise ApiError(
             NOT_CONVERGED,
@@ -135,14 +141,25 @@ def start(options: argparse.Namespace) -> int:
 def stop(options: argparse.Namespace) -> int:
     """Whoever works on it ends that within two seconds; `data start` has it go on where it was."""
     of = _direction(options)
-    if _asked(_status(of)) is None and _asked(_desired(of)) is None:
+    if _asked(_status(of), of) is None and _asked(_desired(of), of) is None:
         raise ApiError(NOT_FOUND, f"the stream {of.name} was never begun", word="not_found")
-    number = _asked(_say(of, options, run=False))
+    number = _asked(_say(of, options, run=False), of)
     if not tell_json(options, {"stream": of.name, "run": False, "number": number}):
         data(f"{of.name} shall not run any more")
         talk("the source keeps its log for it until it runs again, or its slot is dropped")
         tell_next([_start_command(options)])
     return OK
+
+
+def _never_begun(options: argparse.Namespace, of: Direction) -> ApiError:
+    return ApiError(
+        NOT_FOUND, f"the stream {of.name} was never begun", word="not_found",
+        next_steps=(
+            f"crossfade data plan --towards {options.towards} -c {options.config}",
+            _start_command(options),
+            f"crossfade sync --towards {options.towards} -c {options.config}",
+        ),
+    )  # fmt: skip
 
 
 def _start_command(options: argparse.Namespace) -> str:
@@ -171,39 +188,39 @@ async def _say(of: Direction, options: argparse.Namespace, *, run: bool) -> int:
 async def _taken_up(of: Direction, number: int, stopped: bool, within: float) -> dict[str, Any] | None:
     """How it stands once somebody has taken it under that desire, or had it before; None if nobody has.
 
-    One that had `stopped` has to run for a while: what stopped it may come again at once.
+    One that had `stopped` has to run for a while: what stopped it may come again at once. Nor is its note
+    enough to say that it has stopped again, for that may be of before: somebody has to have tried and to have
+    let go of the lease, and nobody to have taken it since.
     """
-    until, since = time.monotonic() + within, None
+    until = time.monotonic() + within
+    since: tuple[float, int, bool] | None = None
     async with await connect(of.target_url) as looking:
         while time.monotonic() < until:
             held = await lease.look(looking, of.name)
             known = await target.state(looking, of.name)
-            runs = held.alive and known is not None and known.state is not State.STOPPED
-            if not (runs and await target.is_held(looking, of.name)):
+            has_stopped = known is not None and known.state is State.STOPPED
+            runs = held.alive and not has_stopped and await target.is_held(looking, of.name)
+            if not runs and not (has_stopped and held.tried >= number and not held.alive):
                 since = None
-                if known is not None and known.state is State.STOPPED and held.tried >= number:
-                    return await _status(of)
             else:
-                since = since or time.monotonic()
-                if not stopped or time.monotonic() - since > STEADY:
+                if since is None or since[1:] != (held.number, runs):
+                    since = time.monotonic(), held.number, runs
+                lasts = (STEADY if stopped else 0.0) if runs else QUIET
+                if time.monotonic() - since[0] >= lasts:
                     return await _status(of)
             await asyncio.sleep(0.1)
-    return None
+    return None if since is None else await _status(of)
 
 
 def status(options: argparse.Namespace) -> int:
-    """Exit code 6 where the stream has stopped, 3 where it was never begun."""
+    """Exit code 6 where the stream has stopped, 3 where it was never begun.
+
+    `paused` is what people have stopped; what its process has noted of it last is `noted`.
+    """
     of = _direction(options)
-    found = _asked(_status(of))
+    found = _asked(_status(of), of)
     if found is None:
-        raise ApiError(
-            NOT_FOUND, f"the stream {of.name} was never begun", word="not_found",
-            next_steps=(
-                f"crossfade data plan -c {options.config}",
-                _start_command(options),
-                f"crossfade sync --towards {options.towards} -c {options.config}",
-            ),
-        )  # fmt: skip
+        raise _never_begun(options, of)
     code = TRIPPED if found["state"] == State.STOPPED.value else OK
     if tell_json(options, found):
         return code
@@ -248,14 +265,14 @@ def status(options: argparse.Namespace) -> int:
     if found["foreign_writes"]:
         tell_next([f"crossfade data verify --towards {options.towards} -c {options.config}"])
     if found["repairs"]:
-        data(f"{found['repairs']:,} rows wait to be written anew")
+        data(f"waiting to be written anew: {_rows(found['repairs'])}")
     if found["quarantined"]:
-        data(f"{found['quarantined']:,} rows wait in quarantine")
+        data(f"waiting in quarantine: {_rows(found['quarantined'])}")
         tell_next([f"crossfade data quarantine list --towards {options.towards} -c {options.config}"])
     data("")
     rows = (
         (one["copy"], "done" if one["done"] else "not begun" if one["rows"] is None else "under way",
-         "" if one["rows"] is None else f"{one['rows']:,}", f"{one['of']:,}")
+         "" if one["rows"] is None else f"{one['rows']:,}", _about(one["of"]))
         for one in found["copies"]
     )  # fmt: skip
     table(("copy", "state", "rows", "of about"), rows, _COLOURS)
@@ -264,6 +281,15 @@ def status(options: argparse.Namespace) -> int:
             data("")
             data(_job_shown(one))
     return code
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def _about(rows: int) -> str:
+    """An estimate; a table that was never analyzed has none, which looks as if it were empty."""
+    return f"{rows:,}" if rows else "?"
 
 
 def _job_shown(job: dict[str, Any]) -> str:
@@ -282,10 +308,14 @@ def _job_shown(job: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+async def _known(looking: psycopg.AsyncConnection[Any], of: Direction) -> target.StreamState | None:
+    row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
+    return None if row is None or row[0] is None else await target.state(looking, of.name)
+
+
 async def _status(of: Direction) -> dict[str, Any] | None:
     async with await connect(of.target_url) as looking:
-        row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
-        known = None if row is None or row[0] is None else await target.state(looking, of.name)
+        known = await _known(looking, of)
         if known is None:
             return None
         cursor = await looking.execute(
@@ -305,8 +335,10 @@ async def _status(of: Direction) -> dict[str, Any] | None:
     async with source:
         slot = await pg_source.slot_facts(source, of.slot)
         about = {name: await pg_source.rows_about(source, name) for name in of.sources}
+    paused = known.state is not State.STOPPED and not held and wish is not None and not wish.run
     return {
-        "stream": of.name, "state": known.state.value, "reason": known.reason, "message": known.message,
+        "stream": of.name, "state": "paused" if paused else known.state.value,
+        "noted": known.state.value, "reason": known.reason, "message": known.message,
         "epoch": known.epoch, "applied": known.applied, "age": known.age, "held": held,
         "holder": holder, "repairs": waiting, "quarantined": quarantined,
         "desired": None if wish is None else {**asdict(wish), "at": wish.at.isoformat(timespec="seconds")},
@@ -349,7 +381,7 @@ def verify_(options: argparse.Namespace) -> int:
     kept = KeptProgress(folder, of.name)
     if options.fresh:
         kept.forget()
-    found = _asked(_compared(of, options, kept))
+    found = _asked(_compared(of, options, kept), of)
     kept.forget()
     return _tell_compared(options, of, found)
 
@@ -357,10 +389,10 @@ def verify_(options: argparse.Namespace) -> int:
 def repair_(options: argparse.Namespace) -> int:
     """Compare, have what differs written anew, and compare that again. Exit codes as of verify."""
     of = _direction(options)
-    found = _asked(_compared(of, options))
+    found = _asked(_compared(of, options), of)
     wrong = [one for one in found if one.differences]
     count = sum(len(one.differences) for one in wrong)
-    if kept := _asked(_written_by_people(of, [one.name for one in wrong])):
+    if kept := _asked(_written_by_people(of, [one.name for one in wrong]), of):
         raise ApiError(
             TRIPPED,
             f"{options.towards} has the authority over {', '.join(kept)}; nothing is written over its rows",
@@ -369,12 +401,12 @@ def repair_(options: argparse.Namespace) -> int:
         )
     if options.dry_run or not wrong:
         if options.dry_run:
-            talk(f"dry run: {count:,} rows would be written anew")
+            talk(f"dry run: {_rows(count)} would be written anew")
         return _tell_compared(options, of, found)
-    talk(f"{count:,} rows are written anew")
-    _asked(_repaired(of, wrong))
+    talk(f"to be written anew: {_rows(count)}")
+    _asked(_repaired(of, wrong), of)
     options.table = [one.name for one in wrong]
-    again = {one.name: one for one in _asked(_compared(of, options))}
+    again = {one.name: one for one in _asked(_compared(of, options), of)}
     return _tell_compared(options, of, [again.get(one.name, one) for one in found])
 
 
@@ -383,7 +415,8 @@ async def _written_by_people(of: Direction, names: list[str]) -> list[str]:
     async with await connect(of.target_url) as looking:
         kept = await fence.open_tables(looking)
     tables = {copy_name(source.name, mapping): str(mapping.table) for source, mapping in by_table(of.sources)}
-    return sorted({tables[name] for name in names} & kept)
+    # What was compared by the mapping of the other way: its source is our target.
+    return sorted({tables.get(name, name.partition(" to ")[0]) for name in names} & kept)
 
 
 async def _compared(
@@ -391,47 +424,72 @@ async def _compared(
 ) -> list[Compared]:
     """`kept` is where a comparison that was killed has left how far it was."""
     found, names = [], options.table
-    chosen: list[tuple[SourceTable, RowMapping, bool]] = []
+    chosen: list[_Chosen] = []
     async with await connect(of.target_url) as looking:
         written_to = await fence.open_tables(looking)
-    for source, mapping in by_table(of.sources):
+        if await _known(looking, of) is None:
+            raise _never_begun(options, of)
+    for by, source, mapping in _pairs(of, options, written_to):
         wanted = (source.name, str(mapping.table), copy_name(source.name, mapping))
         if names and not any(name in (*wanted, source.name.removeprefix("public.")) for name in names):
             continue
-        chosen.append((source, mapping, str(mapping.table) in written_to))
+        chosen.append((by, source, mapping, by is of and str(mapping.table) in written_to))
     if not chosen:
         raise ApiError(USAGE, f"no mapping names {', '.join(names or ())}", word="invalid")
     if getattr(options, "exact", False):
-        return await _compared_at_one_moment(of, options, chosen)
-    for source, mapping, backwards in chosen:
-        stream = of.way_back if backwards else of.name
+        return await _compared_at_one_moment(options, chosen)
+    for by, source, mapping, backwards in chosen:
+        stream = by.way_back if backwards else by.name
         going = _going(copy_name(source.name, mapping), options, kept)
         one = await verify.compare(
-            stream, of.source_url, of.target_url, source, mapping, backwards=backwards, going=going
+            stream, by.source_url, by.target_url, source, mapping, backwards=backwards, going=going
         )
         went_on = f", {one.rows_before:,} of them before it was ended" if one.rows_before else ""
-        talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s{went_on}")
+        talk(f"{one.name}: {_rows(one.rows)} in {one.seconds:.1f} s{went_on}")
         found.append(one)
     return found
 
 
-async def _compared_at_one_moment(
-    of: Direction, options: argparse.Namespace, chosen: Sequence[tuple[SourceTable, RowMapping, bool]]
-) -> list[Compared]:
+async def _compared_at_one_moment(options: argparse.Namespace, chosen: Sequence[_Chosen]) -> list[Compared]:
     """One moment for all tables of a stream; nobody can go on with it later."""
     found = []
-    for backwards in sorted({backwards for _, _, backwards in chosen}):
-        stream = of.way_back if backwards else of.name
-        urls = (of.source_url, of.target_url)
+    for by, backwards in dict.fromkeys((by, backwards) for by, _, _, backwards in chosen):
+        stream = by.way_back if backwards else by.name
+        urls = (by.source_url, by.target_url)
         async with cut(stream, *(reversed(urls) if backwards else urls)) as both:
             talk(f"{stream}: both sides as of {both.at.position}; the stream stood for {both.at.stood:.2f} s")
-            for source, mapping, back in chosen:
-                if back == backwards:
+            for its, source, mapping, back in chosen:
+                if its is by and back == backwards:
                     going = _going(copy_name(source.name, mapping), options, None)
                     one = await verify.compare_at(both, source, mapping, backwards=back, going=going)
                     talk(f"{one.name}: {one.rows:,} rows in {one.seconds:.1f} s")
                     found.append(one)
     return found
+
+
+def _pairs(
+    of: Direction, options: argparse.Namespace, written_to: frozenset[str]
+) -> Iterator[tuple[Direction, SourceTable, RowMapping]]:
+    """What is compared, and by the mapping of which way.
+
+    Where legacy has the authority it is what new is made of, and the mapping to new says what is the same in
+    legacy (NULL and ''); what new would be brought back as may be written otherwise, and be right.
+    """
+    there = None
+    if options.towards == Side.LEGACY.value and written_to:
+        try:
+            there = direction_and_folder(options.config, Side.NEW)[0]
+        except NoDirectionError:
+            there = None  # the mapping is towards legacy only
+    by_the_other = frozenset[str]()
+    if there is not None:
+        by_the_other = written_to & frozenset(there.sources)
+        for source, mapping in by_table(there.sources):
+            if source.name in by_the_other:
+                yield there, source, mapping
+    for source, mapping in by_table(of.sources):
+        if str(mapping.table) not in by_the_other:
+            yield of, source, mapping
 
 
 def _going(name: str, options: argparse.Namespace, kept: KeptProgress | None) -> Going:
@@ -460,7 +518,7 @@ def _going(name: str, options: argparse.Namespace, kept: KeptProgress | None) ->
         left = max(0, now.about - now.rows) / rate
         talk(f"{name}: {now.rows:,} of about {now.about:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left")
 
-    return Going(options.portable, progress, told, options.pace)
+    return Going(options.portable, progress, told, options.pace, talk)
 
 
 async def _repaired(of: Direction, wrong: list[Compared]) -> None:
@@ -518,7 +576,9 @@ def _tell_compared(options: argparse.Namespace, of: Direction, found: list[Compa
         if one.cut_short:
             data(f"  {one.name}  so many that the rest was not compared; was it ever copied?")
     if not equal:
-        tell_next([f"crossfade data repair -c {options.config}"])
+        kept = _asked(_written_by_people(of, [one.name for one in found if one.differences]), of)
+        side = options.towards if not kept else "new" if options.towards == "legacy" else "legacy"
+        tell_next([f"crossfade data repair --towards {side} -c {options.config}"])
     return code
 
 
@@ -528,7 +588,7 @@ def _verdict(one: Compared) -> str:
 
 def quarantine_list(options: argparse.Namespace) -> int:
     of = _direction(options)
-    found = _asked(_quarantined(of, options.table))
+    found = _asked(_quarantined(of, options.table), of)
     if tell_json(options, {"stream": of.name, "waiting": [_shown(one) for one in found]}):
         return OK
     if not found:
@@ -544,7 +604,7 @@ def quarantine_list(options: argparse.Namespace) -> int:
 def quarantine_retry(options: argparse.Namespace) -> int:
     """Exit code 6 where rows still wait."""
     of = _direction(options)
-    found = _asked(_quarantined(of, options.table))
+    found = _asked(_quarantined(of, options.table), of)
     mappings = {copy_name(source.name, mapping): mapping for source, mapping in by_table(of.sources)}
     keys: dict[str, list[list[str]]] = {}
     for one in found:
@@ -556,7 +616,7 @@ def quarantine_retry(options: argparse.Namespace) -> int:
         keys.setdefault(one.copy, []).append(
             [part.decode() if isinstance(part, bytes) else "" for part in key]
         )
-    if kept := _asked(_written_by_people(of, list(keys))):
+    if kept := _asked(_written_by_people(of, list(keys)), of):
         raise ApiError(
             TRIPPED,
             f"{options.towards} has the authority over {', '.join(kept)}; nothing is written over its rows",
@@ -564,13 +624,13 @@ def quarantine_retry(options: argparse.Namespace) -> int:
             next_steps=("crossfade cutover status",),
         )
     if keys:
-        _asked(_written_anew(of, keys))
-    left = _asked(_quarantined(of, options.table))
+        _asked(_written_anew(of, keys), of)
+    left = _asked(_quarantined(of, options.table), of)
     code = TRIPPED if left else OK
     shown = {"stream": of.name, "tried": len(found), "waiting": [_shown(one) for one in left]}
     if tell_json(options, shown):
         return code
-    data(f"{len(found):,} rows tried, {len(left):,} still wait")
+    data(f"{_rows(len(found))} tried, still waiting: {len(left):,}")
     for one in left[:SHOWN]:
         data(f"  {one.copy}  key {', '.join(one.key)}: {one.error}")
     return code
@@ -602,7 +662,20 @@ def _direction_and_folder(options: argparse.Namespace) -> tuple[Direction, Path]
         raise ApiError(USAGE, str(error), word="invalid") from error
 
 
-def _asked(question: Coroutine[Any, Any, T]) -> T:
+async def _away(of: Direction) -> str | None:
+    """Which of both databases cannot be reached, and why."""
+    towards = of.name.rpartition("to_")[2]
+    source = Side.LEGACY.value if towards == Side.NEW.value else Side.NEW.value
+    found = []
+    for side, url in ((source, of.source_url), (towards, of.target_url)):
+        try:
+            await (await connect(url)).close()
+        except (psycopg.Error, OSError) as error:
+            found.append(f"{side}'s database cannot be reached: {' '.join(str(error).split())}")
+    return "; ".join(found) or None
+
+
+def _asked(question: Coroutine[Any, Any, T], of: Direction) -> T:
     try:
         return asyncio.run(question)
     except NotFollowingError as error:
@@ -616,5 +689,7 @@ def _asked(question: Coroutine[Any, Any, T]) -> T:
     except CaptureStopped as error:
         raise ApiError(ERROR, str(error), word=error.reason) from error
     except (psycopg.Error, OSError) as error:
+        if isinstance(error, psycopg.OperationalError | OSError) and (away := asyncio.run(_away(of))):
+            raise ApiError(ERROR, away, word="database") from error
         said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
         raise ApiError(ERROR, f"a database does not answer as it should: {said}", word="database") from error

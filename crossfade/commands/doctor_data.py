@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import psycopg
@@ -15,8 +15,9 @@ from crossfade.commands.doctor import Finding, Level
 from crossfade.directions import NoDirectionError, direction_of
 from crossfade.settings import SettingsError
 from crossfade.users_code import UsersCodeError
-from dualwrite import pg_source, survey, target
+from dualwrite import desired, pg_source, preflight, survey, target
 from dualwrite.capture import CaptureStopped
+from dualwrite.desired import Desire
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight
 from dualwrite.stream_states import State
@@ -78,23 +79,38 @@ async def _of_a_stream(of: Direction, side: Side) -> list[Finding]:
                 Finding(Level.OK, of.name, "was never begun", f"crossfade data plan --towards {side.value}")
             ]
         held = await target.is_held(looking, of.name)
-    found = [_stands(known, held, side)]
+        wish = await desired.of(looking, of.name)
+    found = [_stands(known, held, side, wish)]
     async with await connect(of.source_url) as source:
         slot = await pg_source.slot_facts(source, of.slot)
     if slot is not None:
         limit = "without a limit" if slot.share is None else f"{slot.share:.1%} of what it may keep"
         kept = f"the source keeps {slot.retained / 2**20:,.1f} MiB of log for it ({slot.wal_status}, {limit})"
         found.append(Finding(Level.OK, of.name, kept))
-    for one in (await survey.survey(of)).findings:
-        todo = one.remedy if one.runbook is None else f"{one.remedy} ({one.runbook})"
-        found.append(Finding(_LEVELS[one.weight], of.name, f"{one.reason}: {one.message}", todo))
-    return found
+    return [*found, *of_the_plan((await survey.survey(of)).findings, of.name, side)]
 
 
-def _stands(known: StreamState, held: bool, side: Side) -> Finding:
+def of_the_plan(found: Sequence[preflight.Finding], stream: str, side: Side) -> Iterator[Finding]:
+    """What stands against a stream. Columns that may be too narrow are many; `data plan` has each. Pure."""
+    if lossy := sum(one.reason == "lossy" for one in found):
+        columns = "1 column" if lossy == 1 else f"{lossy} columns"
+        what = f"lossy: {columns} may be too narrow or lose something"
+        yield Finding(Level.WARNING, stream, what, f"crossfade data plan --towards {side.value}")
+    for one in found:
+        if one.reason != "lossy":
+            todo = one.remedy if one.runbook is None else f"{one.remedy} ({one.runbook})"
+            yield Finding(_LEVELS[one.weight], stream, f"{one.reason}: {one.message}", todo)
+
+
+def _stands(known: StreamState, held: bool, side: Side, wish: Desire | None) -> Finding:
     todo = f"crossfade data status --towards {side.value}"
     if known.state is State.STOPPED:
         return Finding(Level.PROBLEM, known.name, f"has stopped ({known.reason}): {known.message}", todo)
+    if not held and wish is not None and not wish.run:
+        return Finding(
+            Level.PROBLEM, known.name, f"stopped by {wish.by}: {wish.reason}",
+            f"crossfade data start --towards {side.value} --reason WHY",
+        )  # fmt: skip
     if not held:
         what = f"no process works on it; what came last is {known.age:,.0f} s old"
         return Finding(Level.PROBLEM, known.name, what, f"crossfade sync --towards {side.value}")

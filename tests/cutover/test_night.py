@@ -112,11 +112,15 @@ async def as_our_apply(url: str) -> AsyncIterator[psycopg.AsyncConnection]:
 
 async def test_repair_writes_over_the_side_that_is_fed_and_never_over_the_other(eve: Night) -> None:
     await eve.prepare()
+    # What legacy writes in two ways (NULL and '') is no difference, whichever way is asked for.
+    untouched = await eve.cf.command("data", "verify", "--towards", "legacy")
+    assert untouched.code == 0, untouched
     await eve.does("run")
     async with as_our_apply(eve.urls["legacy"]) as faulty:
         await faulty.execute("UPDATE users SET fullname = 'spoiled' WHERE user_id = 2")
     found = await eve.cf.command("data", "verify")
     assert found.code == 6
+    assert "crossfade data repair --towards legacy" in found.err, "and none that is refused"
     refused = await eve.cf.command("data", "repair")
     assert refused.code == 6
     assert "new has the authority over public.accounts" in refused.err

@@ -69,10 +69,14 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
     plan = await data(config, "plan")
     assert plan["possible"]
     assert [one["name"] for one in plan["planned"]][-1] == "after public.posts, 0"
+    assert "not_empty" not in {one["reason"] for one in plan["findings"]}
     assert (await data(config, "plan", "--towards", "legacy"))["possible"]
     nothing = await data(config, "status", code=3)
     assert nothing["error"] == "not_found"
     assert "crossfade data start" in nothing["next"][1]
+    for what in ("verify", "repair"):
+        nothing = await data(config, what, "--towards", "legacy", code=3)
+        assert nothing["message"] == "the stream to_legacy was never begun"
 
     chance = random.Random(2)
     async with connected(legacy_url) as legacy, connected(new_url) as new:
@@ -120,6 +124,10 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
             dry = await crossfade_command("data", "repair", "--dry-run", "-c", str(config))
             assert dry.code == 6
             assert "key 2  different: bio" in dry.out
+            only = await crossfade_command(
+                "data", "repair", "--dry-run", "--table", "public.accounts", "-c", str(config)
+            )
+            assert "dry run: 1 row would be written anew" in only.err
             assert (await data(config, "repair"))["equal"]
             assert await alike(legacy, new)
             jobs = {(one["kind"], one["state"]) for one in (await data(config, "status"))["jobs"]}
@@ -206,13 +214,30 @@ async def test_the_plan_names_all_that_is_wrong_and_touches_nothing(
         await new.execute("ALTER TABLE accounts ADD COLUMN needed text NOT NULL")
         await new.execute("ALTER TABLE transfers ALTER amount_cents TYPE int")
         await new.execute("DROP TABLE comments")
+        await new.execute("SET session_replication_role = replica")
+        await new.execute("INSERT INTO wallets (account_id, balance_cents) VALUES (7, 0)")
         plan = await data(config, "plan", code=1)
+        [there] = [one for one in plan["findings"] if one["reason"] == "not_empty"]
+        assert (there["weight"], there["message"].partition(" at ")[0]) == ("warns", "public.wallets")
         found = {(one["weight"], one["reason"]) for one in plan["findings"]}
         assert {("stops", "no_identity"), ("stops", "column_unfilled"), ("stops", "no_table")} <= found
         slots = await legacy.execute("SELECT count(*) FROM pg_publication")
         assert await slots.fetchall() == [(0,)]
         schemas = await new.execute("SELECT to_regclass('crossfade_sync.streams')")
         assert await schemas.fetchall() == [(None,)]
+
+
+def _without_legacy(config: Path) -> Path:
+    said = json.loads(config.read_text())
+    said["data"]["legacy"]["url"] = "postgresql://127.0.0.1:1/legacy"
+    config.write_text(json.dumps(said))
+    return config
+
+
+async def test_which_side_cannot_be_reached_is_said(config: Path) -> None:
+    message = (await data(_without_legacy(config), "plan", code=1))["message"]
+    assert message.startswith("legacy's database cannot be reached: "), message
+    assert "new's" not in message
 
 
 @pytest.mark.parametrize(("line", "says"), [

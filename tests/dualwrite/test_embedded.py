@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from dualwrite.verify import PATIENCE
 from tests.dualwrite.test_commands import MIGRATION
 from tests.dualwrite.test_sample import alike, connected, legacy_url, new_url, until, write
 from tests.support.crossfade_process import RunningCrossfade, all_gone, running_crossfade
@@ -108,9 +109,20 @@ async def test_a_stream_runs_from_its_start_to_its_stop_whoever_dies(
         await data(cf, "stop", "--reason", "the disk is full")
         await until(lambda: _nobody_holds(cf), "nobody works on it any more")
         status = await data(cf, "status")
-        assert (status["state"], status["desired"]["run"]) == ("following", False)
+        assert (status["state"], status["noted"], status["desired"]["run"]) == ("paused", "following", False)
+        assert (await cf.command("data", "status")).out.startswith("to_new  paused ")
+        doctor = (await cf.command("doctor")).out
+        [said] = [line for line in doctor.splitlines() if "stopped by" in line]
+        assert "the disk is full" in said
+        assert "crossfade data start --towards new" in doctor
         assert await pid_of(cf) == third, "it stands by"
         await write(legacy, chance)
+        await legacy.execute("UPDATE users SET about = 'later' WHERE user_id = 1")
+        asked = time.monotonic()
+        nobody = await data(cf, "verify", "--table", "users", code=7)
+        assert "the disk is full" in nobody["message"], "why nobody brings what differs"
+        assert "crossfade data start --towards new" in nobody["message"]
+        assert time.monotonic() - asked < PATIENCE / 2, "it is known at once"
         await data(cf, "start", *WHY)
         await until(lambda: alike(legacy, new), "it goes on where it was")
 
@@ -185,8 +197,9 @@ async def test_what_stops_it_is_left_until_somebody_says_so_again(
         (tmp_path / "migration.py").write_text(mended)
         done = await cf.command("reload")
         assert done.code == 0, done
-        await pid_of(cf, other_than=pid)
-        await until(holds(cf), "it is tried")
+        mended_by = await data(cf, "start", *WHY)
+        assert mended_by["status"]["reason"] is None, "no word of the stop before, nor of who had it then"
+        assert mended_by["status"]["holder"].endswith(f"pid {await pid_of(cf, other_than=pid)}")
         await legacy.execute("UPDATE users SET about = 'mended' WHERE user_id = 1")
         await until(lambda: alike(legacy, new), "both are alike")
 

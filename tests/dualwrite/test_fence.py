@@ -125,7 +125,9 @@ async def test_our_apply_is_taken_exactly_where_others_are_not(db: Connection, t
         row = (b"1", b"a", b"b")
         await applier.apply([Op(Action.ADD, NOTES, (b"1",), row)], 10)
         await fence.open_(db, CUTOVER, 1, 1.0)
-        with pytest.raises(errors.ReadOnlySqlTransaction, match="nothing is applied to it"):
+        with pytest.raises(
+            errors.ReadOnlySqlTransaction, match=r"this database has the authority over public\.notes; "
+        ):
             await applier.apply([Op(Action.PUT, NOTES, (b"1",), (b"1", b"a", b"later"))], 20)
     finally:
         await applier.close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dualwrite.preflight import Weight
+from crossfade.commands.doctor_data import of_the_plan
+from dualwrite.preflight import Finding, Weight
 from dualwrite.survey import ColumnFacts, foreign, narrower
+from flags.model import Side
 
 
 @pytest.mark.parametrize(("one", "other", "lossy"), [
@@ -39,3 +41,12 @@ def test_a_type_that_no_text_of_the_other_reads_as_is_told(
 ) -> None:
     found = foreign(column(*one), column(*other))
     assert (None if found is None else found[0]) == weight
+
+
+def test_the_doctor_has_one_line_for_all_columns_that_may_be_too_narrow() -> None:
+    found = [Finding(Weight.WARNS, "lossy", f"column {number}", "widen it") for number in range(19)]
+    told = list(
+        of_the_plan([*found, Finding(Weight.STOPS, "no_key", "of t", "create one")], "s", Side.LEGACY)
+    )
+    assert [one.what.partition(" may")[0] for one in told] == ["lossy: 19 columns", "no_key: of t"]
+    assert told[0].todo == "crossfade data plan --towards legacy"

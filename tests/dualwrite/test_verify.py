@@ -256,12 +256,12 @@ async def test_values_written_otherwise_are_compared_by_what_they_mean(pair: tup
 async def test_without_a_stream_nothing_is_said_of_what_differs(
     pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "PATIENCE", 0.3)
+    monkeypatch.setattr(verify, "NOBODY_FOR", 0.3)
     async with running(*pair, [WIDE], []) as told:
         await until(lambda: _is(told, State.FOLLOWING), "it follows")
     async with connected(pair[0]) as legacy:
         await legacy.execute("DELETE FROM wide WHERE id = 1")
-    with pytest.raises(NotFollowingError, match="crossfade sync running"):
+    with pytest.raises(NotFollowingError, match="nobody works on the stream to_new"):
         await compared(pair)
 
 

@@ -75,7 +75,8 @@ class CutoverApi:
         plot = self._plot(asked)
         flag_set = await self._desk.store().flag_set()
         authority = flag_set.authority(plot.name)
-        side = Side.LEGACY if authority is None else authority.side
+        finished = await cutovers.finished_at(self._desk.store(), flag_set, plot.name)
+        side = (finished or Side.LEGACY) if authority is None else authority.side
         found, against = await self._looked(plot, authority, flag_set, other(side))
         walk = "run" if side is Side.LEGACY else "back"
         return CutoverPlanAnswer(
@@ -273,14 +274,19 @@ class CutoverApi:
         async with _in_words(plot), Ground.of(plot, towards) as here:
             found = await facts(here)
         workers = await self._desk.feed.converged(flag_set.version, 1.0)
-        return found, blockers(found, authority, flag_set, workers)
+        finished = await cutovers.finished_at(self._desk.store(), flag_set, plot.name)
+        return found, blockers(found, authority, flag_set, workers, finished)
 
     async def _shown(self, name: str) -> CutoverAnswer:
         store = self._desk.store()
-        authority = (await store.flag_set()).authority(name)
+        flag_set = await store.flag_set()
+        authority = flag_set.authority(name)
         found = await cutovers.walks(store, name)
+        finished = await cutovers.finished_at(store, flag_set, name)
         next_ = [f"crossfade cutover plan {name}"]
-        if authority is None:
+        if finished is not None:
+            next_ = ['docs/cutover.md, "Afterwards"']
+        elif authority is None:
             next_ = [f"crossfade cutover prepare {name} {WHY}"]
         elif found and found[0].ended_at is None:
             next_ = [f"crossfade cutover status {name} -w", f"crossfade cutover abort {name} {WHY}"]
@@ -289,6 +295,7 @@ class CutoverApi:
         return CutoverAnswer(
             name=name,
             side=None if authority is None else authority.side.value,
+            finished=None if finished is None else finished.value,
             generation=0 if authority is None else authority.generation,
             phase=None if authority is None else authority.phase.value,
             flags=[] if authority is None else list(authority.flags),

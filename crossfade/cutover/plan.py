@@ -110,11 +110,11 @@ async def _stream(ground: Ground, name: str, *, gaining: bool) -> tuple[StreamSt
 
 
 def blockers(
-    found: Facts, authority: Authority | None, flag_set: FlagSet, workers: Convergence
+    found: Facts, authority: Authority | None, flag_set: FlagSet, workers: Convergence, finished: Side | None
 ) -> list[Blocker]:
     """All of it, in the order in which it is best mended."""
     return [
-        *_not_prepared(found, authority),
+        *_not_prepared(found, authority, finished),
         *_streams(found),
         *_world(found),
         *_flags(found, authority, flag_set),
@@ -122,9 +122,13 @@ def blockers(
     ]
 
 
-def _not_prepared(found: Facts, authority: Authority | None) -> Iterator[Blocker]:
+def _not_prepared(found: Facts, authority: Authority | None, finished: Side | None) -> Iterator[Blocker]:
     name, losing = found.name, other(found.towards)
     prepare = f"crossfade cutover prepare {name} --reason WHY"
+    if finished is not None:
+        said = f"{name} is finished; {finished} has the data"
+        yield Blocker("finished", said, f"only to take it up again: {prepare}")
+        return
     if authority is None:
         yield Blocker("not_prepared", f"nobody has prepared {name}", prepare)
         return

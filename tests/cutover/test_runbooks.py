@@ -22,6 +22,13 @@ def commands(page: str) -> Iterator[list[str]]:
             yield shlex.split(line.removeprefix("$ crossfade "))
 
 
+def inline(page: str) -> Iterator[list[str]]:
+    """The commands that stand in a sentence: those for when something is otherwise."""
+    text = (RUNBOOKS / f"{page}.md").read_text()
+    for words in re.findall(r"`crossfade ([^`]+)`", text):
+        yield shlex.split(words)
+
+
 @pytest.mark.timeout(240)
 async def test_every_step_of_them_works(eve: Night) -> None:
     await eve.prepare()

@@ -387,6 +387,8 @@ class CutoverPlanAnswer(Answer):
     towards: str
     possible: bool
     blockers: list[BlockerShown]
+    asks: list[BlockerShown]
+    """What a walk that is no rehearsal asks of who begins it: a report, a role that this one has not got."""
     lag: float | None
     lag_back: float | None
     tables: list[str]

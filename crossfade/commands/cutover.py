@@ -40,6 +40,10 @@ def plan(options: argparse.Namespace) -> int:
         data("")
         data(f"{one['reason']}: {one['message']}")
         data(f"       → {one['remedy']}")
+    for one in found["asks"]:
+        data("")
+        data(f"a walk that is no rehearsal asks for {one['reason']}: {one['message']}")
+        data(f"       → {one['remedy']}")
     tell_next(found["next"][:1] if not found["possible"] else found["next"])
     return code
 
@@ -122,7 +126,8 @@ def back(options: argparse.Namespace) -> int:
         return _walk(options, "back")
     asked = api(options)
     found = asked.ask("GET", _cutover(asked, options, "loss"), patience=DATABASES_WITHIN)
-    for line in (found["why"], found["in_words"], "numbers that new has given may be given again"):
+    leap = "legacy's sequences leap by 10000, beyond what new has given to rows that are lost"
+    for line in (found["why"], found["in_words"], leap):
         talk(line)
     confirm = options.confirm
     if confirm is None:

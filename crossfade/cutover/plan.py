@@ -29,6 +29,8 @@ _OLD: Final = """
        AND datname = current_database() AND pid <> pg_backend_pid()
 """
 _DISAGREE: Final = 'docs/cutover.md, "When the journals disagree"'
+_GIVEN_UP: Final = "runbooks/new-is-gone.md"
+"""Where the last walk was one that accepts a loss."""
 _PREPARED: Final = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
 
 
@@ -110,11 +112,17 @@ async def _stream(ground: Ground, name: str, *, gaining: bool) -> tuple[StreamSt
 
 
 def blockers(
-    found: Facts, authority: Authority | None, flag_set: FlagSet, workers: Convergence, finished: Side | None
+    found: Facts,
+    authority: Authority | None,
+    flag_set: FlagSet,
+    workers: Convergence,
+    finished: Side | None,
+    *,
+    new_was_given_up: bool,
 ) -> list[Blocker]:
     """All of it, in the order in which it is best mended."""
     return [
-        *_not_prepared(found, authority, finished),
+        *_not_prepared(found, authority, finished, new_was_given_up),
         *_streams(found),
         *_world(found),
         *_flags(found, authority, flag_set),
@@ -122,7 +130,9 @@ def blockers(
     ]
 
 
-def _not_prepared(found: Facts, authority: Authority | None, finished: Side | None) -> Iterator[Blocker]:
+def _not_prepared(
+    found: Facts, authority: Authority | None, finished: Side | None, new_was_given_up: bool
+) -> Iterator[Blocker]:
     name, losing = found.name, other(found.towards)
     prepare = f"crossfade cutover prepare {name} --reason WHY"
     if finished is not None:
@@ -157,7 +167,8 @@ def _not_prepared(found: Facts, authority: Authority | None, finished: Side | No
             yield Blocker("not_fenced", f"{side}'s {', '.join(sorted(missing))} has no fence", prepare)
         if fence_.is_open is not (side is losing):
             stands = "open" if fence_.is_open else "closed"
-            yield Blocker("fence", f"{side}'s fence is {stands}", _DISAGREE)
+            where = _GIVEN_UP if new_was_given_up and side is Side.NEW else _DISAGREE
+            yield Blocker("fence", f"{side}'s fence is {stands}", where)
 
 
 def _streams(found: Facts) -> Iterator[Blocker]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from crossfade.convergence import Convergence
 from crossfade.cutover.ground import Ground
-from dualwrite import fence, quarantine, repair, target
+from dualwrite import desired, fence, quarantine, repair, target
 from dualwrite.fence import Fence
 from dualwrite.mapped import other
 from dualwrite.stream_states import State
@@ -108,7 +108,10 @@ async def _stream(ground: Ground, name: str, *, gaining: bool) -> tuple[StreamSt
     there = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
     if there is None or there[0] is None:
         return None, False
-    return await target.state(looking, name), await target.is_held(looking, name)
+    wish = await desired.of(looking, name)
+    # Who works on a stream that shall not run any more ends that in a moment.
+    held = (wish is None or wish.run) and await target.is_held(looking, name)
+    return await target.state(looking, name), held
 
 
 def blockers(

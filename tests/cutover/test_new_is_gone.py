@@ -132,3 +132,7 @@ async def test_legacy_takes_over_without_new_and_another_night_comes(eve: Night)
         await eve.both_are_equal()
         async with people.get(f"/api/posts/{after}", headers={"Cookie": f"sid={token}"}) as answer:
             assert answer.status == 200
+        # Whoever works on it has two seconds to hear of that; the plan says it at once.
+        await follow(eve, ["data", "stop", "--towards", "new", "--reason", "it is over"])
+        stopped = (await eve.does("plan", code=6))["blockers"]
+        assert "no process works on the way back towards new" in [one["message"] for one in stopped]

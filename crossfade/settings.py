@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from crossfade import users_code
+from crossfade.project import Project
 from crossfade.settings_file import Document, Loc, Problem, read_document, spell
 from crossfade.settings_form import (
     AdapterForm,
@@ -38,6 +39,7 @@ from crossfade.settings_form import (
 from crossfade.settings_routes import unreached
 from crossfade.settings_world import tls_problems, warnings_from_the_world
 from dualwrite.capture import Way
+from dualwrite.mapping import InvalidMappingError, qualified_name
 from flags.model import AdapterUse, Route, Side, UnsafeMirror
 from legacy_adapter.declared import Declaration, ErrorRules, FieldRules, SessionRules
 from legacy_adapter.shape import ShapeRules
@@ -359,6 +361,33 @@ def _code_problems(settings: Settings, document: Document) -> Iterator[Problem]:
         users_code.check_names(project, declared, settings.routes, settings.code)
     except users_code.UsersCodeError as error:
         yield from _unusable_code(error, document)
+    else:
+        yield from _unmapped_tables(settings, project, document)
+
+
+def _unmapped_tables(settings: Settings, project: Project, document: Document) -> Iterator[Problem]:
+    """Tables of cutovers that the users' code carries nowhere; `cutover plan` would say it too late."""
+    if not any(one.tables for one in settings.cutovers):
+        return
+    # Only who checks needs it, and workers start sooner without it.
+    from dualwrite.mapped import towards  # noqa: PLC0415
+
+    try:
+        known = set(towards(Side.NEW, project.tables, project.follow_ups))
+    except InvalidMappingError as error:
+        wrong: list[tuple[Loc, str]] = [(("code",), f"expected mappings that can be meant: {error}")]
+    else:
+        right = f"expected a table that {settings.code} carries to new: {', '.join(sorted(known)) or 'none'}"
+        wrong = [
+            (("cutovers", one.name, "tables", i), right)
+            for one in settings.cutovers
+            for i, table in enumerate(one.tables)
+            if qualified_name(table) not in known
+        ]
+    for loc, right in wrong:
+        problem = document.problem(loc, None, right)
+        if problem is not None:
+            yield problem
 
 
 def _unusable_code(error: users_code.UsersCodeError, document: Document) -> Iterator[Problem]:

@@ -257,6 +257,8 @@ class ChangeAnswer(Answer):
     audit_seq: int | None
     blast_radius: list[BlastShown] | None = None
     converged: ConvergedShown | None = None
+    warnings: list[str] = []
+    """What this leads to that nobody can want."""
 
 
 class ConvergedAnswer(ConvergedShown, Answer):
@@ -337,7 +339,9 @@ class WalkShown(Shown):
 class CutoverShown(Shown):
     name: str
     side: str | None
-    """Which has the authority; None while nobody has prepared it."""
+    """Which has the authority; None while nobody has prepared it, and once it is finished."""
+    finished: str | None
+    """Which side has the data, where it is finished."""
     generation: int
     phase: str | None
     flags: list[str]
@@ -383,6 +387,8 @@ class CutoverPlanAnswer(Answer):
     towards: str
     possible: bool
     blockers: list[BlockerShown]
+    asks: list[BlockerShown]
+    """What a walk that is no rehearsal asks of who begins it: a report, a role that this one has not got."""
     lag: float | None
     lag_back: float | None
     tables: list[str]

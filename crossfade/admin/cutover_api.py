@@ -26,10 +26,10 @@ from crossfade.admin.models import CutoverBody, Nothing, Why
 from crossfade.admin.next_steps import WHY
 from crossfade.channel import Message
 from crossfade.cutover import ground, loss
-from crossfade.cutover.ground import Ground, Plot
+from crossfade.cutover.ground import Ground, Plot, UnreachedError
 from crossfade.cutover.plan import Blocker, Facts, blockers, facts
 from crossfade.store import cutovers, reports
-from crossfade.store.actors import DeniedError, authorise
+from crossfade.store.actors import Actor, DeniedError, authorise
 from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Done
 from crossfade.store.connection import StoreError
@@ -75,20 +75,26 @@ class CutoverApi:
         plot = self._plot(asked)
         flag_set = await self._desk.store().flag_set()
         authority = flag_set.authority(plot.name)
-        side = Side.LEGACY if authority is None else authority.side
+        finished = await cutovers.finished_at(self._desk.store(), flag_set, plot.name)
+        side = (finished or Side.LEGACY) if authority is None else authority.side
         found, against = await self._looked(plot, authority, flag_set, other(side))
         walk = "run" if side is Side.LEGACY else "back"
+        asks = [one for one, _ in await self._unapproved(asked.actor, None, plot, flag_set, other(side))]
+        command = f"crossfade cutover {walk} {plot.name} {WHY}"
+        if any(one.reason == "report" for one in asks):
+            command += " --report DIGEST"
         return CutoverPlanAnswer(
             name=plot.name,
             towards=other(side).value,
             possible=not against,
             blockers=[BlockerShown(**asdict(one)) for one in against],
+            asks=[BlockerShown(**asdict(one)) for one in asks],
             lag=found.lag,
             lag_back=found.back,
             tables=sorted(found.wanted[side]),
             flags=list(plot.flags),
             held_last=_held_last(await cutovers.walks(self._desk.store(), plot.name)),
-            next=[one.remedy for one in against] or [f"crossfade cutover {walk} {plot.name} {WHY}"],
+            next=[one.remedy for one in against] or [command],
         )
 
     async def prepare(self, asked: Asked[Why]) -> CutoverAnswer:
@@ -173,7 +179,9 @@ class CutoverApi:
         flag_set = await store.flag_set()
         authority = flag_set.authority(plot.name)
         _, against = await self._looked(plot, authority, flag_set, towards)
-        unapproved = [] if said.rehearse else await self._unapproved(asked, plot, flag_set, towards)
+        unapproved = (
+            [] if said.rehearse else await self._unapproved(asked.actor, said.report, plot, flag_set, towards)
+        )
         if against or authority is None:
             all_of_it = [*against, *(one for one, _ in unapproved)]
             lines = "; ".join(f"{one.reason}: {one.message} (then: {one.remedy})" for one in all_of_it)
@@ -238,7 +246,7 @@ class CutoverApi:
     # Details.
 
     async def _unapproved(
-        self, asked: Asked[CutoverBody], plot: Plot, flag_set: FlagSet, towards: Side
+        self, actor: Actor, report: str | None, plot: Plot, flag_set: FlagSet, towards: Side
     ) -> list[tuple[Blocker, Exception]]:
         """What people have to say first, each with the refusal that it is where nothing else is wrong."""
         found: list[tuple[Blocker, Exception]] = []
@@ -249,12 +257,12 @@ class CutoverApi:
         try:
             if asking:
                 async with self._desk.store().transaction() as connection:
-                    await reports.check(connection, asked.said.report, asking)
+                    await reports.check(connection, report, asking)
         except Refused as refusal:
             remedy = "crossfade shadow report --keep, and --report DIGEST"
             found.append((Blocker("report", str(refusal), remedy), refusal))
         try:
-            authorise(asked.actor, "cutover.run" if towards is Side.NEW else "cutover.back")
+            authorise(actor, "cutover.run" if towards is Side.NEW else "cutover.back")
         except DeniedError as denied:
             found.append((Blocker("approval", str(denied), "have it approved"), denied))
         return found
@@ -273,14 +281,22 @@ class CutoverApi:
         async with _in_words(plot), Ground.of(plot, towards) as here:
             found = await facts(here)
         workers = await self._desk.feed.converged(flag_set.version, 1.0)
-        return found, blockers(found, authority, flag_set, workers)
+        store = self._desk.store()
+        finished = await cutovers.finished_at(store, flag_set, plot.name)
+        last = next(iter(await cutovers.walks(store, plot.name)), None)
+        lost = last is not None and last.loses
+        return found, blockers(found, authority, flag_set, workers, finished, new_was_given_up=lost)
 
     async def _shown(self, name: str) -> CutoverAnswer:
         store = self._desk.store()
-        authority = (await store.flag_set()).authority(name)
+        flag_set = await store.flag_set()
+        authority = flag_set.authority(name)
         found = await cutovers.walks(store, name)
+        finished = await cutovers.finished_at(store, flag_set, name)
         next_ = [f"crossfade cutover plan {name}"]
-        if authority is None:
+        if finished is not None:
+            next_ = ['docs/cutover.md, "Afterwards"']
+        elif authority is None:
             next_ = [f"crossfade cutover prepare {name} {WHY}"]
         elif found and found[0].ended_at is None:
             next_ = [f"crossfade cutover status {name} -w", f"crossfade cutover abort {name} {WHY}"]
@@ -289,6 +305,7 @@ class CutoverApi:
         return CutoverAnswer(
             name=name,
             side=None if authority is None else authority.side.value,
+            finished=None if finished is None else finished.value,
             generation=0 if authority is None else authority.generation,
             phase=None if authority is None else authority.phase.value,
             flags=[] if authority is None else list(authority.flags),
@@ -324,6 +341,8 @@ async def _in_words(plot: Plot) -> AsyncIterator[None]:
         yield
     except (WritersError, CaptureStopped) as error:
         raise Refused("blocked", str(error)) from error
+    except UnreachedError as error:
+        raise Refused("blocked", f"{plot.name}: {error}") from error
     except (psycopg.Error, OSError) as error:
         said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
         raise Refused("blocked", f"{plot.name}: a database does not do what it is asked: {said}") from error

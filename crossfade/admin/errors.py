@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -41,8 +41,9 @@ class UnauthorizedError(Exception):
     """Nobody knows who asks."""
 
 
-def refusal(status: int, kind: str, message: str) -> web.Response:
-    body = Refusal(error=kind, message=message, next=list(AFTER_REFUSAL[kind])).model_dump_json()
+def refusal(status: int, kind: str, message: str, next_: Sequence[str] = ()) -> web.Response:
+    """`next_` is for where more is known than the kind."""
+    body = Refusal(error=kind, message=message, next=list(next_ or AFTER_REFUSAL[kind])).model_dump_json()
     return web.Response(status=status, body=body.encode() + b"\n", content_type="application/json")
 
 
@@ -54,7 +55,9 @@ async def in_words(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except Refused as error:
-        return refusal(STATUS[error.kind], error.kind, str(error))
+        of_a_cutover = error.kind == "not_found" and request.path.startswith("/api/v1/cutovers")
+        look = AFTER_REFUSAL["under_authority"] if of_a_cutover else ()
+        return refusal(STATUS[error.kind], error.kind, str(error), look)
     except DeniedError as error:
         return refusal(403, "denied", str(error))
     except UnauthorizedError as error:

@@ -30,8 +30,9 @@ from crossfade.admin.models import (
     MoveBody,
     Nothing,
 )
-from crossfade.admin.next_steps import after_looking_at, after_looking_at_all
+from crossfade.admin.next_steps import WHY, after_looking_at, after_looking_at_all
 from crossfade.channel import Message
+from crossfade.store import cutovers
 from crossfade.store.audit import AuditRow
 from flags.change import (
     Apply,
@@ -50,7 +51,7 @@ from flags.change import (
 )
 from flags.document import bucketing_from_json, flag_from_json, overrides_from_json, rules_from_json
 from flags.explain import explain
-from flags.model import Flag, Route, Side
+from flags.model import EVERYBODY, Flag, Route, Side, Stage
 from flags.snapshot import compile_snapshot
 from proxy.claims import TokenReader
 from proxy.config import Tokens
@@ -67,6 +68,7 @@ class FlagsApi:
     def update(self, context: Message) -> None:
         """What the configuration says: which routes there are, and where a token is looked for."""
         self._routes: list[dict[str, Any]] = context["routes"]
+        self._cutovers: list[dict[str, Any]] = context["cutovers"]
         self._tokens = TokenReader(Tokens(header=context["token_header"]))
 
     async def list_flags(self, asked: Asked[Nothing]) -> FlagSetAnswer:  # noqa: ARG002
@@ -128,12 +130,17 @@ class FlagsApi:
         return await self._desk.change(asked, command)
 
     async def move(self, asked: Asked[MoveBody]) -> ChangeAnswer:
-        return await self._desk.change(asked, Move(asked.path["key"], asked.said.to, asked.said.weight))
+        """Refused where it would send to legacy what legacy's fence refuses since its cutover is over."""
+        key, said = asked.path["key"], asked.said
+        settled = said.to is Stage.NEW and said.weight == EVERYBODY
+        if not settled and (fenced := await self._fenced(key)):
+            raise Refused("under_authority", fenced[0])
+        return await self._desk.change(asked, Move(key, said.to, said.weight))
 
     async def kill(self, asked: Asked[Body]) -> ChangeAnswer:
-        return await self._desk.change(
-            asked, KillFlag(asked.path["key"], asked.said.reason, asked.actor.name)
-        )
+        key = asked.path["key"]
+        done = await self._desk.change(asked, KillFlag(key, asked.said.reason, asked.actor.name))
+        return await self._warned(done, key, f"crossfade unkill {key} {WHY}")
 
     async def unkill(self, asked: Asked[Body]) -> ChangeAnswer:
         return await self._desk.change(asked, Unkill(asked.path["key"]))
@@ -144,7 +151,27 @@ class FlagsApi:
         return await self._desk.change(asked, Archive(key, tuple(sorted(sides))))
 
     async def kill_all(self, asked: Asked[Body]) -> ChangeAnswer:
-        return await self._desk.change(asked, KillAll(asked.said.reason, asked.actor.name))
+        done = await self._desk.change(asked, KillAll(asked.said.reason, asked.actor.name))
+        return await self._warned(done, None, f"crossfade unkill --all {WHY}")
+
+    async def _warned(self, done: ChangeAnswer, key: str | None, undo: str) -> ChangeAnswer:
+        """A kill is never refused for this: its host has done it already, and reads may be what it is for."""
+        fenced = await self._fenced(key)
+        if not fenced:
+            return done
+        return done.model_copy(update={"warnings": fenced, "next": [undo, *done.next]})
+
+    async def _fenced(self, key: str | None) -> list[str]:
+        """Why legacy refuses what is written for this flag (None: for any) since a cutover was finished."""
+        store = self._desk.store()
+        flag_set = await store.flag_set()
+        return [
+            f"legacy is fenced since the cutover {name} was finished, and refuses what is written by"
+            f" {', '.join(flags)}; to go back, crossfade cutover prepare {name},"
+            f" then crossfade cutover back {name}"
+            for name, flags in ((one["name"], one["flags"]) for one in self._cutovers)
+            if (key is None or key in flags) and await cutovers.finished_at(store, flag_set, name) is Side.NEW
+        ]
 
     async def unkill_all(self, asked: Asked[Body]) -> ChangeAnswer:
         return await self._desk.change(asked, UnkillAll())

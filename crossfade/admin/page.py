@@ -69,10 +69,11 @@ def _cutovers(cutovers: Sequence[CutoverShown]) -> str:
     """Which side has the authority, and what became of the last walk."""
     if not cutovers:
         return ""
-    head = ("cutover", "authority", "generation", "phase", "last walk", "state", "writes waited", "")
+    head = ("cutover", "authority", "generation", "phase", "last walk", "state", "writes waited", "message")
     rows = []
     for one in cutovers:
-        known = (escape(one.name), f"<b>{one.side or 'not prepared'}</b>", one.generation, one.phase or "-")
+        side = one.side or ("not prepared" if one.finished is None else f"finished at {one.finished}")
+        known = (escape(one.name), f"<b>{side}</b>", one.generation, one.phase or "-")
         if not one.walks:
             rows.append((*known, "none yet", "", "", ""))
             continue

@@ -40,6 +40,10 @@ def plan(options: argparse.Namespace) -> int:
         data("")
         data(f"{one['reason']}: {one['message']}")
         data(f"       → {one['remedy']}")
+    for one in found["asks"]:
+        data("")
+        data(f"a walk that is no rehearsal asks for {one['reason']}: {one['message']}")
+        data(f"       → {one['remedy']}")
     tell_next(found["next"][:1] if not found["possible"] else found["next"])
     return code
 
@@ -50,7 +54,7 @@ def status(options: argparse.Namespace) -> int:
         found = asked.get("/api/v1/cutovers")
         if not tell_json(options, found):
             rows = (
-                (one["name"], one["side"] or "not prepared", one["phase"] or "-", one["generation"],
+                (one["name"], _side(one), one["phase"] or "-", one["generation"],
                  one["walks"][0]["state"] if one["walks"] else "-")
                 for one in found["cutovers"]
             )  # fmt: skip
@@ -68,15 +72,23 @@ def status(options: argparse.Namespace) -> int:
     return OK
 
 
+def _side(found: dict[str, Any]) -> str:
+    if found["finished"] is not None:
+        return f"finished; {found['finished']} has the data"
+    return str(found["side"] or "not prepared")
+
+
 def _in_a_line(found: dict[str, Any]) -> str:
     walk = f", walk {found['walks'][0]['id']} {found['walks'][0]['state']}" if found["walks"] else ""
     phase = "" if found["phase"] is None else f", {found['phase']}"
-    return f"{found['name']} {found['side'] or 'not prepared'}, generation {found['generation']}{phase}{walk}"
+    return f"{found['name']} {_side(found)}, generation {found['generation']}{phase}{walk}"
 
 
 def described(found: dict[str, Any]) -> list[str]:
     side = "nobody has prepared it" if found["side"] is None else f"{found['side']} has the authority"
     lines = [f"{found['name']}  {side}, generation {found['generation']}, {found['phase'] or '-'}"]
+    if found["finished"] is not None:
+        lines = [f"{found['name']}  {_side(found)}"]
     for walk in found["walks"][:5]:
         held = "" if walk["held_seconds"] is None else f", held {walk['held_seconds'] * 1000:.0f} ms"
         kind = " (rehearsal)" if walk["rehearsal"] else ""
@@ -99,8 +111,9 @@ def finish(options: argparse.Namespace) -> int:
 def abort(options: argparse.Namespace) -> int:
     """What has been decided by then goes on."""
     asked = api(options)
+    body = _why(options)
     path = _cutover(asked, options)
-    asked.ask("POST", f"{path}/abort", said(options))
+    asked.ask("POST", f"{path}/abort", body)
     return _until_ended(options, asked, path, lambda walk: walk["state"] == "cancelled")
 
 
@@ -113,7 +126,8 @@ def back(options: argparse.Namespace) -> int:
         return _walk(options, "back")
     asked = api(options)
     found = asked.ask("GET", _cutover(asked, options, "loss"), patience=DATABASES_WITHIN)
-    for line in (found["why"], found["in_words"], "numbers that new has given may be given again"):
+    leap = "legacy's sequences leap by 10000, beyond what new has given to rows that are lost"
+    for line in (found["why"], found["in_words"], leap):
         talk(line)
     confirm = options.confirm
     if confirm is None:
@@ -129,8 +143,7 @@ def _walk(options: argparse.Namespace, what: str, **more: object) -> int:
     """Exit code 0 when it is done, 6 if it was cancelled, 7 if it has not ended in time (it goes on)."""
     asked = api(options)
     path = _cutover(asked, options)
-    body = {**said(options), "rehearse": options.rehearse, **more}
-    body.pop("wait", None)
+    body = {**_why(options), "rehearse": options.rehearse, **more}
     asked.ask("POST", f"{path}/{what}", body, patience=DATABASES_WITHIN)
     return _until_ended(options, asked, path, _was_rehearsed if options.rehearse else _is_done)
 
@@ -173,9 +186,18 @@ def _until_ended(
     return OK if went_well(walk) else TRIPPED
 
 
+def _why(options: argparse.Namespace) -> dict[str, Any]:
+    """What is said of a walk. How long this command waits for its end is nothing to the API."""
+    if not (options.reason or "").strip():
+        raise ApiError(
+            USAGE, "a change needs a reason", word="invalid", next_steps=("say why: --reason WHY",)
+        )
+    return {key: value for key, value in said(options).items() if key != "wait"}
+
+
 def _post(options: argparse.Namespace, what: str) -> dict[str, Any]:
     asked = api(options)
-    return asked.ask("POST", _cutover(asked, options, what), said(options), patience=DATABASES_WITHIN)
+    return asked.ask("POST", _cutover(asked, options, what), _why(options), patience=DATABASES_WITHIN)
 
 
 def _tell(options: argparse.Namespace, found: dict[str, Any]) -> int:

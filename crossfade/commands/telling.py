@@ -72,6 +72,8 @@ def tell_change(options: argparse.Namespace, answer: dict[str, Any]) -> int:
         return code
     for line in answer["differences"]:
         data(line)
+    for warning in answer["warnings"]:
+        talk(paint(f"warning: {warning}", Paint.BAD, sys.stderr))
     if not answer["changed"]:
         data("nothing to change")
     if answer["dry_run"]:

@@ -36,6 +36,10 @@ LOOK_AGAIN: Final = 0.004
 """Seconds between two looks at how far a stream has come."""
 
 
+class UnreachedError(OSError):
+    """One side's database cannot be connected to; the message names it, and where to read on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plot:
     """A cutover as the configuration says it. `tables` are legacy's; none are all that is mapped."""
@@ -140,12 +144,12 @@ class Ground:
     @classmethod
     @contextlib.asynccontextmanager
     async def of(cls, plot: Plot, towards: Side) -> AsyncIterator[Ground]:
-        """Raises psycopg.Error."""
+        """Raises UnreachedError."""
         async with contextlib.AsyncExitStack() as stack:
 
             async def both() -> tuple[Connection, Connection]:
-                losing = await stack.enter_async_context(await connect(plot.urls[other(towards)], NAME))
-                return losing, await stack.enter_async_context(await connect(plot.urls[towards], NAME))
+                losing = await stack.enter_async_context(await reach(plot, other(towards)))
+                return losing, await stack.enter_async_context(await reach(plot, towards))
 
             losing, gaining = await both()
             lanes = [await both() for _ in range(LANES)]
@@ -173,6 +177,16 @@ class Ground:
         return await brought(self.gaining, self.losing, self.way_back.name, within)
 
 
+async def reach(plot: Plot, side: Side) -> Connection:
+    """A connection to the database of one side. Raises UnreachedError."""
+    try:
+        return await connect(plot.urls[side], NAME)
+    except (psycopg.Error, OSError) as error:
+        said = (str(error).splitlines() or ["it is silent"])[0]
+        then = "; if it is gone: runbooks/new-is-gone.md" if side is Side.NEW else ""
+        raise UnreachedError(f"{side} cannot be reached: {said}{then}") from error
+
+
 async def brought(source: Connection, looking: Connection, stream: str, within: float) -> float | None:
     """Seconds until all that is in the source's log by now was applied; None if not within so many."""
     began = time.monotonic()
@@ -189,14 +203,14 @@ async def prepare(plot: Plot, authority: Side) -> None:
     """Put up the fences as the authority stands, and then begin the stream of the way back.
 
     In this order: what others have written to the other side before it was fenced never comes back. Safe to
-    be done again. Raises fence.WritersError, CaptureStopped and psycopg.Error.
+    be done again. Raises fence.WritersError, CaptureStopped, UnreachedError and psycopg.Error.
     """
     for side in Side:
-        async with await connect(plot.urls[side]) as connection:
+        async with await reach(plot, side) as connection:
             if said := rights.stops(await rights.of_cutover(connection, plot.fenced(side))):
                 raise CaptureStopped(rights.REASON, f"in {side}'s database: {said}")
     for side in (other(authority), authority):
-        async with await connect(plot.urls[side]) as connection:
+        async with await reach(plot, side) as connection:
             await fence.install(connection, plot.name, plot.fenced(side), is_open=side is authority)
     await sync.begin_alike(plot.streams[authority])
     await _run_both(plot, authority)
@@ -223,7 +237,7 @@ async def by_the_journals(plot: Plot) -> tuple[Side, int]:
     """
     found = []
     for side in Side:
-        async with await connect(plot.urls[side]) as connection:
+        async with await reach(plot, side) as connection:
             found.append((await fence.newest(connection, plot.name), side))
     generation, side = max(found, key=lambda one: one[0])
     return (side, generation) if generation else (Side.LEGACY, 0)
@@ -235,7 +249,7 @@ async def finish(plot: Plot, authority: Side) -> bool:
     The other side's stays: nobody but our stream is to write there as long as a stream can bring it back.
     Raises fence.WritersError and psycopg.Error.
     """
-    async with await connect(plot.urls[authority]) as connection:
+    async with await reach(plot, authority) as connection:
         stood = await fence.state(connection, plot.name) is not None
         await fence.remove(connection, plot.name)
     return stood

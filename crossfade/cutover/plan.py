@@ -8,7 +8,7 @@ from typing import Final
 
 from crossfade.convergence import Convergence
 from crossfade.cutover.ground import Ground
-from dualwrite import fence, quarantine, repair, target
+from dualwrite import desired, fence, quarantine, repair, target
 from dualwrite.fence import Fence
 from dualwrite.mapped import other
 from dualwrite.stream_states import State
@@ -29,6 +29,8 @@ _OLD: Final = """
        AND datname = current_database() AND pid <> pg_backend_pid()
 """
 _DISAGREE: Final = 'docs/cutover.md, "When the journals disagree"'
+_GIVEN_UP: Final = "runbooks/new-is-gone.md"
+"""Where the last walk was one that accepts a loss."""
 _PREPARED: Final = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
 
 
@@ -106,15 +108,24 @@ async def _stream(ground: Ground, name: str, *, gaining: bool) -> tuple[StreamSt
     there = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
     if there is None or there[0] is None:
         return None, False
-    return await target.state(looking, name), await target.is_held(looking, name)
+    wish = await desired.of(looking, name)
+    # Who works on a stream that shall not run any more ends that in a moment.
+    held = (wish is None or wish.run) and await target.is_held(looking, name)
+    return await target.state(looking, name), held
 
 
 def blockers(
-    found: Facts, authority: Authority | None, flag_set: FlagSet, workers: Convergence
+    found: Facts,
+    authority: Authority | None,
+    flag_set: FlagSet,
+    workers: Convergence,
+    finished: Side | None,
+    *,
+    new_was_given_up: bool,
 ) -> list[Blocker]:
     """All of it, in the order in which it is best mended."""
     return [
-        *_not_prepared(found, authority),
+        *_not_prepared(found, authority, finished, new_was_given_up),
         *_streams(found),
         *_world(found),
         *_flags(found, authority, flag_set),
@@ -122,9 +133,15 @@ def blockers(
     ]
 
 
-def _not_prepared(found: Facts, authority: Authority | None) -> Iterator[Blocker]:
+def _not_prepared(
+    found: Facts, authority: Authority | None, finished: Side | None, new_was_given_up: bool
+) -> Iterator[Blocker]:
     name, losing = found.name, other(found.towards)
     prepare = f"crossfade cutover prepare {name} --reason WHY"
+    if finished is not None:
+        said = f"{name} is finished; {finished} has the data"
+        yield Blocker("finished", said, f"only to take it up again: {prepare}")
+        return
     if authority is None:
         yield Blocker("not_prepared", f"nobody has prepared {name}", prepare)
         return
@@ -153,7 +170,8 @@ def _not_prepared(found: Facts, authority: Authority | None) -> Iterator[Blocker
             yield Blocker("not_fenced", f"{side}'s {', '.join(sorted(missing))} has no fence", prepare)
         if fence_.is_open is not (side is losing):
             stands = "open" if fence_.is_open else "closed"
-            yield Blocker("fence", f"{side}'s fence is {stands}", _DISAGREE)
+            where = _GIVEN_UP if new_was_given_up and side is Side.NEW else _DISAGREE
+            yield Blocker("fence", f"{side}'s fence is {stands}", where)
 
 
 def _streams(found: Facts) -> Iterator[Blocker]:

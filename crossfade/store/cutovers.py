@@ -106,6 +106,19 @@ async def walks(store: Store, name: str) -> list[Walk]:
         return [_walk(row) for row in await connection.execute(query)]
 
 
+async def finished_at(store: Store, flag_set: FlagSet, name: str) -> Side | None:
+    """The side that has the data of a cutover that was walked and then finished; None where it was not.
+
+    It is the last walk that says so: what is finished has no authority among the flags any more.
+    """
+    if flag_set.authority(name) is not None:
+        return None
+    async with store.transaction() as connection:
+        done = _READ.where(cutovers.c.name == name, cutovers.c.state == State.DONE.value)
+        row = (await connection.execute(done.order_by(cutovers.c.id.desc()).limit(1))).first()
+        return None if row is None else _walk(row).towards
+
+
 async def begin(
     store: Store,
     actor: Actor,

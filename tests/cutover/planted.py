@@ -49,6 +49,11 @@ class Stop:
         """From now on nobody stops there."""
         self._go.touch()
 
+    def again(self) -> None:
+        """The next walk stops there once more."""
+        self._there.unlink()
+        self._go.unlink()
+
 
 _STOP = """
     from pathlib import Path

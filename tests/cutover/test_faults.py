@@ -18,6 +18,8 @@ from crossfade.embedded.valkey import EmbeddedValkey
 from tests.cutover.faults import FAULTS, one_run
 from tests.cutover.planted import IN_THE_HOLD, Stop, planted
 from tests.cutover.scene import Night, databases, night
+from tests.cutover.test_runbooks import inline
+from tests.support.crossfade_process import PATIENCE
 
 RUNS = int(os.environ.get("CROSSFADE_FAULT_RUNS", str(len(FAULTS))))
 FIRST = int(os.environ.get("CROSSFADE_FAULT_SEED", "0"))
@@ -32,6 +34,31 @@ async def test_whatever_goes_wrong_nothing_is_lost(eve: Night) -> None:
             print(await one_run(eve, load, seed), flush=True)
     await eve.nothing_is_lost(load)
     await eve.both_are_equal()
+
+
+async def the_runbook_aborts_it(eve: Night, stop: Stop) -> None:
+    """By the page's own line, while everybody waits."""
+    words = next(one for one in inline("cutover") if one[:2] == ["cutover", "abort"])
+    began = asyncio.create_task(eve.cutover("run"))
+    await stop.reached()
+    aborting = asyncio.create_task(eve.cf.command(*words))
+    async with asyncio.timeout(PATIENCE):
+        while not aborting.done() and (await eve.does("status"))["walks"][0]["abort"] is None:
+            pass
+    stop.go_on()
+    done = await aborting
+    assert done.code == 0, done
+    assert "aborted: stop" in done.out
+    code, answer = await began
+    assert (code, answer["walks"][0]["state"], answer["side"]) == (6, "cancelled", "legacy")
+    nothing = await eve.cf.command(*words)
+    assert nothing.code == 3
+    assert "no walk of shop is under way" in nothing.err
+    assert "next: crossfade cutover status" in nothing.err
+    unsaid = await eve.cf.command("cutover", "abort", "shop")
+    assert unsaid.code == 2
+    assert "next: say why: --reason WHY" in unsaid.err
+    stop.again()
 
 
 @pytest.mark.timeout(200)
@@ -50,6 +77,7 @@ async def test_a_side_that_is_gone_is_not_waited_for(
             await eve.prepare()
             async with eve.people(rest=0.02) as load:
                 await load.grows_by(30)
+                await the_runbook_aborts_it(eve, stop)
                 began = asyncio.create_task(eve.cutover("run"))
                 await stop.reached()
                 name = make_url(new).database

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 
 from tests.cutover.faults import one_is_open
 from tests.cutover.scene import PEOPLE, Night, _logged_in
-from tests.cutover.test_runbooks import RUNBOOKS, commands
+from tests.cutover.test_runbooks import RUNBOOKS, commands, inline
 
 PAGE = "new-is-gone"
 
@@ -37,7 +37,7 @@ async def follow(eve: Night, words: list[str]) -> None:
 
 async def begin_anew(eve: Night) -> None:
     """The page's SQL, in the database that it names."""
-    block = re.findall(r"```sql\n(.*?)```", (RUNBOOKS / f"{PAGE}.md").read_text(), re.DOTALL)[0]
+    block = re.findall(r"```sql\n(.*?)```", (RUNBOOKS / f"{PAGE}.md").read_text(), re.DOTALL)[-1]
     for part in block.split("-- in ")[1:]:
         side, _, text = part.partition("\n")
         async with await psycopg.AsyncConnection.connect(eve.urls[side], autocommit=True) as connection:
@@ -73,11 +73,14 @@ async def test_legacy_takes_over_without_new_and_another_night_comes(eve: Night)
         await admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
-        await eve.does("back", code=6)
+        gone = await eve.does("back", code=6)
+        assert "shop: new cannot be reached: " in gone["message"]
+        assert "runbooks/new-is-gone.md" in (await eve.does("plan", code=6))["message"]
         unsaid = await eve.cf.command("cutover", "back", "shop", "--accept-loss", "--reason", "a test")
         assert unsaid.code == 2
         assert "new cannot be reached" in unsaid.err
         assert "legacy has what came from new until" in unsaid.err
+        assert "sequences leap by 10000" in unsaid.err
         assert "this loses data: say --confirm shop" in unsaid.err
         wrong = await eve.does("back", "--accept-loss", "--confirm", "shops", code=2)
         assert "nothing was done" in wrong["message"]
@@ -96,19 +99,28 @@ async def test_legacy_takes_over_without_new_and_another_night_comes(eve: Night)
         async with asyncio.timeout(30):
             while True:
                 code, plan = await eve.cutover("plan")
-                found = {one["reason"]: one["message"] for one in plan.get("blockers", ())}
-                if found.get("fence") == "new's fence is open" and "stopped" in found:
+                found = {one["reason"]: (one["message"], one["remedy"]) for one in plan.get("blockers", ())}
+                if (
+                    found.get("fence") == ("new's fence is open", f"runbooks/{PAGE}.md")
+                    and "stopped" in found
+                ):
                     break
                 await asyncio.sleep(0.1)
         assert code == 6
         for towards in list(eve.streams):
             await eve.end_sync(towards)
+        for words in inline(PAGE):
+            if words[:2] == ["data", "stop"]:
+                await follow(eve, words)
         await begin_anew(eve)
-        await eve.sync("new")
+        start = next(one for one in inline(PAGE) if one[:4] == ["data", "start", "--towards", "new"])
+        await follow(eve, start)
         await eve.follows("new")
         for words in steps[taking_over:]:
             await follow(eve, words)
-        await eve.sync("legacy")
+        # `prepare` has had the way back run as well; to say it once more does no harm.
+        start = next(one for one in inline(PAGE) if one[:4] == ["data", "start", "--towards", "legacy"])
+        await follow(eve, start)
         await eve.follows("legacy")
         await eve.cf.command("unkill", "shop", "--reason", "new is there again")
         assert await one_is_open(eve) == "legacy"
@@ -120,3 +132,7 @@ async def test_legacy_takes_over_without_new_and_another_night_comes(eve: Night)
         await eve.both_are_equal()
         async with people.get(f"/api/posts/{after}", headers={"Cookie": f"sid={token}"}) as answer:
             assert answer.status == 200
+        # Whoever works on it has two seconds to hear of that; the plan says it at once.
+        await follow(eve, ["data", "stop", "--towards", "new", "--reason", "it is over"])
+        stopped = (await eve.does("plan", code=6))["blockers"]
+        assert "no process works on the way back towards new" in [one["message"] for one in stopped]

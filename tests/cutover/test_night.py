@@ -174,6 +174,22 @@ async def test_the_end_of_the_migration_and_taking_it_up_again(eve: Night) -> No
         assert (await eve.does("finish", code=3))["error"] == "not_found"
         flag = json.loads((await eve.cf.command("flag", "get", "shop", "-o", "json")).out)
         assert flag["stands"] == "new"
+        said = await eve.cf.command("cutover", "status", "shop")
+        assert "shop  finished; new has the data" in said.out
+        assert "prepare" not in said.err
+        assert "finished; new has the data" in (await eve.cf.command("cutover", "status")).out
+        over = (await eve.does("plan", code=6))["blockers"][0]
+        assert (over["reason"], over["message"]) == ("finished", "shop is finished; new has the data")
+        refused = await eve.cf.command("flag", "move", "shop", "--to", "shadow", "--reason", "back")
+        assert refused.code == 6
+        assert "legacy is fenced since the cutover shop was finished" in refused.err
+    await load.stop()
+    load.must_be_fine()
+    killed = await eve.cf.command("kill", "shop", "--reason", "errors")
+    assert killed.code == 0
+    assert "warning: legacy is fenced since the cutover shop was finished" in killed.err
+    assert "next: crossfade unkill shop" in killed.err
+    assert (await eve.cf.command("unkill", "shop", "--reason", "a mistake")).code == 0
     async with (
         await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as legacy,
         await psycopg.AsyncConnection.connect(eve.urls["new"], autocommit=True) as new,

@@ -22,6 +22,13 @@ def commands(page: str) -> Iterator[list[str]]:
             yield shlex.split(line.removeprefix("$ crossfade "))
 
 
+def inline(page: str) -> Iterator[list[str]]:
+    """The commands that stand in a sentence: those for when something is otherwise."""
+    text = (RUNBOOKS / f"{page}.md").read_text()
+    for words in re.findall(r"`crossfade ([^`]+)`", text):
+        yield shlex.split(" ".join(words.split()))
+
+
 @pytest.mark.timeout(240)
 async def test_every_step_of_them_works(eve: Night) -> None:
     await eve.prepare()
@@ -31,7 +38,8 @@ async def test_every_step_of_them_works(eve: Night) -> None:
         for page in ORDER:
             for words in commands(page):
                 done = await eve.cf.command(*words)
-                assert done.code == 0, (page, words, done)
+                # So few pairs are not ready, which the gate tells by its exit code.
+                assert done.code == (6 if "--gate" in words else 0), (page, words, done)
             sides.append(await eve.side())
         # Of the last page that is about a stream which has stopped, only looking is done here.
         load.must_be_fine()

@@ -65,6 +65,13 @@ async def test_all_that_stands_against_it_is_said_at_once_and_nothing_is_changed
     person = Client(eve.cf)
     person.token = added["token"]
     run = f"/api/v1/cutovers/{CUTOVER}/run"
+    # Nothing stands against it; what `run` will ask for is said all the same.
+    planned = (await person("GET", f"/api/v1/cutovers/{CUTOVER}/plan")).body
+    assert {one["reason"] for one in planned["asks"]} == {"report", "approval"}
+    said = await eve.cf.command("cutover", "plan", "shop")
+    assert "a walk that is no rehearsal asks for report: " in said.out
+    assert "asks for approval" not in said.out
+    assert said.code or "--report DIGEST" in said.err
     # Alone each of them is what it is everywhere else.
     asked = await ask("POST", run, WHY)
     assert asked.body["error"] == "report_needed"

@@ -96,6 +96,23 @@ def test_problems_come_before_any_look_at_the_world(folder: Path) -> None:
     assert (len(report.problems), report.warnings, report.settings, report.exit_code) == (3, (), None, 2)
 
 
+def test_a_cutover_of_tables_that_nobody_carries_is_a_problem(world: World, folder: Path) -> None:
+    (folder / "migration.py").write_text(
+        "from crossfade import Project, Table\n"
+        "project = Project(tables=[Table('users', 'accounts', key=['id'], columns=['id', 'name'])])\n"
+    )
+    report = world.report(
+        "routes: [{flag: shop, match: {path: /}}]\n"
+        "code: migration.py\n"
+        "data: {legacy: {url: 'postgresql://a/b'}, new: {url: 'postgresql://a/c'}}\n"
+        "cutovers: {shop: {flags: [shop], tables: [userz, users]}}\n",
+        new=None,
+    )
+    (problem,) = report.problems
+    assert 'cutovers.shop.tables[0]: found "userz"; expected a table that' in str(problem)
+    assert "carries to new: public.users" in str(problem)
+
+
 @pytest.mark.parametrize(
     ("cert", "key", "problem"),
     [

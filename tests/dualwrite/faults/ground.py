@@ -185,6 +185,7 @@ class Ground:
             "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active",
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
             f" WHERE slot_name = '{SLOT}'",
+            f"DROP PUBLICATION IF EXISTS {SLOT}",
         )
         await self.target.do("DROP SCHEMA IF EXISTS crossfade_sync CASCADE", f"TRUNCATE {', '.join(FOUND)}")
 

@@ -17,10 +17,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 PR_SET_PDEATHSIG = 1
-BEHIND_TRAFFIC = 10
-"""How nice those processes are that no request waits for: where processors are few, workers come first."""
-BESIDE_TRAFFIC = 5
-"""Of those that bring rows: workers come first, but in a cutover clients wait until the last row has come."""
+BEHIND_TRAFFIC = 3
+"""How nice all but the workers are: where processors are few, workers come first. Not more than that: in a
+cutover clients wait for those who walk, and for those who bring the last rows."""
 
 
 def look_for_few_circles() -> None:

@@ -20,7 +20,7 @@ from core.metrics import Sample
 from crossfade import exposition, logs, users_code
 from crossfade.channel import Channel, Message
 from crossfade.directions import NoDirectionError, direction_of
-from crossfade.processes import BESIDE_TRAFFIC, die_with_parent, look_for_few_circles
+from crossfade.processes import BEHIND_TRAFFIC, die_with_parent, look_for_few_circles
 from crossfade.sync_telling import samples, talk
 from crossfade.users_code import UsersCodeError
 from dualwrite import sync
@@ -36,7 +36,7 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     logs.configure("sync")
-    os.nice(BESIDE_TRAFFIC)
+    os.nice(BEHIND_TRAFFIC)
     look_for_few_circles()
     die_with_parent(parent)
     asyncio.run(_live(socket.socket(fileno=line)))

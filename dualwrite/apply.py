@@ -209,7 +209,8 @@ class Applier:
         waits = {
             (op.table.quarantine or "", key): said for op, said in refused for key in quarantine.keys_of(op)
         }
-        # All of a row's changes in this transaction wait, since nobody knows which of them it was.
+        # All of a row's changes here wait, since nobody knows which of them it was. Of a large transaction
+        # earlier parts are written already; what is written anew in the end is right all the same.
         rest, kept, self._holding = quarantine.sifted(task.ops, self._holding | waits.keys())
         if len(rest) == len(task.ops):
             raise error

@@ -453,7 +453,8 @@ async def _compared(
 async def _compared_at_one_moment(options: argparse.Namespace, chosen: Sequence[_Chosen]) -> list[Compared]:
     """One moment for all tables of a stream; nobody can go on with it later."""
     found = []
-    for by, backwards in dict.fromkeys((by, backwards) for by, _, _, backwards in chosen):
+    ways = {(by.name, backwards): by for by, _, _, backwards in chosen}
+    for (_, backwards), by in ways.items():
         stream = by.way_back if backwards else by.name
         urls = (by.source_url, by.target_url)
         async with cut(stream, *(reversed(urls) if backwards else urls)) as both:

@@ -199,9 +199,9 @@ async def test_a_second_reader_is_told_to_wait(source_url: str) -> None:
 
 async def test_who_has_taken_over_need_not_wait_for_one_that_sleeps(source_url: str, writer: Writer) -> None:
     """Its connection stays; the server would wait for its word until wal_sender_timeout."""
-    async with reading(source_url):
+    async with reading(PgStream, source_url):
         await pg_source.release_slot(writer, SLOT)
-        async with reading(source_url) as stream:
+        async with reading(PgStream, source_url) as stream:
             await writer.execute("INSERT INTO notes VALUES (1)")
             assert said(await transactions(stream, 1)) == [("insert", (b"1", None, None))]
     await pg_source.release_slot(writer, SLOT)

@@ -530,16 +530,26 @@ async def _repaired(of: Direction, wrong: list[Compared]) -> None:
 
 
 async def _written_anew(of: Direction, keys: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """By copy, and keys at the source. Raises NotFollowingError."""
+    """By copy, and keys at the source; until the stream follows again, so that a cutover may come next.
+
+    Raises NotFollowingError; the rows wait on then.
+    """
     async with await connect(of.target_url) as looking:
         for name, some in keys.items():
             await repair.ask_for(looking, of.name, name, some)
         until = time.monotonic() + REPAIRED_WITHIN
-        while await repair.waiting(looking, of.name):
+        while True:
+            known = await _known(looking, of)
+            if known is not None and known.state is State.STOPPED:
+                raise NotFollowingError(f"the stream has stopped ({known.reason}): {known.message}")
+            left = await repair.waiting(looking, of.name)
+            if not left and known is not None and known.state is State.FOLLOWING:
+                return
             if time.monotonic() > until:
+                what = f"{_rows(left)} still wait" if left else "the stream still copies"
                 raise NotFollowingError(
-                    f"the rows still wait after {REPAIRED_WITHIN:g} s; they are written as soon as"
-                    " crossfade sync runs"
+                    f"{what} after {REPAIRED_WITHIN:g} s; rows are written as soon as a process works on"
+                    " the stream (crossfade data start)"
                 )
             await asyncio.sleep(0.2)
 

@@ -82,6 +82,11 @@ class Follower:
         part, self._beyond, self._ready = self._beyond, None, self._capture.ready
         return part
 
+    @property
+    def gathered(self) -> int:
+        """Changes that have come, as far as they were looked at, and are not written yet."""
+        return len(self._ahead.ops)
+
     async def step(self, *, whole: bool = True) -> bool:
         """Apply what has come, at most some thousand changes; False if nothing has.
 

@@ -44,6 +44,9 @@ TRY_AGAIN: Final = 1.0
 """Seconds between two tries."""
 STREAM_FOR: Final = 0.25
 """Seconds that the stream may have between two chunks of a copy."""
+CAUGHT_UP: Final = 1_000
+"""Changes that have come while others were written; with fewer the next chunk is copied. A source that is
+always written to always has a few, and one target transaction for each would leave the copy no time."""
 LOOK_FOR_REPAIRS: Final = 1.0
 TELL_EVERY: Final = 1.0
 """Seconds between two notes of how a copy goes."""
@@ -573,10 +576,12 @@ class _Work:
         await self._jobs.done(REPAIR, "rows")
 
     async def _stream(self) -> None:
-        """Let the stream go on for a while, as long as it has something to bring."""
+        """Let the stream catch up; for a while only, if it brings much."""
         until = time.monotonic() + STREAM_FOR
-        while await self._follower.step(whole=False) and time.monotonic() < until:
+        while await self._follower.step(whole=False):
             self._note_lag()
+            if self._follower.gathered < CAUGHT_UP or time.monotonic() > until:
+                return
 
     async def _until_whole(self) -> None:
         """Until the stream has brought all that was written before the copies ended.

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from dualwrite.change import Part, Position
+
+A_MOMENT: Final = 0.05
+"""Seconds."""
 
 
 class Way(StrEnum):
@@ -43,8 +46,8 @@ class CaptureStopped(Exception):  # noqa: N818  (it is a state that the source i
 class Capture(Protocol):
     """A source of changes, connected."""
 
-    async def next(self) -> Part | None:
-        """The next part; None when nothing has come for a moment. Raises CaptureStopped."""
+    async def next(self, within: float = A_MOMENT) -> Part | None:
+        """The next part; None when nothing has come within so many seconds. Raises CaptureStopped."""
 
     def ready(self) -> Part | None:
         """The next part if one is here already. Raises CaptureStopped."""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from dualwrite import heartbeat
 from dualwrite.apply import ORIGIN, Applier, ClashError
-from dualwrite.capture import Capture, CaptureStopped
+from dualwrite.capture import A_MOMENT, Capture, CaptureStopped
 from dualwrite.change import Change, Part, Position, Relation, Row
 from dualwrite.mapped import SourceTable, Touching
 from dualwrite.plan import ContradictionError, Op, Plan
@@ -87,14 +87,14 @@ class Follower:
         """Changes that have come, as far as they were looked at, and are not written yet."""
         return len(self._ahead.ops)
 
-    async def step(self, *, whole: bool = True) -> bool:
-        """Apply what has come, at most some thousand changes; False if nothing has.
+    async def step(self, *, whole: bool = True, within: float = A_MOMENT) -> bool:
+        """Apply what has come, at most some thousand changes; False if nothing has `within` seconds.
 
         What comes while the target writes is mapped and planned meanwhile, for the next step. `whole` as in
         `Applier.apply`. Raises CaptureStopped, MappingFailedError and what the applier raises; nothing that
         was not applied is confirmed then.
         """
-        if not await self._gather():
+        if not await self._gather(within):
             return False
         xids: list[int] = []
         more, clashes = True, 0
@@ -137,7 +137,7 @@ class Follower:
         joined.add(self._ahead)
         self._ahead = joined
 
-    async def _gather(self) -> bool:
+    async def _gather(self, within: float = A_MOMENT) -> bool:
         """Whole transactions, as many as are here, or a part of a large one; False if nothing has come.
 
         Trouble is raised once all is written that came before it.
@@ -152,14 +152,14 @@ class Follower:
             if ahead.any and len(ahead.ops) >= GATHER:
                 return True
             # In the middle of a transaction there is nothing to apply yet, unless it is a large one.
-            part = await self._next()
+            part = await self._next(A_MOMENT if ahead.any or ahead.open else within)
             if part is not None:
                 self._take(part, ahead)
             elif not ahead.any and not ahead.open:
                 return False
 
-    async def _next(self) -> Part | None:
-        return None if self._beyond is not None else self._below(await self._capture.next())
+    async def _next(self, within: float) -> Part | None:
+        return None if self._beyond is not None else self._below(await self._capture.next(within))
 
     def _look_ahead(self) -> None:
         if self._writing:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors, sql
 
-from dualwrite.capture import CaptureStopped
+from dualwrite.capture import A_MOMENT, CaptureStopped
 from dualwrite.change import Part, Position
 from dualwrite.pg_connect import connect
 from dualwrite.pg_stream import ORIGIN_SINCE, lost, lsn, lsn_text, quoted, refusal
@@ -30,8 +30,6 @@ from dualwrite.pgoutput import Decoder, ProtocolError
 
 POLL_EVERY: Final = 0.1
 """Seconds between two questions, at the least."""
-WAIT_AT_MOST: Final = 0.05
-"""Seconds that `next` waits before it returns nothing."""
 AT_ONCE: Final = 20_000
 """Messages that a question asks for. With fewer, a backlog is decoded from its beginning more often."""
 FETCH: Final = 2_000
@@ -108,12 +106,12 @@ class PgPeek:
     def on_arrival(self, hear: Callable[[], None]) -> None:
         """Nothing comes that nobody has asked for, so there is nothing to hear."""
 
-    async def next(self) -> Part | None:
+    async def next(self, within: float = A_MOMENT) -> Part | None:
         if (part := self.ready()) is not None:
             return part
         try:
             if not self._is_open and not await self._ask():
-                await asyncio.sleep(WAIT_AT_MOST)
+                await asyncio.sleep(within)
                 return None
             while not self._parts and self._is_open:
                 await self._fetch()

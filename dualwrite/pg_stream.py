@@ -23,15 +23,13 @@ from typing import Final
 import psycopg
 from psycopg import pq
 
-from dualwrite.capture import CaptureStopped
+from dualwrite.capture import A_MOMENT, CaptureStopped
 from dualwrite.change import Part, Position
 from dualwrite.pg_connect import connect
 from dualwrite.pgoutput import POSTGRES_EPOCH, Decoder, ProtocolError
 
 SAY_SOMETHING_EVERY: Final = 5.0
 """Seconds; the server's patience is 60 by default."""
-WAIT_AT_MOST: Final = 0.05
-"""Seconds that `next` waits for a part before it returns nothing."""
 MESSAGES_A_TURN: Final = 400
 """Read in one turn of the event loop, so that the apply gets its turns, too; about twice what a local socket
 holds. Whoever is slow to come back finds that the server has been waiting."""
@@ -128,12 +126,12 @@ class PgStream:
         stream._read_on()
         return stream
 
-    async def next(self) -> Part | None:
+    async def next(self, within: float = A_MOMENT) -> Part | None:
         if (part := self.ready()) is not None:
             return part
         self._some.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WAIT_AT_MOST):
+            async with asyncio.timeout(within):
                 await self._some.wait()
         return self.ready()
 

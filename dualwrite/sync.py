@@ -578,7 +578,7 @@ class _Work:
     async def _stream(self) -> None:
         """Let the stream catch up; for a while only, if it brings much."""
         until = time.monotonic() + STREAM_FOR
-        while await self._follower.step(whole=False):
+        while await self._follower.step(whole=False, within=0):
             self._note_lag()
             if self._follower.gathered < CAUGHT_UP or time.monotonic() > until:
                 return

@@ -195,7 +195,7 @@ class SimulatedStream:
     def on_arrival(self, hear: Callable[[], None]) -> None:
         self.hear = hear
 
-    async def next(self) -> Part | None:
+    async def next(self, within: float = 0) -> Part | None:
         await pause()
         return self.ready()
 

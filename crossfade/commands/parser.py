@@ -265,10 +265,14 @@ def _data(commands: Commands) -> None:
         ("status", "data:status", "how a stream stands; exit code 6 if it has stopped"),
         (
             "verify",
-            "data:verify_",
+            "data_compare:verify_",
             "compare both sides' rows, under writes too; exit code 6 if any differs",
         ),
-        ("repair", "data:repair_", "compare, and have what differs written anew by the running stream"),
+        (
+            "repair",
+            "data_compare:repair_",
+            "compare, and have what differs written anew by the running stream",
+        ),
     ):
         one = _plain_command(data, name, run, text)
         one.add_argument("--towards", choices=("new", "legacy"), default="new", help="default new")
@@ -311,10 +315,10 @@ def _data(commands: Commands) -> None:
         data, "quarantine", "rows that a table does not take, where its policy lets them wait"
     )
     for name, run, text in (
-        ("list", "data:quarantine_list", "what waits, and what was said against it"),
+        ("list", "data_quarantine:list_", "what waits, and what was said against it"),
         (
             "retry",
-            "data:quarantine_retry",
+            "data_quarantine:retry",
             "have the rows written anew as they are at the source now; exit code 6 if any still waits",
         ),
     ):

@@ -1,0 +1,139 @@
+"""What the commands on data have in common: the stream that is meant, and what is asked of its databases.
+
+These commands ask the databases themselves, by the configuration's own URLs: the truth of a stream stands in
+the database that it writes to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psycopg
+
+from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, USAGE, ApiError
+from crossfade.directions import NoDirectionError, direction_and_folder
+from dualwrite import fence, repair, target
+from dualwrite.backfill import copy_name
+from dualwrite.capture import CaptureStopped
+from dualwrite.cut import NoCutError
+from dualwrite.mapped import MappingFailedError, by_table
+from dualwrite.pg_connect import connect
+from dualwrite.stream_states import State
+from dualwrite.sync import Direction
+from dualwrite.verify import NotFollowingError
+from flags.model import Side
+
+T = TypeVar("T")
+REPAIRED_WITHIN: Final = 60.0
+"""Seconds that the stream's process has to write rows anew."""
+
+
+def direction_of(options: argparse.Namespace) -> Direction:
+    """The stream that is meant. Raises ApiError."""
+    return direction_and_folder_of(options)[0]
+
+
+def direction_and_folder_of(options: argparse.Namespace) -> tuple[Direction, Path]:
+    """The stream that is meant, and where this instance keeps its data. Raises ApiError."""
+    try:
+        return direction_and_folder(options.config, Side(options.towards))
+    except NoDirectionError as error:
+        raise ApiError(USAGE, str(error), word="invalid") from error
+
+
+def asked(question: Coroutine[Any, Any, T], of: Direction) -> T:
+    """What the databases answer. Raises ApiError, which says what failed and how."""
+    try:
+        return asyncio.run(question)
+    except NotFollowingError as error:
+        raise ApiError(
+            NOT_CONVERGED, str(error), word="not_following", next_steps=("crossfade data status",)
+        ) from error
+    except NoCutError as error:
+        raise ApiError(NOT_CONVERGED, str(error), word="no_cut") from error
+    except MappingFailedError as error:
+        raise ApiError(ERROR, str(error), word="mapping_failed") from error
+    except CaptureStopped as error:
+        raise ApiError(ERROR, str(error), word=error.reason) from error
+    except (psycopg.Error, OSError) as error:
+        if isinstance(error, psycopg.OperationalError | OSError) and (away := asyncio.run(_away(of))):
+            raise ApiError(ERROR, away, word="database") from error
+        said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+        raise ApiError(ERROR, f"a database does not answer as it should: {said}", word="database") from error
+
+
+async def _away(of: Direction) -> str | None:
+    """Which of both databases cannot be reached, and why."""
+    towards = of.name.rpartition("to_")[2]
+    source = Side.LEGACY.value if towards == Side.NEW.value else Side.NEW.value
+    found = []
+    for side, url in ((source, of.source_url), (towards, of.target_url)):
+        try:
+            await (await connect(url)).close()
+        except (psycopg.Error, OSError) as error:
+            found.append(f"{side}'s database cannot be reached: {' '.join(str(error).split())}")
+    return "; ".join(found) or None
+
+
+async def known_state(looking: psycopg.AsyncConnection[Any], of: Direction) -> target.StreamState | None:
+    """None where the stream was never begun."""
+    row = await (await looking.execute("SELECT to_regclass('crossfade_sync.streams')")).fetchone()
+    return None if row is None or row[0] is None else await target.state(looking, of.name)
+
+
+def never_begun(options: argparse.Namespace, of: Direction) -> ApiError:
+    return ApiError(
+        NOT_FOUND, f"the stream {of.name} was never begun", word="not_found",
+        next_steps=(
+            f"crossfade data plan --towards {options.towards} -c {options.config}",
+            start_command(options),
+            f"crossfade sync --towards {options.towards} -c {options.config}",
+        ),
+    )  # fmt: skip
+
+
+def start_command(options: argparse.Namespace) -> str:
+    return f"crossfade data start --towards {options.towards} --reason WHY -c {options.config}"
+
+
+def rows_said(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+async def written_by_people(of: Direction, names: list[str]) -> list[str]:
+    """Of these copies' tables those at the target that have the authority."""
+    async with await connect(of.target_url) as looking:
+        kept = await fence.open_tables(looking)
+    tables = {copy_name(source.name, mapping): str(mapping.table) for source, mapping in by_table(of.sources)}
+    # What was compared by the mapping of the other way: its source is our target.
+    return sorted({tables.get(name, name.partition(" to ")[0]) for name in names} & kept)
+
+
+async def written_anew(of: Direction, keys: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """By copy, and keys at the source; until the stream follows again, so that a cutover may come next.
+
+    Raises NotFollowingError; the rows wait on then.
+    """
+    async with await connect(of.target_url) as looking:
+        for name, some in keys.items():
+            await repair.ask_for(looking, of.name, name, some)
+        until = time.monotonic() + REPAIRED_WITHIN
+        while True:
+            known = await known_state(looking, of)
+            if known is not None and known.state is State.STOPPED:
+                raise NotFollowingError(f"the stream has stopped ({known.reason}): {known.message}")
+            left = await repair.waiting(looking, of.name)
+            if not left and known is not None and known.state is State.FOLLOWING:
+                return
+            if time.monotonic() > until:
+                what = f"{rows_said(left)} still wait" if left else "the stream still copies"
+                raise NotFollowingError(
+                    f"{what} after {REPAIRED_WITHIN:g} s; rows are written as soon as a process works on"
+                    " the stream (crossfade data start)"
+                )
+            await asyncio.sleep(0.2)

@@ -361,9 +361,16 @@ SYNC_QUARANTINED = Metric(
     "Rows that the target did not take and that wait in quarantine.",
     ("stream",),
 )
+SYNC_STRANGERS = Metric(
+    "crossfade_sync_foreign_writers",
+    Kind.GAUGE,
+    "Who else, by table, user and application, has written into the stream's tables within the last hour.",
+    ("stream",),
+)
 SYNC_METRICS = (
     SYNC_LAG, SYNC_STATE, SYNC_COPIED, SYNC_AGAIN, SYNC_HELD, SYNC_PAUSES, SYNC_LEFT,
     SYNC_SLOT_BYTES, SYNC_SLOT_SHARE, SYNC_SLOT_STATUS, SYNC_QUARANTINED,
+    SYNC_STRANGERS,
 )  # fmt: skip
 """Known to the processes that sync only."""
 CONTROL_METRICS = (

@@ -18,6 +18,7 @@ from core.metrics import (
     SYNC_SLOT_SHARE,
     SYNC_SLOT_STATUS,
     SYNC_STATE,
+    SYNC_STRANGERS,
     Sample,
 )
 from dualwrite.pace import Reason
@@ -36,6 +37,7 @@ async def talk(stream: str, told: Told) -> None:
     """What changes is said once."""
     state, trouble, epoch, waits = None, "", 0, ""
     alarmed, quarantined = False, 0
+    known: set[str] = set()
     while True:
         if told.waits and told.waits != waits:
             log.info("standing by", stream=stream, message=told.waits)
@@ -58,6 +60,10 @@ async def talk(stream: str, told: Told) -> None:
                 "slot near its limit", stream=stream, message=alarm, runbook=runbook("slot_near_limit")
             )
         alarmed = alarm is not None
+        for writer in told.strangers or ():
+            if (who := str(writer)) not in known:
+                known.add(who)
+                log.warning("foreign write", stream=stream, message=who, runbook=runbook("foreign_write"))
         if told.quarantined != quarantined:
             quarantined = told.quarantined
             log.warning("rows in quarantine", stream=stream, rows=quarantined)
@@ -89,4 +95,6 @@ def samples(stream: str, told: Told) -> list[Sample]:
         ]
         if slot.share is not None:
             found.append(Sample(SYNC_SLOT_SHARE.name, (stream,), slot.share))
+    if told.strangers is not None:
+        found.append(Sample(SYNC_STRANGERS.name, (stream,), len(told.strangers)))
     return found

@@ -22,6 +22,9 @@ from dualwrite.target import qualified
 Connection = psycopg.AsyncConnection[Any]
 
 TRIGGER: Final = "crossfade_watch"
+LATE: Final = 3600.0
+"""Seconds for which who has written counts as somebody who writes."""
+KEPT_FOR: Final = "30 days"
 _WAIT: Final = "200ms"
 """For the lock that a trigger needs: writers queue behind whoever waits for it."""
 _CREATE: Final = """
@@ -73,6 +76,12 @@ class Writer:
     """INSERT, UPDATE, DELETE, TRUNCATE: each that was seen."""
     first: datetime
     last: datetime
+    age: float
+    """Seconds since the last, by the database's clock."""
+
+    def __str__(self) -> str:
+        name = self.application or "no application name"
+        return f"{self.login} ({name}) has written into {self.table} beside us: {self.what}"
 
 
 async def watch(connection: Connection, tables: Sequence[str]) -> None:
@@ -88,6 +97,10 @@ async def watch(connection: Connection, tables: Sequence[str]) -> None:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('crossfade_sync'))")
             await connection.execute(_CREATE)
+            await connection.execute(
+                "DELETE FROM crossfade_sync.foreign_writes WHERE at < clock_timestamp() - %s::interval",
+                (KEPT_FOR,),
+            )
     for table in await unwatched(connection, tables):
         schema, _, name = table.partition(".")
         place = qualified(schema, name)
@@ -131,6 +144,11 @@ async def unwatched(connection: Connection, tables: Sequence[str]) -> list[str]:
     return sorted(set(tables) - {row[0] for row in rows})
 
 
+async def of_late(connection: Connection, tables: Sequence[str]) -> list[Writer]:
+    """Who has written into these tables (schema.name) within `LATE`, latest first."""
+    return [one for one in await seen(connection) if one.table in tables and one.age < LATE]
+
+
 async def seen(connection: Connection) -> list[Writer]:
     """Who has written, latest first."""
     there = await (await connection.execute("SELECT to_regclass('crossfade_sync.foreign_writes')")).fetchone()
@@ -138,7 +156,8 @@ async def seen(connection: Connection) -> list[Writer]:
         return []
     rows = await (
         await connection.execute(
-            "SELECT tbl, login, application, string_agg(DISTINCT what, ', '), min(at), max(at)"
+            "SELECT tbl, login, application, string_agg(DISTINCT what, ', '), min(at), max(at),"
+            " extract(epoch FROM clock_timestamp() - max(at))::float8"
             " FROM crossfade_sync.foreign_writes GROUP BY 1, 2, 3 ORDER BY max(at) DESC"
         )
     ).fetchall()

@@ -15,6 +15,7 @@ _BY_RUNBOOK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "source-log": (
             "wal_level", "wal_without_limit", "slot_near_limit", "idle_slot", "no_slot", "no_sender",
         ),
+        "foreign-writes": ("foreign_write",),
         "missing-right": ("missing_privilege", "no_replication"),
         "poison-row": ("poison_row", "mapping_failed"),
         "stopped-stream": (

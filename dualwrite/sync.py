@@ -25,6 +25,7 @@ from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
 from dualwrite.capture import Capture, CaptureStopped, Way
 from dualwrite.cut import stand
 from dualwrite.follow import Follower
+from dualwrite.foreign import Writer
 from dualwrite.jobs import BACKFILL, REPAIR, Jobs
 from dualwrite.lease import Lease, LostError
 from dualwrite.mapped import MappingFailedError, RowMapping, SourceTable, Touching, by_table
@@ -34,9 +35,9 @@ from dualwrite.pg_connect import connect
 from dualwrite.plan import ContradictionError, Copying
 from dualwrite.preflight import SlotFacts, Weight, findings, must_be_resumable
 from dualwrite.repair import Repairs
-from dualwrite.slot_watch import watching
 from dualwrite.stream_states import State
 from dualwrite.target import FencedError
+from dualwrite.watching import watching
 
 LOOK_FOR_A_TURN: Final = 0.5
 """Seconds between two looks of a process that stands by."""
@@ -140,9 +141,14 @@ class Told:
 
     slot: SlotFacts | None = None
     """What the source holds back for the stream; None where nobody could ask."""
+    strangers: Sequence[Writer] | None = None
+    """Who else was seen to write into the stream's tables of late; None where nobody could ask."""
 
     def note_slot(self, slot: SlotFacts | None) -> None:
         self.slot = slot
+
+    def note_strangers(self, writers: Sequence[Writer] | None) -> None:
+        self.strangers = writers
 
     def lag(self) -> float | None:
         """Seconds that the target is behind. It grows while no beat comes; None before the first one."""
@@ -162,7 +168,17 @@ class StoppedError(Exception):
 
 async def run(direction: Direction, told: Told, duty: Duty | None = None) -> None:
     """Until it is cancelled. Raises StoppedError, unless the duty is to go on when people desire it."""
-    async with watching(direction.source_url, direction.slot, told.note_slot):
+
+    async def slot(source: Connection) -> SlotFacts | None:
+        return await pg_source.slot_facts(source, direction.slot)
+
+    async def strangers(looking: Connection) -> Sequence[Writer]:
+        return await foreign.of_late(looking, direction.written)
+
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(watching(direction.source_url, slot, told.note_slot))
+        if direction.watches:
+            await stack.enter_async_context(watching(direction.target_url, strangers, told.note_strangers))
         await _run(direction, told, duty or Duty())
 
 

@@ -201,14 +201,12 @@ def status(options: argparse.Namespace) -> int:
         if found["alarm"] is not None:
             data(f"{found['alarm']}\n  → {runbook('slot_near_limit')}")
     for one in found["foreign_writes"]:
-        data(
-            f"{one['login']} ({one['application'] or 'no application name'}) has written into {one['table']}"
-            f" beside us: {one['what']}, since {one['first']}, last {one['last']}"
-        )
+        data(f"{one['said']}, since {one['first']}, last {one['last']}")
     if found["unwatched"]:
         them = ", ".join(found["unwatched"])
         data(f"who else writes is not noted at {them}: no trigger could be made there")
     if found["foreign_writes"]:
+        data(f"  → {runbook('foreign_write')}")
         tell_next([f"crossfade data verify --towards {options.towards} -c {options.config}"])
     if found["repairs"]:
         data(f"waiting to be written anew: {rows_said(found['repairs'])}")
@@ -290,7 +288,7 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         "jobs": [_job(job, done, about, tables) for job in worked_on],
         "unwatched": unwatched,
         "foreign_writes": [
-            {**asdict(one), "first": one.first.isoformat(timespec="seconds"),
+            {**asdict(one), "said": str(one), "first": one.first.isoformat(timespec="seconds"),
              "last": one.last.isoformat(timespec="seconds")}
             for one in strangers
         ],

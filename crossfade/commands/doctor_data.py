@@ -15,11 +15,13 @@ from crossfade.commands.doctor import Finding, Level
 from crossfade.directions import NoDirectionError, direction_of
 from crossfade.settings import SettingsError
 from crossfade.users_code import UsersCodeError
-from dualwrite import desired, pg_source, preflight, survey, target
+from dualwrite import desired, foreign, pg_source, preflight, survey, target
 from dualwrite.capture import CaptureStopped
 from dualwrite.desired import Desire
+from dualwrite.foreign import Writer
 from dualwrite.pg_connect import connect
 from dualwrite.preflight import Weight
+from dualwrite.runbooks import runbook
 from dualwrite.stream_states import State
 from dualwrite.sync import Direction
 from dualwrite.target import StreamState
@@ -80,7 +82,8 @@ async def _of_a_stream(of: Direction, side: Side) -> list[Finding]:
             ]
         held = await target.is_held(looking, of.name)
         wish = await desired.of(looking, of.name)
-    found = [_stands(known, held, side, wish)]
+        strangers = await foreign.of_late(looking, of.written) if of.watches else []
+    found = [_stands(known, held, side, wish), *_beside(strangers, of.name, side)]
     async with await connect(of.source_url) as source:
         slot = await pg_source.slot_facts(source, of.slot)
     if slot is not None:
@@ -100,6 +103,12 @@ def of_the_plan(found: Sequence[preflight.Finding], stream: str, side: Side) -> 
         if one.reason != "lossy":
             todo = one.remedy if one.runbook is None else f"{one.remedy} ({one.runbook})"
             yield Finding(_LEVELS[one.weight], stream, f"{one.reason}: {one.message}", todo)
+
+
+def _beside(strangers: Sequence[Writer], stream: str, side: Side) -> Iterator[Finding]:
+    for one in strangers:
+        todo = f"crossfade data verify --towards {side.value} ({runbook('foreign_write')})"
+        yield Finding(Level.WARNING, stream, f"{one}, {one.age:,.0f} s ago", todo)
 
 
 def _stands(known: StreamState, held: bool, side: Side, wish: Desire | None) -> Finding:

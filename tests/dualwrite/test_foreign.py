@@ -43,6 +43,20 @@ async def test_every_kind_of_write_is_noted(db: Connection) -> None:
     assert await kinds(db) == ["DELETE, INSERT, TRUNCATE, UPDATE"]
 
 
+async def test_old_notes_go_and_what_is_late_is_what_is_told(db: Connection) -> None:
+    await db.execute(INSERT)
+    assert [str(one) for one in await foreign.of_late(db, WATCHED)] == [
+        "crossfade (no application name) has written into public.notes beside us: INSERT"
+    ]
+    assert await foreign.of_late(db, ["public.parts"]) == []
+    await db.execute("UPDATE crossfade_sync.foreign_writes SET at = at - interval '2 hours'")
+    assert await foreign.of_late(db, WATCHED) == []
+    assert await kinds(db) == ["INSERT"]
+    await db.execute("UPDATE crossfade_sync.foreign_writes SET at = at - interval '31 days'")
+    await foreign.watch(db, WATCHED)
+    assert await kinds(db) == []
+
+
 async def test_a_thousand_writes_are_one_note(db: Connection) -> None:
     for number in range(1000):
         await db.execute("INSERT INTO notes VALUES (%s, %s, 'b')", (number, str(number)))

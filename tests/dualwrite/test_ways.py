@@ -105,6 +105,31 @@ async def test_all_tables_come_over_by_sql_alone(shop: Direction) -> None:
         assert ("crossfade_sync_slot_status", ("reserved",)) in shown
 
 
+async def test_who_else_writes_is_counted_and_the_doctor_warns(shop: Direction, tmp_path: Path) -> None:
+    async with running(shop) as told:
+        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+    async with connected(shop.target_url) as stranger:
+        await stranger.execute("SET application_name = 'a forgotten job'")
+        await stranger.execute("UPDATE accounts SET bio = 'mine'")
+    async with running(shop) as told:
+        await until(lambda: _knows_strangers(told), "it has looked")
+        [counted] = [
+            one
+            for one in sync_role.samples(shop.name, told)
+            if one.metric == "crossfade_sync_foreign_writers"
+        ]
+        assert counted.value == 1
+    done = await crossfade_command("doctor", "-c", str(tmp_path / "crossfade.yaml"), "-o", "json")
+    [warned] = [one for one in json.loads(done.out) if "a forgotten job" in one["what"]]
+    assert warned["level"] == "warning"
+    assert "written into public.accounts beside us: UPDATE" in warned["what"]
+    assert "runbooks/foreign-writes.md" in warned["todo"]
+
+
+async def _knows_strangers(told: Told) -> bool:
+    return bool(told.strangers)
+
+
 async def _watched(told: Told) -> bool:
     return told.slot is not None and told.slot.name == "crossfade_shop_to_new"
 

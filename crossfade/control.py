@@ -30,7 +30,7 @@ from crossfade.comparing import Comparing
 from crossfade.cutover import fresh
 from crossfade.cutover.conductor import Conductor
 from crossfade.feed import Ask, Feed
-from crossfade.processes import BEHIND_TRAFFIC, die_with_parent
+from crossfade.processes import BEHIND_TRAFFIC, die_with_parent, look_for_few_circles
 from crossfade.reconciler import Reconciler
 from crossfade.settings_file import mask
 from crossfade.users_code import UsersCodeError
@@ -53,6 +53,7 @@ def main() -> int:
     logs.configure("control")
     os.nice(BEHIND_TRAFFIC)
     die_with_parent(parent)
+    look_for_few_circles()
     asyncio.run(_live(socket.socket(fileno=line)))
     return 0
 

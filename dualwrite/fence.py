@@ -183,19 +183,22 @@ async def open_(connection: Connection, cutover: str, turn: int, within: float) 
     await _move(connection, cutover, turn, OPEN, within)
 
 
+_TURN: Final = """
+    WITH moved AS (
+        UPDATE crossfade_sync.fences SET turn = %s WHERE cutover = %s AND turn <= %s RETURNING 1
+    ) SELECT setval(format('crossfade_sync.%%I', %s::text)::regclass, %s) FROM moved
+"""
+
+
 async def _move(connection: Connection, cutover: str, turn: int, to: int, within: float) -> None:
     try:
         async with connection.transaction():
-            await _wait_at_most(connection, within)
-            await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_CLASS, _key(cutover)))
-            found = await connection.execute(
-                "UPDATE crossfade_sync.fences SET turn = %s WHERE cutover = %s AND turn <= %s",
-                (turn, cutover, turn),
-            )
+            await _wait_at_most(connection, within, lock=_key(cutover))
+            # The sequence is not undone by a rollback; who has come so far commits, or is asked again by its
+            # successor.
+            found = await connection.execute(_TURN, (turn, cutover, turn, f"fence_{cutover}", to))
             if not found.rowcount:
                 raise OldTurnError(f"the cutover {cutover} is walked by somebody else")
-            # Not undone by a rollback; who has come so far commits, or is asked again by its successor.
-            await _set(connection, cutover, to)
     except errors.LockNotAvailable:
         who = "; ".join(await writers(connection, cutover)) or "they have ended by now"
         raise WritersError(f"transactions that write have not ended within {within:g} s: {who}") from None
@@ -265,7 +268,7 @@ async def writers(connection: Connection, cutover: str) -> list[str]:
 
 _DECIDE: Final = f"""
     INSERT INTO crossfade_sync.journal (cutover, walk, generation, outcome)
-    SELECT %s, %s, %s, %s FROM {LASTING} ON CONFLICT DO NOTHING
+    SELECT %s, %s, %s, %s FROM {LASTING} ON CONFLICT DO NOTHING RETURNING outcome
 """  # noqa: S608  (a constant)
 
 
@@ -273,8 +276,9 @@ async def decide(
     connection: Connection, cutover: str, walk: str, generation: int, outcome: Outcome
 ) -> Outcome:
     """Write the row of this walk, unless it is there; what it says. The point of no return."""
-    await connection.execute(_DECIDE, (cutover, walk, generation, outcome.value))
-    found = await decided(connection, cutover, walk)
+    written = await connection.execute(_DECIDE, (cutover, walk, generation, outcome.value))
+    row = await written.fetchone()
+    found = Outcome(row[0]) if row is not None else await decided(connection, cutover, walk)
     assert found is not None
     return found
 
@@ -333,11 +337,16 @@ async def _set(connection: Connection, cutover: str, value: int) -> None:
     )
 
 
-async def _wait_at_most(connection: Connection, seconds: float) -> None:
-    """And let what is moved outlive a crash of the server."""
-    await connection.execute(
-        f"SELECT set_config('lock_timeout', %s, true), {LASTING}", (f"{seconds * 1000:.0f}ms",)
-    )
+async def _wait_at_most(connection: Connection, seconds: float, *, lock: int | None = None) -> None:
+    """And let what is moved outlive a crash of the server. With `lock`, wait for that one then."""
+    limits = f"set_config('lock_timeout', %s, true), {LASTING}"
+    within = f"{seconds * 1000:.0f}ms"
+    if lock is None:
+        await connection.execute(f"SELECT {limits}", (within,))
+        return
+    # OFFSET 0: the limits are set before the lock is asked for.
+    query = f"SELECT pg_advisory_xact_lock(%s, %s) FROM (SELECT {limits} OFFSET 0) limits"  # noqa: S608
+    await connection.execute(query, (_CLASS, lock, within))
 
 
 async def _stands_on(connection: Connection, cutover: str, schema: str, name: str) -> bool:

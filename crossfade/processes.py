@@ -25,8 +25,8 @@ cutover clients wait for those who walk, and for those who bring the last rows."
 def look_for_few_circles() -> None:
     """In a process that brings rows, which come and go by the ten thousand, and none points in a circle.
 
-    Looking for circles among them took a third of the time that a large transaction needs. And in the one that
-    walks through cutovers, which people wait for: it has much that stays, and would look through all of it.
+    Looking for circles among them took a third of the time that a large transaction needs. And in the one
+    that walks through cutovers: it has much that stays, and while it looks through all of it people wait.
     """
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)

@@ -76,7 +76,7 @@ def plant(db: Connection, file: Path) -> None:
             cursor.execute(
                 f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'), max({key})) FROM {table}"
             )
-        # Without statistics the planner takes `deleted = 'N'` for rare, and lists of posts read the whole table.
+        # Without statistics the planner takes `deleted = 'N'` for rare, and a list reads the whole table.
         cursor.execute("ANALYZE users, posts, comments, transfers")
 
 

@@ -4,7 +4,8 @@ Two embedded clusters, 10-column rows. *The pipe* is psql's binary COPY from one
 nothing and cannot go on after a crash; *native* is PostgreSQL's logical replication (CREATE SUBSCRIPTION).
 For the stream the reader stands still while changes are written, and then the time is taken until the
 target has the last of them; native's reader is its apply worker. What is not like for like: Crossfade makes
-many source transactions one target transaction, native keeps each.
+many source transactions one target transaction, native keeps each; its copy is timed from when it begins to
+copy, native's with CREATE SUBSCRIPTION. What is far from its target is measured once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
@@ -156,6 +158,11 @@ def _copies(found: Sync, folder: Path, urls: tuple[str, str]) -> None:
             with _writing(urls[0], found.rows) if written else contextlib.nullcontext():
                 done = "SELECT bool_and(done) FROM crossfade_sync.copies"
                 took.setdefault(who, []).append(_timed(lambda: _until(process, urls[1], done)))
+                if written:
+                    # What the copy has cost the stream.
+                    follows = "SELECT bool_and(state = 'following') FROM crossfade_sync.streams"
+                    left = _timed(lambda: _until(process, urls[1], follows))
+                    took[f"{who}, until it follows"] = [took[who][-1] + left]
             if compared:
                 _compare(found, folder, urls)
 
@@ -205,13 +212,14 @@ def _streams(found: Sync, folder: Path, urls: tuple[str, str]) -> None:
         with _syncing(folder, urls, mapped) as process:
             _until(process, urls[1], "SELECT to_regclass('crossfade_sync.streams') IS NOT NULL")
             _until(process, urls[1], "SELECT bool_and(state = 'following') FROM crossfade_sync.streams")
-            first = _written(
-                found, who, urls,
-                lambda: process.send_signal(signal.SIGSTOP),
-                lambda: process.send_signal(signal.SIGCONT),
-            )  # fmt: skip
+            stop, go_on = (partial(process.send_signal, one) for one in (signal.SIGSTOP, signal.SIGCONT))
+            first = _written(found, who, urls, stop, go_on)
             if not mapped:
                 found.delays.extend(_delays(process, urls, first))
+                # As while a cutover is under way (`dualwrite/rest.py`).
+                _run(urls[1], "UPDATE crossfade_sync.streams SET watched = true")
+                first = int(str(_one(urls[0], "SELECT max(id) + 1 FROM wide")))
+                _written(found, "crossfade, noting keys", urls, stop, go_on, first)
     _drop_slots(urls[0])
     _run(urls[0], "TRUNCATE wide", "CREATE PUBLICATION native FOR TABLE wide")
     _empty(urls[1])
@@ -223,9 +231,8 @@ def _streams(found: Sync, folder: Path, urls: tuple[str, str]) -> None:
     _until(None, urls[1], worker)
     pid = int(str(_one(urls[1], worker)))
     try:
-        _written(
-            found, "native", urls, lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT)
-        )
+        stop, go_on = (partial(os.kill, pid, one) for one in (signal.SIGSTOP, signal.SIGCONT))
+        _written(found, "native", urls, stop, go_on)
     finally:
         os.kill(pid, signal.SIGCONT)
     _run(urls[1], "DROP SUBSCRIPTION native")
@@ -233,10 +240,14 @@ def _streams(found: Sync, folder: Path, urls: tuple[str, str]) -> None:
 
 
 def _written(
-    found: Sync, who: str, urls: tuple[str, str], stop: Callable[[], None], go_on: Callable[[], None]
+    found: Sync,
+    who: str,
+    urls: tuple[str, str],
+    stop: Callable[[], None],
+    go_on: Callable[[], None],
+    first: int = 1,
 ) -> int:
     """Median time for changes that were made while nobody read; the next free number."""
-    first = 1
     for what, write in _WRITES.items():
         took = []
         for _ in range(ROUNDS):

@@ -37,7 +37,7 @@ async def talk(stream: str, told: Told) -> None:
     """What changes is said once."""
     state, trouble, epoch, waits = None, "", 0, ""
     alarmed, quarantined = False, 0
-    known: set[str] = set()
+    known: set[tuple[str, str, str]] = set()
     while True:
         if told.waits and told.waits != waits:
             log.info("standing by", stream=stream, message=told.waits)
@@ -60,10 +60,11 @@ async def talk(stream: str, told: Told) -> None:
                 "slot near its limit", stream=stream, message=alarm, runbook=runbook("slot_near_limit")
             )
         alarmed = alarm is not None
-        for writer in told.strangers or ():
-            if (who := str(writer)) not in known:
-                known.add(who)
-                log.warning("foreign write", stream=stream, message=who, runbook=runbook("foreign_write"))
+        strangers = {(one.table, one.login, one.application): one for one in told.strangers or ()}
+        for who in strangers.keys() - known:
+            message = str(strangers[who])
+            log.warning("foreign write", stream=stream, message=message, runbook=runbook("foreign_write"))
+        known = set(strangers)
         if told.quarantined != quarantined:
             quarantined = told.quarantined
             log.warning("rows in quarantine", stream=stream, rows=quarantined)

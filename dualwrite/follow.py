@@ -40,6 +40,8 @@ class Follower:
         self.recent: list[int] = []
         """Transactions that were applied while `remember` was set: a copy has to see them (`backfill.py`)."""
         self.remember = False
+        self.written = 0
+        """Changes that the last step has written."""
         self._upto, self._beat = applier.applied, applier.heartbeat
         """Of all that was taken in."""
         self._ahead = _Gathered()
@@ -82,11 +84,6 @@ class Follower:
         part, self._beyond, self._ready = self._beyond, None, self._capture.ready
         return part
 
-    @property
-    def gathered(self) -> int:
-        """Changes that have come, as far as they were looked at, and are not written yet."""
-        return len(self._ahead.ops)
-
     async def step(self, *, whole: bool = True, within: float = A_MOMENT) -> bool:
         """Apply what has come, at most some thousand changes; False if nothing has `within` seconds.
 
@@ -94,6 +91,7 @@ class Follower:
         `Applier.apply`. Raises CaptureStopped, MappingFailedError and what the applier raises; nothing that
         was not applied is confirmed then.
         """
+        self.written = 0
         if not await self._gather(within):
             return False
         xids: list[int] = []
@@ -121,6 +119,7 @@ class Follower:
             finally:
                 self._writing = False
             xids += gathered.xids
+            self.written += len(gathered.ops)
             if more:
                 # The target transaction stays open until its source transaction ends.
                 await self._gather()

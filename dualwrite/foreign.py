@@ -22,8 +22,8 @@ from dualwrite.target import qualified
 Connection = psycopg.AsyncConnection[Any]
 
 TRIGGER: Final = "crossfade_watch"
-LATE: Final = 3600.0
-"""Seconds for which who has written counts as somebody who writes."""
+LATE: Final = "1 hour"
+"""For so long who has written counts as somebody who writes."""
 KEPT_FOR: Final = "30 days"
 _WAIT: Final = "200ms"
 """For the lock that a trigger needs: writers queue behind whoever waits for it."""
@@ -91,16 +91,17 @@ async def watch(connection: Connection, tables: Sequence[str]) -> None:
     every table once a cutover has moved the authority to this side. No table's fault is raised: it must not
     stop what it watches.
     """
+    with contextlib.suppress(psycopg.Error):
+        await connection.execute(
+            "DELETE FROM crossfade_sync.foreign_writes WHERE at < clock_timestamp() - %s::interval",
+            (KEPT_FOR,),
+        )
     if await _has_had_the_authority(connection):
         return
     with contextlib.suppress(psycopg.Error):
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('crossfade_sync'))")
             await connection.execute(_CREATE)
-            await connection.execute(
-                "DELETE FROM crossfade_sync.foreign_writes WHERE at < clock_timestamp() - %s::interval",
-                (KEPT_FOR,),
-            )
     for table in await unwatched(connection, tables):
         schema, _, name = table.partition(".")
         place = qualified(schema, name)
@@ -146,11 +147,11 @@ async def unwatched(connection: Connection, tables: Sequence[str]) -> list[str]:
 
 async def of_late(connection: Connection, tables: Sequence[str]) -> list[Writer]:
     """Who has written into these tables (schema.name) within `LATE`, latest first."""
-    return [one for one in await seen(connection) if one.table in tables and one.age < LATE]
+    return [one for one in await seen(connection, LATE) if one.table in tables]
 
 
-async def seen(connection: Connection) -> list[Writer]:
-    """Who has written, latest first."""
+async def seen(connection: Connection, within: str = KEPT_FOR) -> list[Writer]:
+    """Who has written, latest first. `within` is an interval of PostgreSQL's."""
     there = await (await connection.execute("SELECT to_regclass('crossfade_sync.foreign_writes')")).fetchone()
     if there is None or there[0] is None:
         return []
@@ -158,7 +159,9 @@ async def seen(connection: Connection) -> list[Writer]:
         await connection.execute(
             "SELECT tbl, login, application, string_agg(DISTINCT what, ', '), min(at), max(at),"
             " extract(epoch FROM clock_timestamp() - max(at))::float8"
-            " FROM crossfade_sync.foreign_writes GROUP BY 1, 2, 3 ORDER BY max(at) DESC"
+            " FROM crossfade_sync.foreign_writes WHERE at > clock_timestamp() - %s::interval"
+            " GROUP BY 1, 2, 3 ORDER BY max(at) DESC",
+            (within,),
         )
     ).fetchall()
     return [Writer(*row) for row in rows]

@@ -22,7 +22,7 @@ from psycopg import errors
 from dualwrite import desired, foreign, heartbeat, jobs, lease, pg_capture, pg_source, rights, target
 from dualwrite.apply import Applier, FollowUpError, MissingRowError, PoisonError
 from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
-from dualwrite.capture import Capture, CaptureStopped, Way
+from dualwrite.capture import A_MOMENT, Capture, CaptureStopped, Way
 from dualwrite.cut import stand
 from dualwrite.follow import Follower
 from dualwrite.foreign import Writer
@@ -45,9 +45,9 @@ TRY_AGAIN: Final = 1.0
 """Seconds between two tries."""
 STREAM_FOR: Final = 0.25
 """Seconds that the stream may have between two chunks of a copy."""
-CAUGHT_UP: Final = 1_000
-"""Changes that have come while others were written; with fewer the next chunk is copied. A source that is
-always written to always has a few, and one target transaction for each would leave the copy no time."""
+CAUGHT_UP: Final = 100
+"""Changes of a step of the stream: after one with fewer the next chunk is copied. A source that is always
+written to always has a few more, and a target transaction for each would leave the copy no time."""
 LOOK_FOR_REPAIRS: Final = 1.0
 TELL_EVERY: Final = 1.0
 """Seconds between two notes of how a copy goes."""
@@ -142,7 +142,8 @@ class Told:
     slot: SlotFacts | None = None
     """What the source holds back for the stream; None where nobody could ask."""
     strangers: Sequence[Writer] | None = None
-    """Who else was seen to write into the stream's tables of late; None where nobody could ask."""
+    """Who else was seen to write into the stream's tables of late; None where nobody was, and not all of them
+    are watched."""
 
     def note_slot(self, slot: SlotFacts | None) -> None:
         self.slot = slot
@@ -172,8 +173,9 @@ async def run(direction: Direction, told: Told, duty: Duty | None = None) -> Non
     async def slot(source: Connection) -> SlotFacts | None:
         return await pg_source.slot_facts(source, direction.slot)
 
-    async def strangers(looking: Connection) -> Sequence[Writer]:
-        return await foreign.of_late(looking, direction.written)
+    async def strangers(looking: Connection) -> Sequence[Writer] | None:
+        found = await foreign.of_late(looking, direction.written)
+        return found if found or not await foreign.unwatched(looking, direction.written) else None
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(watching(direction.source_url, slot, told.note_slot))
@@ -539,7 +541,8 @@ class _Work:
                     self._told.copies[name] = progress
                     done = progress.done
                     await self._tell(name, about)
-                    await self._stream()
+                    # Where a chunk was not taken the stream has to bring what stands against it.
+                    await self._stream(0 if progress.read else A_MOMENT)
             finally:
                 await chunks.close()
             await self._jobs.done(BACKFILL, name)
@@ -588,15 +591,15 @@ class _Work:
             return
         await self._jobs.begin(REPAIR, "rows")
         while await self._repairs.step(self._follower.recent):
-            await self._stream()
+            await self._stream(A_MOMENT)
         await self._jobs.done(REPAIR, "rows")
 
-    async def _stream(self) -> None:
-        """Let the stream catch up; for a while only, if it brings much."""
+    async def _stream(self, within: float) -> None:
+        """Let the stream catch up; for a while only, if it brings much. `within` as of `Follower.step`."""
         until = time.monotonic() + STREAM_FOR
-        while await self._follower.step(whole=False, within=0):
+        while await self._follower.step(whole=False, within=within):
             self._note_lag()
-            if self._follower.gathered < CAUGHT_UP or time.monotonic() > until:
+            if self._follower.written < CAUGHT_UP or time.monotonic() > until:
                 return
 
     async def _until_whole(self) -> None:

@@ -31,6 +31,8 @@ async def watching(url: str, look: Look[T], tell: Callable[[T | None], None]) ->
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            raise fault
 
 
 async def _watch(url: str, look: Look[T], tell: Callable[[T | None], None]) -> None:

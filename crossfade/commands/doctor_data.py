@@ -83,7 +83,8 @@ async def _of_a_stream(of: Direction, side: Side) -> list[Finding]:
         held = await target.is_held(looking, of.name)
         wish = await desired.of(looking, of.name)
         strangers = await foreign.of_late(looking, of.written) if of.watches else []
-    found = [_stands(known, held, side, wish), *_beside(strangers, of.name, side)]
+        unwatched = await foreign.unwatched(looking, of.written) if of.watches else []
+    found = [_stands(known, held, side, wish), *_beside(strangers, unwatched, of.name, side)]
     async with await connect(of.source_url) as source:
         slot = await pg_source.slot_facts(source, of.slot)
     if slot is not None:
@@ -105,7 +106,12 @@ def of_the_plan(found: Sequence[preflight.Finding], stream: str, side: Side) -> 
             yield Finding(_LEVELS[one.weight], stream, f"{one.reason}: {one.message}", todo)
 
 
-def _beside(strangers: Sequence[Writer], stream: str, side: Side) -> Iterator[Finding]:
+def _beside(
+    strangers: Sequence[Writer], unwatched: Sequence[str], stream: str, side: Side
+) -> Iterator[Finding]:
+    if unwatched:
+        what = f"who else writes is not noted at {', '.join(unwatched)}"
+        yield Finding(Level.WARNING, stream, what, "grant TRIGGER there, then start the stream anew")
     for one in strangers:
         todo = f"crossfade data verify --towards {side.value} ({runbook('foreign_write')})"
         yield Finding(Level.WARNING, stream, f"{one}, {one.age:,.0f} s ago", todo)

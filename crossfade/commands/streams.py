@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 
 from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, USAGE, ApiError
+from crossfade.commands.telling import talk
 from crossfade.directions import NoDirectionError, direction_and_folder
 from dualwrite import fence, repair, target
 from dualwrite.backfill import copy_name
@@ -31,6 +32,8 @@ from flags.model import Side
 T = TypeVar("T")
 REPAIRED_WITHIN: Final = 60.0
 """Seconds that the stream's process has to write rows anew."""
+STOPPED_FOR: Final = 3.0
+"""Seconds: one that was just told to start says for a moment that it has stopped."""
 
 
 def direction_of(options: argparse.Namespace) -> Direction:
@@ -117,23 +120,34 @@ async def written_by_people(of: Direction, names: list[str]) -> list[str]:
 async def written_anew(of: Direction, keys: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """By copy, and keys at the source; until the stream follows again, so that a cutover may come next.
 
-    Raises NotFollowingError; the rows wait on then.
+    Raises NotFollowingError; what was not written then still waits, and is as soon as it can be.
     """
+    if not any(keys.values()):
+        return
     async with await connect(of.target_url) as looking:
         for name, some in keys.items():
             await repair.ask_for(looking, of.name, name, some)
-        until = time.monotonic() + REPAIRED_WITHIN
+        began = went = time.monotonic()
         while True:
-            known = await known_state(looking, of)
-            if known is not None and known.state is State.STOPPED:
-                raise NotFollowingError(f"the stream has stopped ({known.reason}): {known.message}")
+            # In this order: that it copies is noted before the rows wait no more.
             left = await repair.waiting(looking, of.name)
+            known = await known_state(looking, of)
             if not left and known is not None and known.state is State.FOLLOWING:
                 return
-            if time.monotonic() > until:
-                what = f"{rows_said(left)} still wait" if left else "the stream still copies"
+            now = time.monotonic()
+            if known is None or known.state is not State.STOPPED:
+                went = now
+            elif now - went > STOPPED_FOR:
                 raise NotFollowingError(
-                    f"{what} after {REPAIRED_WITHIN:g} s; rows are written as soon as a process works on"
-                    " the stream (crossfade data start)"
+                    f"the stream has stopped ({known.reason}): {known.message}; {rows_said(left)} wait until"
+                    " it goes on"
                 )
+            if now - began > REPAIRED_WITHIN and left:
+                raise NotFollowingError(
+                    f"{rows_said(left)} still wait after {REPAIRED_WITHIN:g} s; they are written as soon as a"
+                    " process works on the stream (crossfade data start)"
+                )
+            if now - began > REPAIRED_WITHIN:
+                talk("the rows are written; the stream is not up to date yet")
+                return
             await asyncio.sleep(0.2)

@@ -211,6 +211,12 @@ class Conductor:
     async def _prepare(self, walk: Walk, ground: Ground) -> Walk:
         """Compare everything, and then what has changed meanwhile, until little is left."""
         stream = ground.stream.name
+        armed = await self._authority(walk)
+        if armed.phase is Phase.ARM:
+            # Whoever walked before has died. Comparing may take hours, in which nobody shall need a lease.
+            walk = await cutovers.step_with(
+                self._store, walk, State.PREPARING, replace(armed, phase=Phase.OPEN)
+            )
         await rest.watch(ground.gaining, stream, on=True)
         # What was applied before it was watched is seen by the comparison.
         if await ground.brought(CAUGHT_UP_WITHIN) is None:

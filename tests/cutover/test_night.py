@@ -6,10 +6,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 
+from crossfade.store import cutovers
+from crossfade.store.actors import Actor, ActorType, Role, Via
+from crossfade.store.store import Store
+from flags.change import SetAuthority
+from flags.model import Phase
 from tests.admin.client import WHY, Client, conforms
 from tests.cutover.faults import one_is_open
 from tests.cutover.scene import CUTOVER, Night
@@ -84,6 +90,28 @@ async def test_a_rehearsal_moves_nothing_and_says_how_long_it_would_take(eve: Ni
     assert await one_is_open(eve) == "legacy"
     await eve.nothing_is_lost(load)
     assert (await eve.does("plan"))["held_last"] == walk["held_seconds"]
+
+
+async def test_who_follows_one_that_died_after_arming_disarms_before_it_compares_anew(eve: Night) -> None:
+    """Comparing may take hours, and an outage of the store must not stop writes in them."""
+    await eve.prepare()
+    store = Store(eve.store_url)
+    try:
+        known = (await store.flag_set()).authority(CUTOVER)
+        assert known is not None
+        dead = Actor(ActorType.CUTOVER, "one that died", None, None, Via.CUTOVER)
+        armed = replace(known, phase=Phase.ARM)
+        first = (await store.change(dead, SetAuthority(armed), reason="it was armed")).version
+        person = Actor(ActorType.HUMAN, "somebody", Role.ADMIN, None, Via.API)
+        await cutovers.begin(store, person, armed, reason="a test", rehearsal=True)
+        async with asyncio.timeout(60):
+            while await cutovers.under_way(store):  # noqa: ASYNC110  (another process walks)
+                await asyncio.sleep(0.05)
+        told = [row for row in await store.audit_tail(limit=20) if (row.to_version or 0) >= first]
+        phases = [row.command["authority"]["phase"] for row in told if row.action == "authority.set"]
+        assert phases == ["arm", "open", "arm", "hold", "turn", "open"]
+    finally:
+        await store.close()
 
 
 async def test_a_row_that_differs_cancels_it_before_anybody_waits(eve: Night) -> None:

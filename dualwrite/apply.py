@@ -37,6 +37,7 @@ from dualwrite.pg_connect import connect, let_it_last
 from dualwrite.pg_stream import lsn_text
 from dualwrite.plan import Action, Op, Step, TargetTable, Work, named, shown, steps
 from dualwrite.quarantine import Held, Kept
+from dualwrite.staging import expected_to_be_small
 from dualwrite.target import FencedError, StreamState, qualified, session_name, take_over
 
 NOTHING: Final[Mapping[Touching, Sequence[Row]]] = MappingProxyType({})
@@ -735,8 +736,10 @@ class Applier:
                 sql.SQL("CREATE TEMP TABLE {} ").format(sql.Identifier(name)) + form
             )
             self._stages[of] = name
+            await expected_to_be_small(self._connection, sql.Identifier(name))
         elif name in self._filled:
             await self._connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(name)))
+            await expected_to_be_small(self._connection, sql.Identifier(name))
         self._filled.add(name)
         return sql.Identifier(name)
 

@@ -37,6 +37,7 @@ from dualwrite.plan import Copying, TargetTable
 from dualwrite.repair import read_rows
 from dualwrite.row_hash import Column, Form, common_type, form_for
 from dualwrite.segments import Half, Key, Progress, differing
+from dualwrite.staging import expected_to_be_small
 from dualwrite.stream_states import State
 from dualwrite.target import qualified
 
@@ -372,6 +373,7 @@ class Comparison:
                     name, sql.SQL(", ").join(map(sql.Identifier, columns)), _place(str(table))
                 )
             )
+            await expected_to_be_small(self._looking, name)
         self._staged = True
 
     def _filling(self, table: sql.Identifier) -> AbstractAsyncContextManager[psycopg.AsyncCopy]:

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import errors
 
 from dualwrite import desired, foreign, heartbeat, jobs, lease, pg_capture, pg_source, rights, target
-from dualwrite.apply import Applier, FollowUpError, MissingRowError, PoisonError
+from dualwrite.apply import Applier, PoisonError
 from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
 from dualwrite.capture import A_MOMENT, Capture, CaptureStopped, Way
 from dualwrite.cut import stand
@@ -35,6 +35,7 @@ from dualwrite.pg_connect import connect
 from dualwrite.plan import ContradictionError, Copying
 from dualwrite.preflight import SlotFacts, Weight, findings, must_be_resumable
 from dualwrite.repair import Repairs
+from dualwrite.rows import FollowUpError, MissingRowError
 from dualwrite.stream_states import State
 from dualwrite.target import FencedError
 from dualwrite.watching import watching

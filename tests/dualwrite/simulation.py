@@ -15,7 +15,7 @@ from types import coroutine
 from typing import Any, Final
 
 from dualwrite import heartbeat
-from dualwrite.apply import Chunk, MissingRowError
+from dualwrite.apply import Chunk
 from dualwrite.backfill import Backfill, Rows
 from dualwrite.capture import CaptureStopped
 from dualwrite.change import ABSENT, Change, Identity, Kind, Message, Part, Relation, Row, SourceColumn, Value
@@ -24,6 +24,7 @@ from dualwrite.follow import Follower
 from dualwrite.mapped import SourceTable
 from dualwrite.plan import Copying, Op, Step, TargetTable, steps
 from dualwrite.preflight import SlotFacts, must_be_resumable
+from dualwrite.rows import MissingRowError
 from dualwrite.snapshot import Snapshot
 from dualwrite.target import FencedError, Source, StreamState
 

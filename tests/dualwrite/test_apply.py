@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dualwrite import apply, target
-from dualwrite.apply import Applier, MissingRowError, PoisonError
+from dualwrite.apply import Applier, PoisonError
 from dualwrite.change import ABSENT, Row
 from dualwrite.copy_text import copy_text
 from dualwrite.pg_connect import connect
 from dualwrite.plan import Action, Op, TargetTable
+from dualwrite.rows import MissingRowError
 from dualwrite.target import FencedError
 from tests.dualwrite.conftest import NAME, NOTES
 

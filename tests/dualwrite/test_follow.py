@@ -16,12 +16,13 @@ import pytest
 
 from crossfade.embedded.postgres import EmbeddedPostgres
 from dualwrite import heartbeat, pg_source, target
-from dualwrite.apply import Applier, MissingRowError
+from dualwrite.apply import Applier
 from dualwrite.capture import CaptureStopped
 from dualwrite.follow import Follower
 from dualwrite.mapped import SourceTable
 from dualwrite.pg_stream import PgStream
 from dualwrite.plan import Copying, Op, TargetTable
+from dualwrite.rows import MissingRowError
 from tests.dualwrite.conftest import NAME, NOTES, PUBLICATION, SLOT
 
 Connection = psycopg.AsyncConnection[Any]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dualwrite import backfill, follow, heartbeat, plan
-from dualwrite.apply import MissingRowError
 from dualwrite.change import ABSENT
+from dualwrite.rows import MissingRowError
 from dualwrite.snapshot import Snapshot, View
 from tests.dualwrite import simulation
 from tests.dualwrite.simulation import Broken, WrongError, play

@@ -472,13 +472,11 @@ class _Work:
         self._told_at = 0.0
         self._pace = Pace(direction.copy_rows_per_second, told.pauses)
         self._sent: dict[int, float] = {}
-        self._last_sent = applier.heartbeat
 
     def sent(self, number: int, took: float) -> None:
         """A beat is in the source's log, where it was committed in `took` seconds."""
         self._pace.committed(took)
         self._sent[number] = time.monotonic()
-        self._last_sent = number
 
     async def run(self) -> None:
         while True:
@@ -608,9 +606,8 @@ class _Work:
 
         Before that an update may come of a row that was gone when the copy came by.
         """
-        # One may be in the log already of which nobody has heard yet.
-        wanted = self._last_sent + 2
-        while self._applier.heartbeat < wanted:
+        written = await heartbeat.mark(self._source, self._direction.name)
+        while self._applier.applied < written:
             await self._follower.step(whole=False)
             self._note_lag()
 

@@ -141,8 +141,8 @@ async def test_from_the_plan_to_the_repair(config: Path, legacy_url: str, new_ur
             # One that comes later stands by, unless it is to take over; the one before stands by then.
             before = await _epoch(new)
             async with syncing(config) as second, syncing(config, "--take-over") as third:
-                # Between the end of the one before and the beginning of the one that has ended it the other may
-                # have it, and is taken over from as well.
+                # Between the end of the one before and the beginning of the next the other may have it for a
+                # moment, and is taken over from as well.
                 await until(lambda: _works(config, third.pid), "it has taken over")
                 assert await _epoch(new) > before
                 holder = (await data(config, "status"))["holder"]

@@ -134,7 +134,10 @@ async def _has_had_the_authority(connection: Connection) -> bool:
 
 
 async def unwatched(connection: Connection, tables: Sequence[str]) -> list[str]:
-    """Those of these tables (schema.name) on which neither the trigger nor a fence stands."""
+    """Those of these tables (schema.name) on which neither the trigger nor a fence stands, though one should:
+    none once a cutover has moved the authority to this side, whose own application writes there then."""
+    if await _has_had_the_authority(connection):
+        return []
     rows = await (
         await connection.execute(
             "SELECT n.nspname || '.' || c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from crossfade.commands.api import ERROR, OK, TRIPPED, USAGE, ApiError
 from crossfade.commands.streams import (
+    SHOWN,
     asked,
     direction_and_folder_of,
     direction_of,
@@ -34,8 +35,6 @@ from dualwrite.sync import Direction
 from dualwrite.verify import Compared, Going
 from flags.model import Side
 
-SHOWN: Final = 10
-"""Differences of a table that are printed."""
 SHOW_EVERY: Final = 5.0
 """Seconds between two words on how far a comparison is."""
 _COLOURS: Final = {"equal": Paint.GOOD, "different": Paint.BAD, "unsettled": Paint.WARNING}

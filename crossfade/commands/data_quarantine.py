@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from crossfade.commands.api import OK, TRIPPED, USAGE, ApiError
-from crossfade.commands.data_compare import SHOWN
-from crossfade.commands.streams import asked, direction_of, rows_said, written_anew, written_by_people
+from crossfade.commands.streams import SHOWN, asked, direction_of, rows_said, written_anew, written_by_people
 from crossfade.commands.telling import data, table, tell_json, tell_next
 from dualwrite import quarantine
 from dualwrite.backfill import copy_name

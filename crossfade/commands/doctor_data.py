@@ -111,7 +111,9 @@ def _beside(
 ) -> Iterator[Finding]:
     if unwatched:
         what = f"who else writes is not noted at {', '.join(unwatched)}"
-        yield Finding(Level.WARNING, stream, what, "grant TRIGGER there, then start the stream anew")
+        yield Finding(
+            Level.WARNING, stream, what, "GRANT TRIGGER there, if it lacks; then start the stream anew"
+        )
     for one in strangers:
         todo = f"crossfade data verify --towards {side.value} ({runbook('foreign_write')})"
         yield Finding(Level.WARNING, stream, f"{one}, {one.age:,.0f} s ago", todo)

@@ -30,6 +30,8 @@ from dualwrite.verify import NotFollowingError
 from flags.model import Side
 
 T = TypeVar("T")
+SHOWN: Final = 10
+"""Rows of one table that are printed, of however many; -o json has all."""
 REPAIRED_WITHIN: Final = 60.0
 """Seconds that the stream's process has to write rows anew."""
 STOPPED_FOR: Final = 3.0

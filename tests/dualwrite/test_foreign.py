@@ -82,6 +82,15 @@ async def test_who_is_fenced_or_has_the_authority_is_not_noted(db: Connection) -
     assert await foreign.seen(db) == []
 
 
+async def test_no_watch_is_missed_where_the_authority_has_been(db: Connection) -> None:
+    await db.execute("DROP TRIGGER crossfade_watch ON notes")
+    assert await foreign.unwatched(db, WATCHED) == ["public.notes"]
+    await fence.install(db, "shop", [("public", "notes")], is_open=False)
+    await fence.decide(db, "shop", "1 of 1", 1, fence.Outcome.SWITCHED)
+    await fence.remove(db, "shop")
+    assert await foreign.unwatched(db, WATCHED) == []
+
+
 async def test_nobody_waits_for_another_or_fails_where_nothing_can_be_noted(
     db: Connection, target_url: str
 ) -> None:

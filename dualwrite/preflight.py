@@ -216,6 +216,7 @@ def must_be_resumable(
 ) -> None:
     """Raises CaptureStopped unless the slot holds all that comes after what was applied.
 
+    While another process may be at work, `slot` is to be looked at first, then `state`, then `server_at`.
     A slot that was dropped and made again, or a server that is another one, answers as if nothing had
     happened.
     """
@@ -247,7 +248,7 @@ def must_be_resumable(
     if slot.confirmed > state.applied:
         raise CaptureStopped(
             "gap",
-            f"the slot {source.slot} begins at {lsn_text(slot.confirmed)}, behind what was applied"
+            f"the slot {source.slot} begins at {lsn_text(slot.confirmed)}, after what was applied"
             f" ({lsn_text(state.applied)}): it was made anew or moved on, and changes between are lost;"
             " verify and repair, then begin anew",
         )

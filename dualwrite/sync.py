@@ -23,6 +23,7 @@ from dualwrite import desired, foreign, heartbeat, jobs, lease, pg_capture, pg_s
 from dualwrite.apply import Applier, PoisonError
 from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
 from dualwrite.capture import A_MOMENT, Capture, CaptureStopped, Way
+from dualwrite.change import Position
 from dualwrite.cut import stand
 from dualwrite.follow import Follower
 from dualwrite.foreign import Writer
@@ -406,13 +407,17 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
     if said := rights.stops(missing):
         raise CaptureStopped(rights.REASON, said)
     await target.prepare(looking)
-    known = await target.state(looking, direction.name)
-    here, server_at = await pg_capture.identify(direction.way, direction.source_url, source, direction.slot)
-    if known is not None:
+    if await target.state(looking, direction.name) is not None:
+        # In this order: the one before may still be at work, and what it applies and confirms meanwhile must
+        # look neither like a slot that has moved on nor like a source that was set back.
         slot = await pg_source.slot_facts(source, direction.slot)
+        known = await target.state(looking, direction.name)
+        assert known is not None
+        here, server_at = await _identify(direction, source)
         must_be_resumable(known, here, slot, server_at)
         await pg_source.must_publish(source, direction.slot, direction.tables)
         return known.epoch, known.whole
+    here, _ = await _identify(direction, source)
     facts = await pg_source.facts(source, direction.tables, direction.way)
     stops = [one for one in findings(facts) if one.weight is Weight.STOPS]
     if stops:
@@ -421,6 +426,10 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
     start = await pg_source.make_slot(source, direction.slot)
     await target.create(looking, direction.name, here, start)
     return 0, False
+
+
+async def _identify(direction: Direction, source: Connection) -> tuple[target.Source, Position]:
+    return await pg_capture.identify(direction.way, direction.source_url, source, direction.slot)
 
 
 async def begin_alike(direction: Direction) -> None:

@@ -261,6 +261,24 @@ async def zombie_that_was_about_to_write(scene: Scene, chance: random.Random) ->
     scene.people.wander = True
 
 
+async def taken_over_while_it_works(scene: Scene, chance: random.Random) -> None:
+    """The one that begins looks at slot and position, and meanwhile the other, which has not heard that the
+    stream is not its own any more, applies and confirms: nothing of that may look like a loss."""
+    renewing, renews = scene.way_to("before it renews its lease")
+    beginning, asks = scene.way_to("before it knows the source")
+    async with renewing.hold(renews) as unheard:
+        await unheard.until_reached()
+        async with beginning.hold(asks) as held:
+            await scene.start()
+            await held.until_reached()
+            _, _, before = await scene.state()
+            await scene.people.grow_by(10)
+            await scene.gets_beyond(before)
+            await scene.is_well()
+        await scene.people.grow_by(10)
+        await scene.is_well()
+
+
 async def comes_again(scene: Scene, chance: random.Random) -> None:
     """The source hears of nothing that was applied, and is asked from the beginning: all comes twice."""
     relay = scene.ground.source.relay
@@ -500,8 +518,8 @@ IN_COPY: Final[list[Fault]] = [
 """Before anything has begun; they start the process."""
 IN_STREAM: Final[list[Fault]] = [
     killed, killed_twice, cut, frozen, slow_target, source_is_killed, target_is_killed, zombie,
-    zombie_that_was_about_to_write, comes_again, one_is_open_for_long, rows_are_spoiled, row_is_refused,
-    column_is_added,
+    zombie_that_was_about_to_write, taken_over_while_it_works, comes_again, one_is_open_for_long,
+    rows_are_spoiled, row_is_refused, column_is_added,
 ]  # fmt: skip
 FOR_GOOD: Final[list[Fault]] = [log_has_a_hole, slot_is_dropped, slot_is_made_again, slot_is_lost]
 

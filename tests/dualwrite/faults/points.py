@@ -18,6 +18,7 @@ SOURCE: Final = MappingProxyType(
     {
         "before the publication is made": Point(_OTHER, Sender.WORKER, "(CREATE|ALTER) PUBLICATION"),
         "before the slot is made": Point(_OTHER, Sender.WORKER, "pg_create_logical_replication_slot"),
+        "before it knows the source": Point(_READS, Sender.WORKER, "IDENTIFY_SYSTEM"),
         "before it reads": Point(_READS, Sender.WORKER, "START_REPLICATION"),
         "before a chunk is read": Point(_OTHER, Sender.WORKER, "COPY .*TO STDOUT"),
         "in a chunk that is read": Point(_OTHER, Sender.SERVER, COPY_DATA),
@@ -40,6 +41,9 @@ TARGET: Final = MappingProxyType(
         "before the position": Point(_APPLY, Sender.WORKER, r"UPDATE crossfade_sync\.streams SET applied"),
         "before the commit": Point(_APPLY, Sender.WORKER, "^COMMIT"),
         "the commit is not heard of": Point(_APPLY, Sender.SERVER, "^COMMIT"),
+        "before it renews its lease": Point(
+            "^crossfade lease ", Sender.WORKER, "SET until = clock_timestamp"
+        ),
         "before a repair is noted": Point(_APPLY, Sender.WORKER, r"DELETE FROM crossfade_sync\.repairs"),
     }
 )

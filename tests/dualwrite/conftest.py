@@ -11,6 +11,7 @@ from crossfade.embedded.postgres import EmbeddedPostgres
 from dualwrite import target
 from dualwrite.plan import TargetTable
 from dualwrite.target import Source
+from tests.support.sample_databases import legacy_database, new_database
 
 SLOT = "crossfade_test"
 PUBLICATION = "crossfade_test"
@@ -99,3 +100,17 @@ async def looking(target_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]
     await target.create(connection, NAME, SOURCE, 100)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def legacy_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The sample product's, with its data."""
+    with legacy_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def new_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The sample product's, empty."""
+    with new_database(postgres) as url:
+        yield url

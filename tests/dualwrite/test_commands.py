@@ -19,10 +19,8 @@ import pytest
 
 from crossfade.kept_progress import OLDEST, KeptProgress
 from dualwrite.segments import Progress
-from tests.dualwrite.test_sample import alike, connected, legacy_url, new_url, until, write
+from tests.dualwrite.sample import alike, connected, until, write
 from tests.support.crossfade_process import crossfade_command
-
-__all__ = ["legacy_url", "new_url"]
 
 MIGRATION = Path(__file__).parents[2] / "examples" / "migration.py"
 

@@ -18,9 +18,9 @@ from dualwrite.mapped import SourceTable
 from dualwrite.pace import Reason
 from dualwrite.stream_states import State
 from dualwrite.sync import Direction, Told
-from tests.cutover.scene import forget
+from tests.dualwrite.sample import until
 from tests.dualwrite.test_backfill import COPYING
-from tests.dualwrite.test_sample import until
+from tests.support.sample_databases import forget
 
 Connection = psycopg.AsyncConnection[Any]
 ROWS, CEILING = 800, 400

@@ -22,9 +22,7 @@ from dualwrite.mapped import by_table, towards
 from dualwrite.mapping import Convert, Table
 from dualwrite.stream_states import State
 from flags.model import Side
-from tests.dualwrite.test_sample import NAME, _is, connected, legacy_url, new_url, rows, running, until
-
-__all__ = ["legacy_url", "new_url"]
+from tests.dualwrite.sample import NAME, connected, is_, rows, running, until
 
 TABLES = [
     Table("safe", "safe", key=["id"], columns=["id", "cents"]),
@@ -55,7 +53,7 @@ def pair(legacy_url: str, new_url: str, monkeypatch: pytest.MonkeyPatch) -> tupl
 @contextlib.asynccontextmanager
 async def following(pair: tuple[str, str]) -> AsyncIterator[None]:
     async with running(*pair, TABLES, []) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         yield
 
 
@@ -192,7 +190,7 @@ async def test_on_the_way_back_the_moment_is_one_of_new_s_log(pair: tuple[str, s
                 )
     mappings = list(by_table(towards(Side.NEW, both_ways, [])))
     async with running(*pair, both_ways, [], Side.LEGACY) as told, connected(pair[0]) as legacy:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         await legacy.execute("UPDATE purse SET cents = cents + 1 WHERE id = 0")
         async with moving_money(pair[1], writers=3), cut("to_legacy", pair[1], pair[0]) as both:
             found = [await verify.compare_at(both, *one, backwards=True) for one in mappings]

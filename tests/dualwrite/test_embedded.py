@@ -16,11 +16,9 @@ import psycopg
 import pytest
 
 from dualwrite.verify import PATIENCE
+from tests.dualwrite.sample import alike, connected, until, write
 from tests.dualwrite.test_commands import MIGRATION
-from tests.dualwrite.test_sample import alike, connected, legacy_url, new_url, until, write
 from tests.support.crossfade_process import RunningCrossfade, all_gone, running_crossfade
-
-__all__ = ["legacy_url", "new_url"]
 
 WHY = ("--reason", "a test")
 
@@ -74,7 +72,7 @@ async def test_a_stream_runs_from_its_start_to_its_stop_whoever_dies(
         host(tmp_path, legacy_url, new_url) as cf,
     ):
         first = await pid_of(cf)
-        await until(lambda: _says(cf, "nobody has said that it shall run"), "it stands by")
+        await until(lambda: says(cf, "nobody has said that it shall run"), "it stands by")
         schemas = await new.execute("SELECT to_regnamespace('crossfade_sync')")
         assert await schemas.fetchall() == [(None,)], "nobody has asked for anything"
         assert (await data(cf, "status", code=3))["error"] == "not_found"
@@ -127,7 +125,7 @@ async def test_a_stream_runs_from_its_start_to_its_stop_whoever_dies(
         await until(lambda: alike(legacy, new), "it goes on where it was")
 
 
-async def _says(cf: RunningCrossfade, what: str) -> bool:
+async def says(cf: RunningCrossfade, what: str) -> bool:
     return what in cf.log()
 
 

@@ -26,9 +26,9 @@ from dualwrite.plan import Action, Copying, Op
 from dualwrite.quarantine import Waiting
 from flags.model import Side
 from tests.dualwrite.conftest import NAME, NOTES
+from tests.dualwrite.sample import until
 from tests.dualwrite.test_apply import applying, rows
 from tests.dualwrite.test_commands import data, stands, syncing
-from tests.dualwrite.test_sample import until
 
 Connection = psycopg.AsyncConnection[Any]
 COPY = "public.notes to public.notes"

@@ -21,8 +21,8 @@ from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import Source, State
 from flags.model import Side
 from tests.dualwrite.plain_users import granted, in_shop, plain_user, who
-from tests.dualwrite.test_sample import _forget, _is, connected, rows, until
-from tests.sample.conftest import fresh_database
+from tests.dualwrite.sample import connected, is_, rows, until
+from tests.support.sample_databases import forget, fresh_database
 
 NAME = "rights_to_new"
 LEGACY = "CREATE SCHEMA shop; CREATE TABLE shop.items (id int PRIMARY KEY, title text);" \
@@ -39,7 +39,7 @@ def places(postgres: EmbeddedPostgres) -> Iterator[tuple[str, str]]:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(schema)
         yield legacy, new
-        _forget(legacy, postgres, f"crossfade_{NAME}")
+        forget(legacy, f"crossfade_{NAME}")
 
 
 def said(found: Sequence[Finding]) -> list[Finding]:
@@ -77,10 +77,10 @@ async def test_from_no_right_at_all_the_plan_leads_to_a_stream_that_runs(
         assert len(seen) >= 12, seen
         running = asyncio.create_task(sync.run(direction, told))
         try:
-            await until(lambda: _is(told, State.FOLLOWING), "it follows")
+            await until(lambda: is_(told, State.FOLLOWING), "it follows")
             async with connected(legacy) as writer, connected(new) as looking:
                 await writer.execute("UPDATE shop.items SET title = 'changed' WHERE id = 7")
-                await until(lambda: _says(looking, "changed"), "it comes over")
+                await until(lambda: says(looking, "changed"), "it comes over")
                 # Taken away in the middle of it all, it stops by the same word.
                 user, _, _ = who(fed)
                 await looking.execute(f"REVOKE UPDATE, INSERT ON shop.things FROM {user}".encode())
@@ -121,7 +121,7 @@ async def test_rows_that_a_policy_hides_are_refused_and_not_left_out(places: tup
                 await rows(reader, "SELECT * FROM shop.items")
 
 
-async def _says(looking: psycopg.AsyncConnection[Any], title: str) -> bool:
+async def says(looking: psycopg.AsyncConnection[Any], title: str) -> bool:
     return await rows(looking, "SELECT title FROM shop.things WHERE id = 7") == [(title,)]
 
 

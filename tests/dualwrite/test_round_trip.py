@@ -17,8 +17,8 @@ from crossfade.embedded.postgres import EmbeddedPostgres
 from dualwrite.mapping import InvalidMappingError
 from examples.legacy import database
 from examples.migration import project
-from tests.sample.conftest import fresh_database
 from tests.support.crossfade_process import crossfade_command
+from tests.support.sample_databases import fresh_database
 
 LEGACY = """
     CREATE TYPE colour AS ENUM ('red', 'dark blue');

@@ -26,20 +26,9 @@ from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import State
 from flags.model import Side
 from tests.cutover.scene import MIGRATION
-from tests.dualwrite.test_sample import (
-    _forget,
-    _is,
-    alike,
-    connected,
-    legacy_url,
-    new_url,
-    rows,
-    until,
-    write,
-)
+from tests.dualwrite.sample import alike, connected, is_, rows, until, write
 from tests.support.crossfade_process import crossfade_command
-
-__all__ = ["legacy_url", "new_url"]  # fixtures
+from tests.support.sample_databases import forget
 
 
 @pytest.fixture
@@ -56,7 +45,7 @@ def shop(tmp_path: Path, postgres: EmbeddedPostgres, legacy_url: str, new_url: s
     assert (found.name, found.slot, found.way) == ("shop_to_new", "crossfade_shop_to_new", Way.PEEK)
     assert (back.name, back.way, back.way_back) == ("shop_to_legacy", Way.STREAM, "shop_to_new")
     yield found
-    _forget(legacy_url, postgres, found.slot)
+    forget(legacy_url, found.slot)
 
 
 @contextlib.asynccontextmanager
@@ -78,7 +67,7 @@ async def test_all_tables_come_over_by_sql_alone(shop: Direction) -> None:
     async with connected(shop.source_url) as legacy, connected(shop.target_url) as new:
         for _ in range(2):
             async with running(shop) as told:
-                await until(lambda: _is(told, State.FOLLOWING), "it follows")
+                await until(lambda: is_(told, State.FOLLOWING), "it follows")
                 for _ in range(20):
                     await write(legacy, chance)
                 await until(lambda: alike(legacy, new), "both are alike")
@@ -107,7 +96,7 @@ async def test_all_tables_come_over_by_sql_alone(shop: Direction) -> None:
 
 async def test_who_else_writes_is_counted_and_the_doctor_warns(shop: Direction, tmp_path: Path) -> None:
     async with running(shop) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
     async with connected(shop.target_url) as stranger:
         await stranger.execute("SET application_name = 'a forgotten job'")
         await stranger.execute("UPDATE accounts SET bio = 'mine'")
@@ -146,7 +135,7 @@ async def test_a_slot_that_is_gone_is_told_by_all_who_look_and_stops_the_stream(
 
     async with connected(shop.source_url) as legacy:
         async with running(shop) as told:
-            await until(lambda: _is(told, State.FOLLOWING), "it follows")
+            await until(lambda: is_(told, State.FOLLOWING), "it follows")
             found = await doctor()
             assert found[0][0] == "ok"
             assert "following" in found[0][1]

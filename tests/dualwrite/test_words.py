@@ -16,8 +16,8 @@ from dualwrite import survey, sync, verify
 from dualwrite.mapped import by_table, towards
 from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import State
-from tests.dualwrite.test_sample import _forget, _is, _says, connected, rows, until
-from tests.sample.conftest import fresh_database
+from tests.dualwrite.sample import connected, is_, rows, says, until
+from tests.support.sample_databases import forget, fresh_database
 
 LEGACY = """
     CREATE TABLE entries (
@@ -92,8 +92,8 @@ def both(postgres: EmbeddedPostgres) -> Iterator[dict[Side, Direction]]:
             Side.NEW: Direction("words_to_new", legacy, new, towards(Side.NEW, TABLES, FOLLOW_UPS)),
             Side.LEGACY: Direction("words_to_legacy", new, legacy, towards(Side.LEGACY, TABLES, FOLLOW_UPS)),
         }
-        _forget(legacy, postgres, "crossfade_words_to_new")
-        _forget(new, postgres, "crossfade_words_to_legacy")
+        forget(legacy, "crossfade_words_to_new")
+        forget(new, "crossfade_words_to_legacy")
 
 
 @contextlib.asynccontextmanager
@@ -129,7 +129,7 @@ async def test_one_table_becomes_two_by_a_filter_and_comes_back(both: dict[Side,
         connected(forth.target_url) as new,
         running(forth) as told,
     ):
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         assert await rows(new, "SELECT * FROM posts") == [(1, "a", 0, "en", 10)]
         assert await rows(new, "SELECT * FROM pages") == [(2, "b", 5, "en", 20)]
         await legacy.execute("UPDATE entries SET kind = 'page', currency = 'USD' WHERE id = 1")
@@ -142,11 +142,11 @@ async def test_one_table_becomes_two_by_a_filter_and_comes_back(both: dict[Side,
         # The way back begins where both are alike; what is not new's stays as it is.
         await sync.begin_alike(back)
         async with running(back) as way_back:
-            await until(lambda: _is(way_back, State.FOLLOWING), "the way back follows")
+            await until(lambda: is_(way_back, State.FOLLOWING), "the way back follows")
             await legacy.execute("INSERT INTO entries VALUES (9, 'draft', 'mine', 'EUR', 1)")
             await new.execute("INSERT INTO pages VALUES (7, 'new', 0, 'en', 20)")
             await new.execute("DELETE FROM posts WHERE id = 3")
-            await until(lambda: _says(legacy, "SELECT count(*) FROM entries WHERE id = 3", 0), "it has gone")
+            await until(lambda: says(legacy, "SELECT count(*) FROM entries WHERE id = 3", 0), "it has gone")
             one = "SELECT kind, title, currency, price FROM entries WHERE id = 7"
             assert await rows(legacy, one) == [("page", "new", "USD", None)]
             assert await rows(legacy, "SELECT title FROM entries WHERE id = 9") == [("mine",)]

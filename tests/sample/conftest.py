@@ -1,24 +1,12 @@
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-import psycopg
 import pytest
 
 from crossfade.embedded.postgres import EmbeddedPostgres
 from tests.sample.backends import Backend
-
-
-@contextmanager
-def fresh_database(postgres: EmbeddedPostgres) -> Iterator[str]:
-    name = f"sample_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield postgres.url(name)
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+from tests.support.sample_databases import fresh_database
 
 
 @pytest.fixture(scope="session", params=["legacy", "new"])

@@ -86,7 +86,11 @@ async def converged(
         if wake is not None:
             wake.clear()
         asked = time.monotonic()
-        obeying, missing = _look(version, _with(own(), await store.instances()))
+        said = _with(own(), await store.instances())
+        newest = version
+        if any(worker["version"] > version for one in said for worker in one.report.workers):
+            newest = await store.version()
+        obeying, missing = _look(version, newest, said)
         waited = time.monotonic() - began
         outlasted = frozenset(
             one.name for one in missing
@@ -107,25 +111,23 @@ def _with(own: InstanceReport | None, instances: Sequence[Instance]) -> list[Ins
     return [*(other for other in instances if other.report.id != own.id), Instance(own, 0.0)]
 
 
-def who_runs(version: int, instances: Sequence[Instance]) -> tuple[int, tuple[str, ...]]:
-    """How many workers run at least `version`, and a line for each that does not."""
-    obeying, missing = _look(version, instances)
-    return obeying, tuple(one.line for one in missing)
-
-
-def _look(version: int, instances: Sequence[Instance]) -> tuple[int, list[_Missing]]:
+def _look(version: int, newest: int, instances: Sequence[Instance]) -> tuple[int, list[_Missing]]:
+    """Those who run `version` or later. What is later than `newest` is of another store's, or of a time that
+    this one has forgotten: it says nothing of what is asked."""
     obeying = 0
     missing = []
     living = [instance for instance in instances if instance.age <= ALIVE_WITHIN]
     for instance in living:
         name = instance.report.id
         for worker in instance.report.workers:
-            runs = worker["version"]
-            if runs >= version:
+            runs, takes = worker["version"], worker.get("taken", version)
+            if version <= runs <= newest:
                 obeying += 1
                 continue
             line = f"worker {worker['worker']} of {name} runs v{runs}"
-            takes = worker.get("taken", version)
+            if runs > newest:
+                line += f", which this store (at v{newest}) has never given: docs/flags.md, Where flags live"
+                runs = 0
             missing.append(_Missing(f"{name}/{worker['worker']}/{worker.get('pid')}", line, runs, takes))
         if not instance.report.workers:
             missing.append(_Missing(name, f"{name} has no worker", 0, version))

@@ -33,6 +33,8 @@ TRIGGER: Final = "crossfade_fence"
 _CLASS: Final = 0x43524F53
 """The first half of the lock's key; the second one is the cutover's."""
 OPEN, CLOSED = 1, 2
+SILENT_AT_MOST: Final = 3.0
+"""Seconds that who moves a fence may be silent in the middle of it."""
 
 _CREATE: Final = """
     CREATE TABLE IF NOT EXISTS crossfade_sync.fences (
@@ -82,7 +84,7 @@ class WritersError(Exception):
 
 
 class OldTurnError(Exception):
-    """Somebody else walks this cutover now; nothing was changed."""
+    """A later walk has moved the fence, or it is not there any more; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ async def _move(connection: Connection, cutover: str, turn: int, to: int, within
             # successor.
             found = await connection.execute(_TURN, (turn, cutover, turn, f"fence_{cutover}", to))
             if not found.rowcount:
-                raise OldTurnError(f"the cutover {cutover} is walked by somebody else")
+                raise OldTurnError(f"the fence of {cutover} was moved by a later walk, or is gone")
     except errors.LockNotAvailable:
         who = "; ".join(await writers(connection, cutover)) or "they have ended by now"
         raise WritersError(f"transactions that write have not ended within {within:g} s: {who}") from None
@@ -242,7 +244,7 @@ async def open_tables(connection: Connection) -> frozenset[str]:
 
 
 async def writers(connection: Connection, cutover: str) -> list[str]:
-    """Who has written to the fenced tables and not ended its transaction, by name."""
+    """Who has written to the fenced tables, or moves the fence, and not ended its transaction, by name."""
     rows = await (
         await connection.execute(
             "SELECT l.pid, coalesce(a.usename, '?'), coalesce(a.application_name, ''), coalesce(a.state, ''),"
@@ -252,7 +254,8 @@ async def writers(connection: Connection, cutover: str) -> list[str]:
             "   AND x.virtualtransaction = l.virtualtransaction"
             " LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
             " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = %s::bigint::oid"
-            "   AND l.mode = 'ShareLock' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()",
+            "   AND l.mode IN ('ShareLock', 'ExclusiveLock') AND l.granted"
+            "   AND l.pid IS DISTINCT FROM pg_backend_pid()",
             (_CLASS, _key(cutover) % 2**32),
         )
     ).fetchall()
@@ -338,15 +341,21 @@ async def _set(connection: Connection, cutover: str, value: int) -> None:
 
 
 async def _wait_at_most(connection: Connection, seconds: float, *, lock: int | None = None) -> None:
-    """And let what is moved outlive a crash of the server. With `lock`, wait for that one then."""
-    limits = f"set_config('lock_timeout', %s, true), {LASTING}"
-    within = f"{seconds * 1000:.0f}ms"
+    """And let what is moved outlive a crash of the server. With `lock`, wait for that one then.
+
+    Writers wait behind these locks: of one who vanishes without a word the server takes them back.
+    """
+    limits = (
+        "set_config('lock_timeout', %s, true),"
+        f" set_config('idle_in_transaction_session_timeout', %s, true), {LASTING}"
+    )
+    within, silent = f"{seconds * 1000:.0f}ms", f"{SILENT_AT_MOST * 1000:.0f}ms"
     if lock is None:
-        await connection.execute(f"SELECT {limits}", (within,))
+        await connection.execute(f"SELECT {limits}", (within, silent))
         return
     # OFFSET 0: the limits are set before the lock is asked for.
     query = f"SELECT pg_advisory_xact_lock(%s, %s) FROM (SELECT {limits} OFFSET 0) limits"  # noqa: S608
-    await connection.execute(query, (_CLASS, lock, within))
+    await connection.execute(query, (_CLASS, lock, within, silent))
 
 
 async def _stands_on(connection: Connection, cutover: str, schema: str, name: str) -> bool:

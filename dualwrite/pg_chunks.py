@@ -45,6 +45,9 @@ class PgChunks:
         return None if row is None else list(row)
 
     async def snapshot(self) -> Snapshot:
+        if self._ahead is not None:
+            # It is on the same connection. What it has met is raised by whoever reads.
+            await asyncio.wait((self._ahead[1],))
         return await shown(self._source)
 
     async def read(self, above: list[str] | None, bound: list[str], rows: int) -> Rows:

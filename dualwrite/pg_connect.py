@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from typing import Any, Final
 
 import psycopg
@@ -25,6 +28,15 @@ _ALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000,
 }  # fmt: skip
 """A host that went without a word is given up after half a minute."""
+
+
+def hang_up(connection: psycopg.AsyncConnection[Any]) -> None:
+    """End it on our side: whoever waits for an answer stops waiting, which a silent server would not do."""
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as line,
+    ):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 async def let_it_last(connection: psycopg.AsyncConnection[Any]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString
+from typing import Any, Final
 
 import psycopg
 
@@ -25,7 +25,11 @@ AT_ONCE: Final = 2_000
 ROUNDS: Final = 2
 """A row that changes between two looks was noted anew; one that is gone has to be missed twice."""
 
-_LOOK: Final = "SELECT tbl, key FROM crossfade_sync.changed WHERE stream = %s AND tbl = ANY(%s) LIMIT %s"
+_LOOK: Final = (
+    "SELECT s.watched, c.tbl, c.key FROM crossfade_sync.streams s LEFT JOIN LATERAL ("
+    " SELECT tbl, key FROM crossfade_sync.changed WHERE stream = s.name AND tbl = ANY(%s) LIMIT %s) c ON true"
+    " WHERE s.name = %s"
+)
 _TAKE: Final = (
     "DELETE FROM crossfade_sync.changed WHERE ctid = ANY(ARRAY("
     " SELECT ctid FROM crossfade_sync.changed WHERE stream = %s AND tbl = ANY(%s) LIMIT %s))"
@@ -41,6 +45,10 @@ Lane = tuple[Connection, Connection]
 
 class EmptiedError(Exception):
     """A whole table was emptied meanwhile: everything has to be compared again."""
+
+
+class UnwatchedError(Exception):
+    """Somebody has ended the watch meanwhile: what has changed since is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +115,26 @@ class Rest:
         Raises EmptiedError, and as `verify.compare`.
         """
         # Before they are read: a change that comes between is noted anew.
-        return await self._compared(await self._noted(_TAKE), at_rest=False)
+        taking = await self._fed.execute(_TAKE, (self._stream, self._tables, AT_ONCE))
+        return await self._compared(await taking.fetchall(), at_rest=False)
 
     async def compare_at_rest(self) -> list[Compared]:
-        """Compare all that is noted, while nobody writes. Raises as `compare`."""
+        """Compare all that is noted, while nobody writes. Raises UnwatchedError, and as `compare`."""
         found: list[Compared] = []
         while True:
-            noted = await self._noted(_LOOK)
+            noted = await self._watched()
             found += await self._compared(noted, at_rest=True)
             async with self._fed.cursor() as cursor:
                 await cursor.executemany(_FORGET, [(self._stream, table, key) for table, key in noted])
             if len(noted) < AT_ONCE:
                 return found
 
-    async def _noted(self, query: LiteralString) -> list[tuple[str, list[str]]]:
-        return await (await self._fed.execute(query, (self._stream, self._tables, AT_ONCE))).fetchall()
+    async def _watched(self) -> list[tuple[str, list[str]]]:
+        """Some of what is noted. Raises UnwatchedError."""
+        rows = await (await self._fed.execute(_LOOK, (self._tables, AT_ONCE, self._stream))).fetchall()
+        if not rows or not rows[0][0]:
+            raise UnwatchedError(f"the stream {self._stream} does not note any more which rows it changes")
+        return [(table, key) for _, table, key in rows if table is not None]
 
     async def _compared(self, noted: Sequence[tuple[str, list[str]]], *, at_rest: bool) -> list[Compared]:
         keys: dict[str, list[Key]] = {}

@@ -141,6 +141,8 @@ class StreamState:
     """All rows were there: from then on an update of one that is not is a fault, whoever goes on."""
     age: float = 0.0
     """Seconds since something was applied, by the target's clock."""
+    at: float = 0.0
+    """When that was: Unix time by the same clock."""
 
 
 async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -164,7 +166,7 @@ async def create(
 async def state(connection: psycopg.AsyncConnection[Any], name: str) -> StreamState | None:
     cursor = await connection.execute(
         "SELECT epoch, system_id, timeline, slot, applied::text, heartbeat, state, reason, message, whole,"
-        " extract(epoch FROM clock_timestamp() - at)::float8"
+        " extract(epoch FROM clock_timestamp() - at)::float8, extract(epoch FROM at)::float8"
         " FROM crossfade_sync.streams WHERE name = %s",
         (name,),
     )

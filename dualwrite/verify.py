@@ -32,6 +32,7 @@ from dualwrite.change import Row
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.cut import Cut, CutAt
 from dualwrite.mapped import Mapped, MappingFailedError, RowMapping, SourceTable
+from dualwrite.pg_chunks import shown
 from dualwrite.pg_connect import connect
 from dualwrite.plan import Copying, TargetTable
 from dualwrite.repair import read_rows
@@ -53,6 +54,8 @@ PATIENCE: Final = 30.0
 """Seconds that the stream has to bring what was written."""
 LOOK_WHO: Final = 0.2
 """Seconds between two looks at who works on the stream, while it is waited for."""
+SEEN_WITHIN: Final = 3.0
+"""Seconds that what hangs in its commit, for a standby, is waited for."""
 NOBODY_FOR: Final = 3.0
 """Seconds that a stream is left without a process where the next one takes over by itself."""
 TOLD_AFTER: Final = 2.0
@@ -234,6 +237,10 @@ class Comparison:
         self._waits: Callable[[str], None] = _waits
         self._gone: set[Key] = set()
         """Keys at the source that were not there when they were looked for."""
+        self._standbys: bool | None = None
+        """Whether commits on the written side wait for any; None until it was asked."""
+        self._long: frozenset[int] = frozenset()
+        """Transactions there that were waited for in vain."""
 
     async def run(self, rounds: int, going: Going) -> Compared:
         self._waits = going.waits
@@ -438,6 +445,7 @@ class Comparison:
         found = await self._as_mapped(lines, list(by_key))
         if not found:
             return []
+        await self._commits_are_seen()
         suspects = {by_key[self._known(one.key, by_key)]: one for one in found}
         after: Mapping[Key, _Version | None]
         if self._backwards:
@@ -457,6 +465,31 @@ class Comparison:
             else:
                 left.append(key)
         return left
+
+    async def _commits_are_seen(self) -> None:
+        """Until each commit that the stream may have brought can be seen where it was made, if that is soon.
+
+        Where a synchronous standby is waited for, a commit is in the log before anybody sees its rows.
+        """
+        if self._at_rest or not await self._has_standbys():
+            return
+        running = (await shown(self._written)).running - self._long
+        until = time.monotonic() + SEEN_WITHIN
+        while running:
+            if time.monotonic() > until:
+                # They are open, and have committed nothing.
+                self._long |= running
+                return
+            await asyncio.sleep(LOOK_AGAIN)
+            seen = await shown(self._written)
+            running = frozenset(one for one in running if not seen.shows(one))
+
+    async def _has_standbys(self) -> bool:
+        if self._standbys is None:
+            asked = await self._written.execute("SELECT current_setting('synchronous_standby_names') <> ''")
+            row = await asked.fetchone()
+            self._standbys = row is not None and bool(row[0])
+        return self._standbys
 
     async def _as_mapped(self, lines: Iterable[_Version | None], keys: Sequence[Key]) -> list[Difference]:
         """Where the target's rows with these keys are not what becomes of the source's."""

@@ -31,7 +31,7 @@ from crossfade.cutover.plan import Blocker, Facts, blockers, facts
 from crossfade.store import cutovers, reports
 from crossfade.store.actors import Actor, DeniedError, authorise
 from crossfade.store.audit import Deed, Head
-from crossfade.store.changes import Done
+from crossfade.store.changes import Also, Done
 from crossfade.store.connection import StoreError
 from crossfade.store.cutovers import Walk
 from dualwrite.capture import CaptureStopped
@@ -102,8 +102,6 @@ class CutoverApi:
         plot = self._plot(asked)
         store = self._desk.store()
         known = (await store.flag_set()).authority(plot.name)
-        if known is not None and known.phase is not Phase.OPEN:
-            raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
         if known is None:
             async with _in_words(plot):
                 side, generation = await ground.by_the_journals(plot)
@@ -118,7 +116,8 @@ class CutoverApi:
             "cutover.prepare", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id
         )
 
-        async def work(_: AsyncConnection, __: Head) -> Done[None]:
+        async def work(connection: AsyncConnection, _: Head) -> Done[None]:
+            await cutovers.must_not_be_under_way(connection, plot.name)
             return Done(None, after={"tables": {one.value: ground.shown(plot.fenced(one)) for one in Side}})
 
         # Who may, and why, stands before anything is done to a database.
@@ -127,7 +126,7 @@ class CutoverApi:
             await ground.prepare(plot, side)
         await store.change(
             asked.actor, SetAuthority(authority), reason=said.reason, ticket=said.ticket,
-            request_id=asked.request_id,
+            request_id=asked.request_id, also=_nobody_walks(plot.name),
         )  # fmt: skip
         return await self._shown(plot.name)
 
@@ -217,8 +216,6 @@ class CutoverApi:
         """Let the flags go, and take the fence away where everybody writes; the other side's stays."""
         plot, said, store = self._plot(asked), asked.said, self._desk.store()
         authority = (await store.flag_set()).authority(plot.name)
-        if authority is not None and authority.phase is not Phase.OPEN:
-            raise Refused("conflict", f"a walk of {plot.name} is under way: crossfade cutover status")
         if authority is None:
             # It may have been cut short between the flags and the fence.
             async with _in_words(plot):
@@ -229,13 +226,14 @@ class CutoverApi:
             "cutover.finish", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id
         )
 
-        async def work(_: AsyncConnection, __: Head) -> Done[None]:
+        async def work(connection: AsyncConnection, _: Head) -> Done[None]:
+            await cutovers.must_not_be_under_way(connection, plot.name)
             return Done(None, before={"side": side.value, "generation": generation})
 
         await store.perform(asked.actor, deed, work)
         await store.change(
             asked.actor, DropAuthority(plot.name), reason=said.reason, ticket=said.ticket,
-            request_id=asked.request_id,
+            request_id=asked.request_id, also=_nobody_walks(plot.name),
         )  # fmt: skip
         async with _in_words(plot):
             stood = await ground.finish(plot, side)
@@ -312,6 +310,15 @@ class CutoverApi:
             walks=[walk_shown(walk) for walk in found],
             next=next_,
         )
+
+
+def _nobody_walks(name: str) -> Also:
+    """What is written is refused where a walk has begun since: its phase is the walk's to say."""
+
+    async def also(connection: AsyncConnection, _: FlagSet) -> None:
+        await cutovers.must_not_be_under_way(connection, name)
+
+    return also
 
 
 def _held_last(found: list[Walk]) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
-from crossfade.commands.api import ERROR, OK, TRIPPED, USAGE, ApiError
+from crossfade.commands.api import ERROR, NOT_CONVERGED, OK, TRIPPED, USAGE, ApiError
 from crossfade.commands.streams import (
     SHOWN,
     asked,
@@ -105,6 +105,15 @@ async def _compared(
         went_on = f", {one.rows_before:,} of them before it was ended" if one.rows_before else ""
         talk(f"{one.name}: {rows_said(one.rows)} in {one.seconds:.1f} s{went_on}")
         found.append(one)
+    async with await connect(of.target_url) as looking:
+        if await fence.open_tables(looking) != written_to:
+            raise ApiError(
+                NOT_CONVERGED,
+                "the authority has moved while it was compared, so what was taken for the newer side was not;"
+                " nothing was changed",
+                word="moved",
+                next_steps=("the same command again",),
+            )
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -37,7 +37,7 @@ from dualwrite.capture import CaptureStopped
 from dualwrite.fence import OldTurnError, Outcome, WritersError
 from dualwrite.mapped import MappingFailedError, other
 from dualwrite.pg_connect import connect
-from dualwrite.rest import EmptiedError
+from dualwrite.rest import EmptiedError, UnwatchedError
 from dualwrite.together import together
 from dualwrite.verify import Compared, NotFollowingError
 from flags.change import Refused
@@ -59,6 +59,8 @@ FENCED_WITHIN: Final = 3.0
 CAUGHT_UP_WITHIN: Final = 5.0
 HELD_AT_MOST: Final = 10.0
 """Seconds from the hold to the decision; then the walk is cancelled."""
+CUT_FIRST: Final = 0.1
+"""Seconds that hanging up on a silent database has before the step itself is given up."""
 NUMBERS_LOST: Final = 10_000
 """By how many legacy's sequences leap where new is gone: it may have given some to rows that are lost."""
 OPENED_WITHIN: Final = 60.0
@@ -100,10 +102,14 @@ class Conductor:
     async def _try_to_walk(self, walk: Walk) -> None:
         """Unless somebody else does."""
         async with self._store.transaction(TENURE) as line:
-            lock = func.pg_try_advisory_xact_lock(func.hashtext(f"crossfade.store.cutover.{walk.name}"))
+            # One for all cutovers: what is noted for the rest of a comparison is noted for one walk.
+            lock = func.pg_try_advisory_xact_lock(func.hashtext("crossfade.store.cutover"))
             if not (await line.execute(select(lock))).scalar_one():
                 return
-            walking = asyncio.create_task(self._walk(await cutovers.take(self._store, walk)))
+            taken = await cutovers.take(self._store, walk)
+            if taken is None:
+                return
+            walking = asyncio.create_task(self._walk(taken))
             try:
                 while not walking.done():
                     await asyncio.wait((walking,), timeout=KEEP_ALIVE)
@@ -126,7 +132,7 @@ class Conductor:
             self._note_end(walk)
 
     async def _go_on(self, walk: Walk) -> Walk:
-        """As far as it gets with these connections. Raises OldTurnError."""
+        """As far as it gets with these connections. Raises OldTurnError where somebody else walks."""
         try:
             plot = self._plot(walk)
             if walk.state is State.RELEASING:
@@ -142,15 +148,20 @@ class Conductor:
             if walk.state is State.DECIDING:
                 async with await connect(plot.urls[walk.towards], NAME) as gaining:
                     return await self._decide(walk, gaining)
-            async with Ground.of(plot, walk.towards) as ground:
+            async with self._on_ground(walk, plot) as ground:
                 while walk.state in (State.PREPARING, *HELD):
-                    walk = await self._one_step(walk, partial(_STEPS[walk.state], self, walk, ground))
+                    with self._cut_in_time(walk, ground):
+                        walk = await self._one_step(walk, partial(_STEPS[walk.state], self, walk, ground))
                 if walk.state is State.DECIDING:
                     walk = await self._decide(walk, ground.gaining)
         except OvertakenError:
             walk = await self._reread(walk)
             if walk.abort is not None:
                 return await self._fail(walk, f"aborted: {walk.abort}")
+        except OldTurnError as error:
+            await self._reread(walk)
+            # It is ours all the same: somebody without the store has moved the fence.
+            return await self._fail(walk, str(error))
         except (CannotError, Refused) as error:
             return await self._fail(walk, str(error))
         except (psycopg.Error, OSError) as error:
@@ -192,12 +203,37 @@ class Conductor:
             raise CannotError(f"aborted: {walk.abort}")
         began = time.monotonic()
         try:
-            async with asyncio.timeout(self._may_take(walk)):
+            seconds = self._may_take(walk)
+            async with asyncio.timeout(None if seconds is None else seconds + CUT_FIRST):
                 return await do()
         except TimeoutError:
             raise CannotError(f"it has been held for {HELD_AT_MOST:g} s, in {walk.state}") from None
         finally:
             self._times[walk.state.value] = round(time.monotonic() - began, 4)
+
+    @contextlib.asynccontextmanager
+    async def _on_ground(self, walk: Walk, plot: Plot) -> AsyncIterator[Ground]:
+        """Raises CannotError where somebody waits, and it cannot be reached in time."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._may_take(walk)):
+                    ground = await stack.enter_async_context(Ground.of(plot, walk.towards))
+            except TimeoutError:
+                raise CannotError(f"it has been held for {HELD_AT_MOST:g} s, in {walk.state}") from None
+            yield ground
+
+    @contextlib.contextmanager
+    def _cut_in_time(self, walk: Walk, ground: Ground) -> Iterator[None]:
+        """A database that has fallen silent is hung up on: to give up waiting for it would take it, too."""
+        seconds = self._may_take(walk)
+        if seconds is None:
+            yield
+            return
+        cutting = asyncio.get_running_loop().call_later(seconds, ground.cut)
+        try:
+            yield
+        finally:
+            cutting.cancel()
 
     def _may_take(self, walk: Walk) -> float | None:
         """Seconds that the step has, so that nobody waits for too long; None where nobody waits."""
@@ -309,9 +345,17 @@ class Conductor:
 
     async def _take_back(self, walk: Walk, losing: Connection, plot: Plot) -> Walk:
         """First the fence, then those who wait behind it."""
-        await self._open(losing, walk)
-        authority = replace(await self._authority(walk), phase=Phase.OPEN)
-        walk = await cutovers.step_with(self._store, walk, State.CANCELLED, authority)
+        authority = await self._authority(walk)
+        message = None
+        if authority.side is not walk.towards:  # else another walk has moved it, and its fence is not ours
+            try:
+                await self._open(losing, walk)
+            except OldTurnError as error:
+                await self._reread(walk)
+                message = f"{walk.message}; {error}, and is left as it is: crossfade cutover plan {walk.name}"
+        walk = await cutovers.step_with(
+            self._store, walk, State.CANCELLED, replace(authority, phase=Phase.OPEN), message=message
+        )
         await self._forget(walk, plot)
         return walk
 
@@ -368,10 +412,12 @@ class Conductor:
 
     async def _take_back_without(self, walk: Walk, plot: Plot) -> Walk:
         """New keeps the authority. Nobody waits until its fence is open, which may have been closed."""
-        is_open = await self._could_open(walk, plot)
-        authority = replace(await self._authority(walk), phase=Phase.OPEN)
+        authority = await self._authority(walk)
+        is_open = authority.side is walk.towards or await self._could_open(walk, plot)
         message = None if is_open else f"{walk.message}; new's fence is not open: runbooks/new-is-gone.md"
-        walk = await cutovers.step_with(self._store, walk, State.CANCELLED, authority, message=message)
+        walk = await cutovers.step_with(
+            self._store, walk, State.CANCELLED, replace(authority, phase=Phase.OPEN), message=message
+        )
         until = time.monotonic() + OPENED_WITHIN
         while not is_open and time.monotonic() < until:
             await asyncio.sleep(TRY_AGAIN)
@@ -480,7 +526,7 @@ async def _sure(comparing: Awaitable[Any]) -> Any:
     """Raises CannotError where a comparison cannot be made."""
     try:
         return await comparing
-    except (NotFollowingError, MappingFailedError, CaptureStopped, EmptiedError) as error:
+    except (NotFollowingError, MappingFailedError, CaptureStopped, EmptiedError, UnwatchedError) as error:
         raise CannotError(f"it cannot be compared: {error}") from error
 
 

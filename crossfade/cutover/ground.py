@@ -20,7 +20,7 @@ from dualwrite import desired, fence, heartbeat, rights, sync, target
 from dualwrite.capture import CaptureStopped, Way
 from dualwrite.mapped import SourceTable, by_table, other
 from dualwrite.mapping import qualified_name
-from dualwrite.pg_connect import connect
+from dualwrite.pg_connect import connect, hang_up
 from dualwrite.rest import Pair, Rest
 from dualwrite.sync import Direction
 from flags.change import Refused
@@ -140,6 +140,13 @@ class Ground:
     gaining: Connection
     rest: Rest
     """Of the comparison."""
+    connections: Sequence[Connection]
+    """All of them."""
+
+    def cut(self) -> None:
+        """Hang up on both databases, so that whoever waits for an answer sees the end of the connection."""
+        for one in self.connections:
+            hang_up(one)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -153,8 +160,9 @@ class Ground:
 
             losing, gaining = await both()
             lanes = [await both() for _ in range(LANES)]
-            stream = plot.streams[towards].name
-            yield cls(plot, towards, losing, gaining, Rest(stream, lanes, plot.pairs(towards)))
+            rest = Rest(plot.streams[towards].name, lanes, plot.pairs(towards))
+            all_of_them = [losing, gaining, *(one for lane in lanes for one in lane)]
+            yield cls(plot, towards, losing, gaining, rest, all_of_them)
 
     @property
     def stream(self) -> Direction:

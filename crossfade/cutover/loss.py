@@ -55,7 +55,7 @@ async def measure(plot: Plot) -> Loss:
     async with await connect(plot.urls[Side.LEGACY], NAME) as legacy:
         await target.prepare(legacy)
         known = await target.state(legacy, stream)
-        behind = None
+        looked, behind = time.monotonic(), None
         try:
             async with asyncio.timeout(REACHED_WITHIN + PROBE_WITHIN):
                 async with await connect(plot.urls[Side.NEW], NAME) as new:
@@ -66,7 +66,8 @@ async def measure(plot: Plot) -> Loss:
             why = f"new cannot be reached: {str(error).splitlines()[0] if str(error) else 'it is silent'}"
     if known is None:
         return Loss(why, None, None, None, behind)
-    return Loss(why, time.time() - known.age, round(known.age, 3), lsn_text(known.applied), behind)
+    since = known.age + time.monotonic() - looked
+    return Loss(why, known.at, round(since, 3), lsn_text(known.applied), behind)
 
 
 async def _why_no_way_back(

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import AsyncIterator
 from enum import StrEnum
 
@@ -20,6 +18,8 @@ from sqlalchemy import URL, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from dualwrite.pg_connect import hang_up
 
 ANSWER_WITHIN = 8.0
 """Seconds for a whole transaction, the way there included."""
@@ -124,7 +124,7 @@ class Database:
             except (TimeoutError, PoolTimeoutError) as error:
                 raise self._unreachable("it does not answer") from error
             assert isinstance(raw, psycopg.AsyncConnection)
-            cut = loop.call_at(deadline, _cut, raw)
+            cut = loop.call_at(deadline, hang_up, raw)
             try:
                 try:
                     await connection.execute(_LIMITS)
@@ -176,12 +176,6 @@ def _lost(error: DBAPIError) -> bool:
     return error.connection_invalidated or isinstance(
         error.orig, (psycopg.OperationalError, psycopg.InterfaceError)
     )
-
-
-def _cut(raw: psycopg.AsyncConnection[object]) -> None:
-    """Hang up on our side, so that whoever waits for an answer sees the end of the connection."""
-    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(raw.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)
 
 
 def _driver_url(url: str) -> URL:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import extract, func, insert, select, update
+from sqlalchemy import ColumnElement, extract, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crossfade.cutover.walk import State, check
+from crossfade.store import flag_rows
 from crossfade.store.actors import Actor, ActorType, Via
 from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Done
@@ -135,18 +136,21 @@ async def begin(
 
     With `loss`, what somebody has accepted to lose, it goes back to legacy without new.
     """
-    towards = Side.NEW if authority.side is Side.LEGACY else Side.LEGACY
+    name, towards = authority.cutover, Side.NEW if authority.side is Side.LEGACY else Side.LEGACY
     action = "cutover.rehearse" if rehearsal else "cutover.run" if towards is Side.NEW else "cutover.back"
     action = action if loss is None else "cutover.accept_loss"
-    deed = Deed(action, "cutover", (authority.cutover,), reason, {}, ticket, evidence, request_id)
+    deed = Deed(action, "cutover", (name,), reason, {}, ticket, evidence, request_id)
 
     async def work(connection: AsyncConnection, _: Head) -> Done[int]:
-        mine = (cutovers.c.name == authority.cutover) & cutovers.c.ended_at.is_(None)
-        if (await connection.execute(select(cutovers.c.id).where(mine))).first() is not None:
-            raise Refused("conflict", f"a walk of {authority.cutover} is under way: crossfade cutover status")
+        await must_not_be_under_way(connection, name)
+        # Since the caller has looked at both databases, which takes seconds, a walk may have come and gone.
+        found = (await flag_rows.read(connection))[0].authority(name)
+        if found is None or (found.side, found.generation) != (authority.side, authority.generation):
+            raise Refused("conflict", f"{name} has moved meanwhile: crossfade cutover status {name}")
         row = {
-            "name": authority.cutover, "towards": towards.value, "generation": authority.generation + 1,
+            "name": name, "towards": towards.value, "generation": authority.generation + 1,
             "state": State.PREPARING.value, "rehearsal": rehearsal, "started_by": actor.name,
+            "started_at": _later_than_the_last(name),
             "reason": reason.strip(), "document": {} if loss is None else {"loss": dict(loss)},
         }  # fmt: skip
         made = await connection.execute(insert(cutovers).values(row).returning(cutovers.c.id))
@@ -157,16 +161,31 @@ async def begin(
     return await read(store, recorded.value)
 
 
+def _later_than_the_last(name: str) -> ColumnElement[Any]:
+    """Now; but fences go by this order, and the store's clock may have been set back."""
+    last = select(func.max(cutovers.c.started_at)).where(cutovers.c.name == name).scalar_subquery()
+    return func.greatest(func.clock_timestamp(), last + text("interval '1 millisecond'"))
+
+
+async def must_not_be_under_way(connection: AsyncConnection, name: str) -> None:
+    """Raises Refused where a walk of this cutover is; to be asked under the lock of the flag set."""
+    mine = (cutovers.c.name == name) & cutovers.c.ended_at.is_(None)
+    if (await connection.execute(select(cutovers.c.id).where(mine))).first() is not None:
+        raise Refused("conflict", f"a walk of {name} is under way: crossfade cutover status")
+
+
 async def read(store: Store, number: int) -> Walk:
     async with store.transaction() as connection:
         return _walk((await connection.execute(_READ.where(cutovers.c.id == number))).one())
 
 
-async def take(store: Store, walk: Walk) -> Walk:
-    """Become the one who walks; whoever did before can do no step any more."""
-    taken = update(cutovers).where(cutovers.c.id == walk.id).values(epoch=cutovers.c.epoch + 1)
+async def take(store: Store, walk: Walk) -> Walk | None:
+    """Become the one who walks; whoever did before can do no step any more. None where it has ended."""
+    where = (cutovers.c.id == walk.id) & cutovers.c.ended_at.is_(None)
+    taken = update(cutovers).where(where).values(epoch=cutovers.c.epoch + 1)
     async with store.transaction() as connection:
-        return _walk((await connection.execute(taken.returning(*_COLUMNS))).one())
+        row = (await connection.execute(taken.returning(*_COLUMNS))).one_or_none()
+        return None if row is None else _walk(row)
 
 
 async def ask_to_abort(

@@ -98,6 +98,11 @@ async def a_writer_passes_by(night: Night, chance: random.Random) -> None:
             await connection.commit()
 
 
+async def clocks_jump(night: Night, chance: random.Random) -> None:
+    """Of all our processes, each by another time; they stay wrong until they jump again."""
+    night.clocks.set_off(chance.uniform(-900, 900))
+
+
 async def abort(night: Night, chance: random.Random) -> None:
     await Client(night.cf)("POST", f"/api/v1/cutovers/{CUTOVER}/abort", WHY)
 
@@ -105,6 +110,7 @@ async def abort(night: Night, chance: random.Random) -> None:
 FAULTS: list[Fault] = [
     kill_control, kill_control_twice, stop_control, kill_stream, stop_stream, kill_worker, stop_worker,
     cut_connections, lose_the_store, a_writer_passes_by, abort,
+    clocks_jump,
 ]  # fmt: skip
 
 

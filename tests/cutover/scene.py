@@ -25,12 +25,11 @@ from typing import Any
 import aiohttp
 import psycopg
 
-import new_backend.schema
 from crossfade.embedded.postgres import EmbeddedPostgres
-from examples.legacy import database, seed
-from tests.sample.backends import PASSWORD, SAMPLE, SEED, Backend
-from tests.sample.conftest import fresh_database
+from tests.cutover.clocks import Clocks
+from tests.sample.backends import PASSWORD, SAMPLE, Backend
 from tests.support.crossfade_process import PATIENCE, Finished, RunningCrossfade, running_crossfade
+from tests.support.sample_databases import fresh_database, legacy_database, new_database
 
 CUTOVER = "shop"
 MIGRATION = Path(__file__).parents[2] / "examples" / "migration.py"
@@ -91,13 +90,20 @@ class Load:
 
 class Night:
     def __init__(
-        self, cf: RunningCrossfade, legacy: Backend, new: Backend, urls: dict[str, str], store_url: str
+        self,
+        cf: RunningCrossfade,
+        legacy: Backend,
+        new: Backend,
+        urls: dict[str, str],
+        store_url: str,
+        clocks: Clocks,
     ) -> None:
         self.cf = cf
         self.legacy = legacy
         self.new = new
         self.urls = urls
         self.store_url = store_url
+        self.clocks = clocks
         self.known: dict[str, Any] = {}
         self.workers: list[int] = []
         self.last_walk = 0
@@ -110,7 +116,11 @@ class Night:
         with log:
             command = ["-m", "crossfade", "sync", "--towards", towards, "-c", str(self.cf.config_path)]
             self.streams[towards] = await asyncio.create_subprocess_exec(
-                sys.executable, *command, stdout=log, stderr=log, env={**os.environ}
+                sys.executable,
+                *command,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.clocks.environment},
             )
 
     async def end_sync(self, towards: str, signum: int = signal.SIGKILL) -> None:
@@ -162,6 +172,12 @@ class Night:
         found, answer = await self.cutover(what, *more)
         assert found == code, (found, answer, self.cf.log()[-3000:])
         return answer
+
+    async def is_possible(self) -> None:
+        """Nothing stands against a switch any more."""
+        async with asyncio.timeout(60):
+            while (await self.cutover("plan"))[0]:  # noqa: ASYNC110  (two databases say it)
+                await asyncio.sleep(0.1)
 
     async def side(self) -> str:
         answer = await self.does("status")
@@ -365,7 +381,7 @@ async def night(
     environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Night]:
     """`demanding`: neither backend may see a fault. `as_users`: Crossfade's own URLs of both databases.
-    `environment` is Crossfade's, besides ours.
+    `environment` is Crossfade's, besides ours; it goes by the right time then.
     """
     (folder / "migration.py").write_text(MIGRATION.read_text())
     urls = as_users or (legacy_url, new_url)
@@ -392,8 +408,10 @@ async def night(
         }
         if max_lag is not None:
             config["cutovers"][CUTOVER]["max_lag"] = max_lag
-        async with running_crossfade(folder, config, environment=environment) as cf:
-            found = Night(cf, legacy, new, {"legacy": legacy_url, "new": new_url}, store_url)
+        clocks = Clocks(folder / "clocks")
+        async with running_crossfade(folder, config, environment=environment or clocks.environment) as cf:
+            urls_of_people = {"legacy": legacy_url, "new": new_url}
+            found = Night(cf, legacy, new, urls_of_people, store_url, clocks)
             await found.is_up()
             try:
                 yield found
@@ -405,35 +423,8 @@ async def night(
 @contextlib.contextmanager
 def databases(postgres: EmbeddedPostgres) -> Iterator[tuple[str, str]]:
     """Legacy's database with the sample data, and new's without any."""
-    with fresh_database(postgres) as legacy, fresh_database(postgres) as new:
-        with contextlib.closing(database.connect(legacy)) as connection:
-            database.create_schema(connection)
-            seed.plant(connection, SEED)
-            connection.execute((SEED.parent / "copies.sql").read_text())
-        new_backend.schema.upgrade(new)
-        try:
-            yield legacy, new
-        finally:
-            forget(legacy, "crossfade_to_new")
-            forget(new, "crossfade_to_legacy")
-
-
-def forget(url: str, slot: str) -> None:
-    """What a stream leaves behind in the cluster: its slot, and its origin."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE application_name = %s OR pid IN"
-            " (SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s)",
-            (f"crossfade apply {slot.removeprefix('crossfade_')}", slot),
-        )
-        connection.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
-            (slot,),
-        )
-        connection.execute(
-            "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = %s", (slot,)
-        )
+    with legacy_database(postgres) as legacy, new_database(postgres) as new:
+        yield legacy, new
 
 
 @contextlib.contextmanager

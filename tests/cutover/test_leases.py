@@ -61,6 +61,9 @@ async def test_a_worker_that_is_stopped_is_outwaited_and_does_no_harm_when_it_wa
         load.must_be_fine()
         walking = asyncio.create_task(eve.cutover("run", "--wait", "60"))
         await stop.reached()
+        for what in ("prepare", "finish", "run", "back"):
+            refused = await eve.does(what, code=6 if what in ("run", "back") else 9)
+            assert "a walk of shop is under way" in refused["message"], what
         os.kill(stopped, signal.SIGSTOP)
         try:
             stop.go_on()

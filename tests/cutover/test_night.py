@@ -7,13 +7,18 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import insert
 
-from crossfade.store import cutovers
+from crossfade.cli import main
+from crossfade.store import cutovers, tables
 from crossfade.store.actors import Actor, ActorType, Role, Via
 from crossfade.store.store import Store
+from dualwrite import verify
+from dualwrite.verify import Compared
 from flags.change import SetAuthority
 from flags.model import Phase
 from tests.admin.client import WHY, Client, conforms
@@ -112,6 +117,47 @@ async def test_who_follows_one_that_died_after_arming_disarms_before_it_compares
         assert phases == ["arm", "open", "arm", "hold", "turn", "open"]
     finally:
         await store.close()
+
+
+async def test_a_walk_towards_who_has_the_authority_leaves_the_other_fence_closed(eve: Night) -> None:
+    """However it came to be: what it takes back is what it has done, and that is nothing."""
+    await eve.prepare()
+    store = Store(eve.store_url)
+    try:
+        await eve.does("run")
+        async with store.transaction() as connection:
+            await connection.execute(
+                insert(tables.cutovers).values(
+                    name=CUTOVER, towards="new", generation=1, state="preparing", rehearsal=False,
+                    started_by="somebody", reason="a test", document={},
+                )
+            )  # fmt: skip
+        async with asyncio.timeout(60):
+            while await cutovers.under_way(store):  # noqa: ASYNC110  (another process walks)
+                await asyncio.sleep(0.05)
+    finally:
+        await store.close()
+    walk = (await eve.does("status"))["walks"][0]
+    assert (walk["state"], walk["message"]) == ("cancelled", "new has the authority already")
+    assert await one_is_open(eve) == "new"
+    assert await eve.side() == "new"
+
+
+async def test_a_comparison_in_which_the_authority_moves_says_nothing(
+    eve: Night, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await eve.prepare()
+    compare, loop = verify.compare, asyncio.get_running_loop()
+
+    async def compared_and_moved(*about: Any, **more: Any) -> Compared:
+        found = await compare(*about, **more)
+        asyncio.run_coroutine_threadsafe(eve.does("run"), loop).result()
+        return found
+
+    monkeypatch.setattr(verify, "compare", compared_and_moved)
+    words = ["data", "verify", "--table", "comments", "-c", str(eve.cf.config_path)]
+    assert await asyncio.to_thread(main, words) == 7
+    assert "the authority has moved while it was compared" in capsys.readouterr().err
 
 
 async def test_a_row_that_differs_cancels_it_before_anybody_waits(eve: Night) -> None:

@@ -160,6 +160,19 @@ async def _until_there_are(looking: Connection, number: int, follower: Follower)
             await follower.step(whole=False)
 
 
+async def test_what_can_be_seen_is_asked_behind_a_chunk_that_is_read_ahead(
+    source_url: str, writer: Connection, looking: Connection
+) -> None:
+    """By the same connection: the two must not meet."""
+    await writer.execute("INSERT INTO notes SELECT n, n, repeat('z', 900) FROM generate_series(1, 20000) n")
+    async with await connect(source_url) as reader:
+        chunks = PgChunks(reader, "public.notes", COPYING)
+        chunks.read_ahead(["1"], ["20000"], 30_000)
+        await asyncio.sleep(0)  # it has begun
+        assert (await chunks.snapshot()).xmax
+        assert len((await chunks.read(["1"], ["20000"], 30_000)).lines) == 19_999
+
+
 async def test_a_copy_that_ended_is_not_begun_again(
     source_url: str, writer: Connection, target_url: str, looking: Connection
 ) -> None:

@@ -105,6 +105,23 @@ async def test_closing_waits_for_those_who_write_and_names_them(db: Connection, 
     assert await (await db.execute("SELECT title FROM notes")).fetchall() == [("more",)]
 
 
+async def test_who_vanishes_while_it_moves_the_fence_keeps_nobody_waiting(
+    db: Connection, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session stays for as long as TCP believes in it; writers do not wait for that."""
+    monkeypatch.setattr(fence, "SILENT_AT_MOST", 1.0)
+    await install(db, is_open=True)
+    async with another(target_url) as vanished, another(target_url) as people:
+        await vanished.execute("SET application_name = 'the walker'")
+        await fence._wait_at_most(vanished, 1.0, lock=fence._key(CUTOVER))
+        with pytest.raises(WritersError, match=r"pid \d+ \(\w+ the walker, idle in transaction"):
+            await fence.close(db, CUTOVER, 1, 0.2)
+        async with asyncio.timeout(20):
+            await people.execute(INSERT)
+        with pytest.raises(errors.IdleInTransactionSessionTimeout):
+            await vanished.execute("SELECT 1")
+
+
 async def test_a_later_walk_is_never_undone_by_an_earlier_one(db: Connection) -> None:
     await install(db, is_open=True)
     await fence.close(db, CUTOVER, 7, 1.0)

@@ -19,9 +19,7 @@ from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.verify import Compared, Comparison, Going, NotFollowingError
 from examples.migration import follow_ups, tables
 from flags.model import Side
-from tests.dualwrite.test_sample import NAME, _is, connected, legacy_url, new_url, rows, running, until, write
-
-__all__ = ["legacy_url", "new_url"]
+from tests.dualwrite.sample import NAME, connected, is_, rows, running, until, write
 
 WIDE = Table("wide", "wide", key=["id"], columns=["id", "a", "b", "n"])
 CREATE = """
@@ -56,7 +54,7 @@ async def test_each_planted_difference_is_found_and_none_is_invented(
     """While a writer changes about a thousand rows a second."""
     chance = random.Random(3)
     async with connected(pair[0]) as legacy, connected(pair[1]) as new, running(*pair, [WIDE], []) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         clean = await compared(pair)
         assert (clean.rows, clean.equal) == (5000, True)
 
@@ -218,7 +216,7 @@ async def test_keys_of_several_columns_and_of_texts(
 async def test_mapped_rows_are_compared_as_they_should_be(pair: tuple[str, str]) -> None:
     chance = random.Random(9)
     async with connected(pair[0]) as legacy, connected(pair[1]) as new, running(*pair) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         sources = towards(Side.NEW, tables, follow_ups)
         for _ in range(30):
             await write(legacy, chance)
@@ -246,7 +244,7 @@ async def test_values_written_otherwise_are_compared_by_what_they_mean(pair: tup
     shout = Table("wide", "wide", ["id"], {"id": "id", "a": Convert("a", lambda a: a and a.upper()),
                                            "b": "b", "n": "n"}, towards=Side.NEW)  # fmt: skip
     async with connected(pair[1]) as new, running(*pair, [shout], []) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         assert (await compared(pair, shout)).equal
         await new.execute("UPDATE wide SET a = lower(a) WHERE id = 5")
         (one,) = (await compared(pair, shout)).differences
@@ -258,7 +256,7 @@ async def test_without_a_stream_nothing_is_said_of_what_differs(
 ) -> None:
     monkeypatch.setattr(verify, "NOBODY_FOR", 0.3)
     async with running(*pair, [WIDE], []) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
     async with connected(pair[0]) as legacy:
         await legacy.execute("DELETE FROM wide WHERE id = 1")
     with pytest.raises(NotFollowingError, match="nobody works on the stream to_new"):
@@ -271,7 +269,7 @@ async def test_a_missing_row_stops_every_process_until_a_person_knows(pair: tupl
         await legacy.execute("ALTER TABLE wide ALTER b SET STORAGE EXTERNAL")
         await legacy.execute("UPDATE wide SET b = repeat('x', 9000) WHERE id = 7")
         async with running(*pair, [WIDE], []) as told:
-            await until(lambda: _is(told, State.FOLLOWING), "it follows")
+            await until(lambda: is_(told, State.FOLLOWING), "it follows")
         await new.execute("DELETE FROM wide WHERE id = 7")
         await legacy.execute("UPDATE wide SET n = 0 WHERE id = 7")
         for _ in range(2):
@@ -280,7 +278,7 @@ async def test_a_missing_row_stops_every_process_until_a_person_knows(pair: tupl
             assert stopped.value.reason == "missing_row"
         told = Told()
         going = asyncio.create_task(sync.run(Direction(NAME, *pair, sources, True), told))
-        await until(lambda: _is(told, State.FOLLOWING), "it follows again")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows again")
         found = await compared(pair)
         assert [(one.kind, one.key) for one in found.differences] == [("missing", ("7",))]
         await repair.ask_for(new, NAME, found.name, [("7",)])
@@ -293,7 +291,7 @@ async def test_a_missing_row_stops_every_process_until_a_person_knows(pair: tupl
 async def test_a_value_that_went_up_and_down_again_is_no_difference(pair: tuple[str, str]) -> None:
     """It looks the same at the source twice, while the target was seen in between."""
     async with connected(pair[0]) as legacy, running(*pair, [WIDE], []) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         stop = asyncio.Event()
 
         async def back_and_forth() -> None:
@@ -321,7 +319,7 @@ async def test_a_key_that_comes_back_otherwise_is_said_and_not_passed_over(pair:
         },
     )
     async with connected(pair[1]) as new, running(*pair, [padded], []) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         await new.execute("UPDATE wide SET n = 0 WHERE id = 7")
         with pytest.raises(MappingFailedError, match="a key that the mapping writes comes back as 7"):
             await compared(pair, padded)
@@ -336,7 +334,7 @@ async def test_at_rest_no_key_is_lost_where_a_comparison_breaks_off(
     source = the_only(Side.NEW, WIDE)
     pairs = [rest.Pair(source, source.mappings[0], backwards=False)]
     async with connected(pair[0]) as legacy, running(*pair, [WIDE], []) as told:
-        await until(lambda: _is(told, State.FOLLOWING), "it follows")
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
         async with connected(pair[1]) as new:
             await rest.watch(new, NAME, on=True)
             await legacy.execute("UPDATE wide SET n = 0 WHERE id <= 30")
@@ -366,6 +364,9 @@ async def test_at_rest_no_key_is_lost_where_a_comparison_breaks_off(
             assert [one.key for one in found.differences] == [("3",)]
             assert await look.left() == 0
             assert await look.compare_at_rest() == []
+            await rest.watch(new, NAME, on=False)  # another walk has ended, or a walker that had slept
+            with pytest.raises(rest.UnwatchedError):
+                await look.compare_at_rest()
 
 
 async def _has(look: rest.Rest, number: int) -> bool:

@@ -7,9 +7,22 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from crossfade.convergence import ALIVE_WITHIN, Patience, converged, who_runs
+from crossfade.convergence import ALIVE_WITHIN, Patience, converged
 from crossfade.store.instances import Instance, InstanceReport
 from crossfade.store.store import Store
+
+
+class Known:
+    """What a store at version 9 has heard of instances."""
+
+    def __init__(self, *instances: Instance) -> None:
+        self._instances = list(instances)
+
+    async def instances(self) -> list[Instance]:
+        return self._instances
+
+    async def version(self) -> int:
+        return 9
 
 
 def instance(name: str, *versions: int, age: float = 0.0) -> Instance:
@@ -17,22 +30,35 @@ def instance(name: str, *versions: int, age: float = 0.0) -> Instance:
     return Instance(InstanceReport(name, "host", "here", max(versions, default=0), 0.0, {}, workers, {}), age)
 
 
-def test_everybody_runs_it_or_a_later_one() -> None:
-    assert who_runs(5, [instance("a", 5, 6), instance("b", 5)]) == (3, ())
+async def who_runs(*instances: Instance) -> tuple[int, tuple[str, ...]]:
+    """How many workers run at least version 5, and a line for each that does not."""
+    found = await converged(Known(*instances), 5, 0.0)
+    return found.obeying, found.missing
 
 
-def test_who_does_not_is_named() -> None:
-    assert who_runs(5, [instance("a", 5, 4)]) == (1, ("worker 1 of a runs v4",))
-    assert who_runs(5, [instance("a", 5), instance("b")]) == (1, ("b has no worker",))
+async def test_everybody_runs_it_or_a_later_one() -> None:
+    assert await who_runs(instance("a", 5, 6), instance("b", 5)) == (3, ())
 
 
-def test_who_has_fallen_silent_is_not_waited_for() -> None:
-    assert who_runs(5, [instance("a", 5), instance("b", 1, age=ALIVE_WITHIN + 1)]) == (1, ())
+async def test_who_does_not_is_named() -> None:
+    assert await who_runs(instance("a", 5, 4)) == (1, ("worker 1 of a runs v4",))
+    assert await who_runs(instance("a", 5), instance("b")) == (1, ("b has no worker",))
 
 
-def test_nobody_is_not_everybody() -> None:
-    assert who_runs(5, [])[1]
-    assert who_runs(5, [instance("b", 5, age=ALIVE_WITHIN + 1)])[1]
+async def test_who_has_fallen_silent_is_not_waited_for() -> None:
+    assert await who_runs(instance("a", 5), instance("b", 1, age=ALIVE_WITHIN + 1)) == (1, ())
+
+
+async def test_nobody_is_not_everybody() -> None:
+    assert (await who_runs())[1]
+    assert (await who_runs(instance("b", 5, age=ALIVE_WITHIN + 1)))[1]
+
+
+async def test_a_version_that_the_store_has_never_given_says_nothing() -> None:
+    """The store was restored from a copy, and its instances hold on to what they had."""
+    obeying, missing = await who_runs(instance("a", 5, 150))
+    assert obeying == 1
+    assert missing[0].startswith("worker 1 of a runs v150, which this store (at v9) has never given")
 
 
 # Whoever was armed at version 4 and does not take version 5.
@@ -73,6 +99,11 @@ async def test_who_answers_and_is_not_quiet_yet_is_waited_for(store: Store) -> N
 
 async def test_who_was_never_armed_has_no_lease_that_could_end(store: Store) -> None:
     safe, _ = await waited(store, worker(0, 5, 5), worker(1, 3, 3))
+    assert not safe
+
+
+async def test_who_runs_what_the_store_has_never_given_has_no_lease_that_could_end(store: Store) -> None:
+    safe, _ = await waited(store, worker(0, 5, 5), worker(1, 150, 150))
     assert not safe
 
 

@@ -9,14 +9,14 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
 from tests.dualwrite.faults import points
-from tests.dualwrite.faults.ground import LOG, SLOT, Ground
+from tests.dualwrite.faults.ground import LOG, SLOT, VAULTS, Ground
 from tests.dualwrite.faults.people import PATIENT, People
 from tests.dualwrite.faults.scene import Scene, WrongError, differences, until
 from tests.dualwrite.faults.wire import LOG as IN_THE_LOG
@@ -128,6 +128,35 @@ async def commits_are_seen_late(scene: Scene, chance: random.Random) -> None:
     finally:
         await source.set("RESET synchronous_standby_names")
         await asyncio.gather(*hidden)
+
+
+async def compared_while_commits_are_seen_late(scene: Scene, chance: random.Random) -> None:
+    """They have come to the target before anybody sees them at the source: that is no difference."""
+    source, target = scene.ground.source, scene.ground.target
+    ids = [row[0] for row in source.ask("SELECT id FROM log WHERE list = 'quiet' ORDER BY 1")]
+    said, new = f"late {chance.random()}", -chance.randint(1, 1_000_000)
+    statements = (
+        f"UPDATE log SET more = '{said}' WHERE id = {ids[0]}",
+        f"INSERT INTO log (id, list, said) VALUES ({new}, 'quiet', '{said}')",
+    )
+    arrived = f"SELECT count(*) FROM log WHERE '{said}' IN (said, more)"
+    await source.set("SET synchronous_standby_names = 'nobody'")
+    try:
+        hidden = [asyncio.create_task(source.do(one)) for one in statements]
+        await until(lambda: target.ask(arrived) == [(2,)], "both have come")
+        began = source.ask("SELECT clock_timestamp()::text")[0][0]
+        looks = (
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_current_snapshot%'"
+            f" AND backend_start > '{began}' AND pid <> pg_backend_pid()"
+        )
+        comparing = asyncio.create_task(scene.compared("log"))
+        await until(lambda: comparing.done() or source.ask(looks)[0][0], "it looks what can be seen")
+    finally:
+        await source.set("RESET synchronous_standby_names")
+    await asyncio.gather(*hidden)
+    if found := await comparing:
+        raise WrongError(f"I11: a false alarm: {found}")
+    await source.do(f"DELETE FROM log WHERE id = {new}", f"UPDATE log SET more = NULL WHERE id = {ids[0]}")
 
 
 async def _hidden(scene: Scene, number: int, chance: random.Random) -> None:
@@ -325,32 +354,112 @@ async def one_is_open_for_long(scene: Scene, chance: random.Random) -> None:
 
 async def column_is_added(scene: Scene, chance: random.Random) -> None:
     """Nobody has said what becomes of it. Once the mapping does, it goes on where it was."""
-    source, migration = scene.ground.source, scene.ground.folder / "migration.py"
-    before = migration.read_text()
+    source = scene.ground.source
     await source.do("ALTER TABLE vaults ADD COLUMN more text", "UPDATE vaults SET more = 'x' WHERE id = 1")
     try:
         await scene.stops({"column_unknown"})
-        mended = before.replace('["id"], ["id", "cents"])', '["id"], ["id", "cents"], ["more"])')
-        assert mended != before
-        migration.write_text(mended)
-        await scene.start()
-        await scene.is_well()
+        with _mapped(scene, '["id", "cents", "note"], ["more"])'):
+            await scene.start()
+            await scene.is_well()
+            await source.do("ALTER TABLE vaults DROP COLUMN more")
+            await scene.people.grow_by(20)
+            await scene.is_well()
     finally:
-        await source.do("ALTER TABLE vaults DROP COLUMN more")
-    await scene.people.grow_by(20)
-    await scene.is_well()
-    migration.write_text(before)
+        await source.do("ALTER TABLE vaults DROP COLUMN IF EXISTS more")
     await scene.restart()
 
 
-async def row_is_refused(scene: Scene, chance: random.Random) -> None:
-    target = scene.ground.target
-    await target.do("ALTER TABLE log ADD CONSTRAINT narrow CHECK (said <> 'poison')")
-    await scene.ground.source.do("INSERT INTO log (list, said) VALUES ('bad', 'poison')")
+async def column_is_renamed(scene: Scene, chance: random.Random) -> None:
+    """And named back later: each time the mapping is mended, and nothing between is lost."""
+    source = scene.ground.source
+    vault = chance.randint(1, VAULTS)
+    await source.do(f"UPDATE vaults SET note = 'before' WHERE id = {vault}")
+    await source.do(
+        "ALTER TABLE vaults RENAME note TO remark",
+        f"UPDATE vaults SET remark = remark || ', after' WHERE id = {vault}",
+    )
+    await scene.stops({"column_gone"})
+    with _mapped(scene, '{"id": "id", "cents": "cents", "remark": "note"})'):
+        await scene.start()
+        await scene.is_well()
+        arrived = scene.ground.target.ask(f"SELECT note FROM vaults WHERE id = {vault}")
+        if arrived != [("before, after",)]:
+            raise WrongError(f"I1: {arrived} of a column that was renamed")
+        await source.do(
+            "ALTER TABLE vaults RENAME remark TO note", f"UPDATE vaults SET note = NULL WHERE id = {vault}"
+        )
+        await scene.stops({"column_gone"})
+    await scene.start()
+
+
+async def column_is_dropped(scene: Scene, chance: random.Random) -> None:
+    """And made again later. The mapping takes it out and in, and the target keeps its own meanwhile."""
+    source, touched = scene.ground.source, "UPDATE vaults SET cents = cents WHERE id = 1"
+    await source.do("ALTER TABLE vaults DROP COLUMN note", touched)
+    await scene.stops({"column_gone"})
+    with _mapped(scene, '["id", "cents"], (), ["note"])'):
+        await scene.start()
+        await scene.people.grow_by(20)
+        await scene.is_well()
+        await source.do("ALTER TABLE vaults ADD COLUMN note text", touched)
+        await scene.stops({"column_unknown"})
+    await scene.start()
+
+
+async def types_change(scene: Scene, chance: random.Random) -> None:
+    """On both sides, while it runs: it goes on, since each value is one in the other type, too."""
+    source, target = scene.ground.source, scene.ground.target
+    vault = chance.randint(1, VAULTS)
+    await source.do("ALTER TABLE vaults ALTER note TYPE int USING note::int")
+    await source.do(f"UPDATE vaults SET note = 7 WHERE id = {vault}")
+    await scene.is_well()
+    await target.do("ALTER TABLE vaults ALTER note TYPE varchar(9)")
+    await source.do(f"UPDATE vaults SET note = note * 6 WHERE id = {vault}")
+    await scene.people.grow_by(20)
+    await scene.is_well()
+    arrived = target.ask(f"SELECT note FROM vaults WHERE id = {vault}")
+    if arrived != [("42",)]:
+        raise WrongError(f"I1: {arrived} of a column whose type has changed")
+    await target.do("ALTER TABLE vaults ALTER note TYPE text")
+    await source.do("ALTER TABLE vaults ALTER note TYPE text", "UPDATE vaults SET note = NULL")
+
+
+@contextlib.contextmanager
+def _mapped(scene: Scene, columns: str) -> Iterator[None]:
+    """While this lasts, the mapping of the vaults is another one, for processes that begin."""
+    migration = scene.ground.folder / "migration.py"
+    before = migration.read_text()
+    mended = before.replace('["id", "cents", "note"])', columns)
+    assert mended != before
+    migration.write_text(mended)
     try:
+        yield
+    finally:
+        migration.write_text(before)
+
+
+REFUSALS: Final = (
+    ("ALTER TABLE log ADD CONSTRAINT narrow CHECK (said <> 'poison')",
+     "ALTER TABLE log DROP CONSTRAINT narrow"),
+    ("CREATE UNIQUE INDEX narrow ON log (said) WHERE said = 'poison'", "DROP INDEX narrow"),
+    ("BEGIN; ALTER TABLE log ADD needed int NOT NULL DEFAULT 0;"
+     "ALTER TABLE log ALTER needed DROP DEFAULT; COMMIT",
+     "ALTER TABLE log DROP needed"),
+)  # fmt: skip
+"""What somebody does to the target that takes no such rows then, and what mends it."""
+
+
+async def row_is_refused(scene: Scene, chance: random.Random) -> None:
+    """The target's own rules have become narrower."""
+    refuse, mend = chance.choice(REFUSALS)
+    await scene.ground.target.do(refuse)
+    try:
+        await scene.ground.source.do(
+            "INSERT INTO log (list, said) VALUES ('bad', 'poison'), ('bad', 'poison')"
+        )
         await scene.stops({"poison_row"})
     finally:
-        await target.do("ALTER TABLE log DROP CONSTRAINT narrow")
+        await scene.ground.target.do(mend)
     await scene.start()
 
 
@@ -463,6 +572,29 @@ async def slot_is_lost(scene: Scene, chance: random.Random) -> None:
         await source.set("RESET max_slot_wal_keep_size")
 
 
+async def standby_takes_over(scene: Scene, chance: random.Random) -> None:
+    """With the last commits, and with the slot or without: nobody can know that it has all that was read."""
+    source = scene.ground.source
+    has_slot = chance.random() < 0.5
+    if not has_slot:
+        await scene.kill()
+        await _drop_slot(scene)
+    copy = source.copied()
+    with source.replaced(copy, promoted=True):
+        await scene.restart()
+        await scene.stops({"other_timeline" if has_slot else "slot_missing"})
+
+
+async def backup_is_restored(scene: Scene, chance: random.Random) -> None:
+    """The source forgets what was applied already."""
+    source = scene.ground.source
+    copy = source.copied()
+    await source.do(_SOMETHING)
+    await scene.is_well()
+    with source.replaced(copy, promoted=False):
+        await scene.stops({"target_ahead"})
+
+
 async def log_has_a_hole(scene: Scene, chance: random.Random) -> None:
     """Whole transactions never come, a beat among them, and the connection says nothing of it."""
     relay = scene.ground.source.relay
@@ -519,9 +651,12 @@ IN_COPY: Final[list[Fault]] = [
 IN_STREAM: Final[list[Fault]] = [
     killed, killed_twice, cut, frozen, slow_target, source_is_killed, target_is_killed, zombie,
     zombie_that_was_about_to_write, taken_over_while_it_works, comes_again, one_is_open_for_long,
-    rows_are_spoiled, row_is_refused, column_is_added,
+    rows_are_spoiled, row_is_refused, column_is_added, column_is_renamed, column_is_dropped, types_change,
+    compared_while_commits_are_seen_late,
 ]  # fmt: skip
-FOR_GOOD: Final[list[Fault]] = [log_has_a_hole, slot_is_dropped, slot_is_made_again, slot_is_lost]
+FOR_GOOD: Final[list[Fault]] = [
+    log_has_a_hole, slot_is_dropped, slot_is_made_again, slot_is_lost, standby_takes_over, backup_is_restored,
+]  # fmt: skip
 
 
 async def play(own: Ground, seed: int, faults: Sequence[Fault], broken: str | None = None) -> None:

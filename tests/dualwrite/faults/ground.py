@@ -35,7 +35,7 @@ _SOURCE: Final = f"""
     CREATE TABLE lists (id text PRIMARY KEY, items text NOT NULL, filler text, seen int NOT NULL);
     ALTER TABLE lists ALTER items SET STORAGE EXTERNAL, ALTER filler SET STORAGE EXTERNAL;
     CREATE TABLE holders (id int PRIMARY KEY, name text NOT NULL, cents bigint NOT NULL);
-    CREATE TABLE vaults (id int PRIMARY KEY, cents bigint NOT NULL);
+    CREATE TABLE vaults (id int PRIMARY KEY, cents bigint NOT NULL, note text);
     CREATE TABLE seats (id int PRIMARY KEY, place text UNIQUE, body text);
     ALTER TABLE seats ALTER body SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
     CREATE TABLE log (id bigserial PRIMARY KEY, list text NOT NULL, said text NOT NULL, more text);
@@ -50,7 +50,7 @@ _TARGET: Final = """
     CREATE TABLE lists (id text PRIMARY KEY, items text NOT NULL, filler text, seen int NOT NULL);
     CREATE TABLE names (id int PRIMARY KEY, name text NOT NULL);
     CREATE TABLE wallets (holder int PRIMARY KEY, cents bigint NOT NULL);
-    CREATE TABLE vaults (id int PRIMARY KEY, cents bigint NOT NULL);
+    CREATE TABLE vaults (id int PRIMARY KEY, cents bigint NOT NULL, note text);
     CREATE TABLE seats (id int PRIMARY KEY, place text UNIQUE, body text);
     CREATE TABLE log (id bigint PRIMARY KEY, list text NOT NULL, said text NOT NULL, more text);
 """
@@ -63,7 +63,7 @@ def turned(text):
 project = Project(tables=[
     Table("holders", "names", ["id"], {"id": "id", "name": Convert("name", turned, turned)}, ["cents"]),
     Table("holders", "wallets", ["id"], {"id": "holder", "cents": "cents"}, ["name"]),
-    Table("vaults", "vaults", ["id"], ["id", "cents"]),
+    Table("vaults", "vaults", ["id"], ["id", "cents", "note"]),
     Table("seats", "seats", ["id"], ["id", "place", "body"]),
     Table("lists", "lists", ["id"], ["id", "items", "filler", "seen"]),
     Table("log", "log", ["id"], ["id", "list", "said", "more"]),
@@ -72,7 +72,7 @@ project = Project(tables=[
 WANTED: Final = {
     "names": "SELECT id, reverse(name) FROM holders",
     "wallets": "SELECT id, cents FROM holders",
-    "vaults": "SELECT id, cents FROM vaults",
+    "vaults": "SELECT id, cents, note FROM vaults",
     "seats": "SELECT id, place, md5(body) FROM seats",
     "lists": "SELECT id, items, md5(filler), seen FROM lists",
     "log": "SELECT id, list, said, more FROM log",
@@ -82,7 +82,7 @@ prove itself."""
 FOUND: Final = {
     "names": "SELECT id, name FROM names",
     "wallets": "SELECT holder, cents FROM wallets",
-    "vaults": "SELECT id, cents FROM vaults",
+    "vaults": "SELECT id, cents, note FROM vaults",
     "seats": "SELECT id, place, md5(body) FROM seats",
     "lists": "SELECT id, items, md5(filler), seen FROM lists",
     "log": "SELECT id, list, said, more FROM log",
@@ -100,6 +100,7 @@ class Server:
             for setting in ("fsync = off", "max_prepared_transactions = 5", "checkpoint_timeout = '1h'"):
                 connection.execute(f"ALTER SYSTEM SET {setting}".encode())
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())
+        self._data = folder / "data"
         self._postgres = EmbeddedPostgres(folder)
         self._postgres.start()
         self.url = self._postgres.url(DATABASE)
@@ -129,6 +130,37 @@ class Server:
 
     def end(self) -> None:
         self._postgres.stop()
+
+    def copied(self) -> Path:
+        """All that is on its disk, as a standby or a backup has it. It is down for a moment."""
+        copy = self._data.with_name("copy")
+        self._postgres.stop()
+        subprocess.run(["cp", "-a", str(self._data), str(copy)], check=True)
+        self._postgres.start()
+        return copy
+
+    @contextlib.contextmanager
+    def replaced(self, copy: Path, *, promoted: bool) -> Iterator[None]:
+        """While this lasts, another server answers in its place: a backup, or a standby that took over."""
+        own = self._data.with_name("own")
+        self.kill()
+        self._postgres.stop()
+        self._data.rename(own)
+        copy.rename(self._data)
+        try:
+            if promoted:
+                told = self._data / "standby.signal"
+                told.touch()
+                os.chown(told, self._data.stat().st_uid, -1)
+            self._postgres.start()
+            if promoted:
+                self.ask("SELECT pg_promote()")
+            yield
+        finally:
+            self._postgres.stop()
+            shutil.rmtree(self._data)
+            own.rename(self._data)
+            self._postgres.start()
 
     async def do(self, *statements: str) -> None:
         async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:

@@ -215,7 +215,7 @@ class Scene:
 
     async def compared(self, *tables: str) -> set[tuple[str, str, str]]:
         """Table, key and kind of each difference that `data verify` tells."""
-        code, said = await self.command("verify", *tables)
+        code, said = await self.command("verify", *(word for one in tables for word in ("--table", one)))
         return differences(code, said)
 
     def server(self, side: str) -> Server:

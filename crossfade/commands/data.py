@@ -10,8 +10,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+import psycopg
+
 from crossfade.commands.api import ERROR, NOT_CONVERGED, NOT_FOUND, OK, TRIPPED, USAGE, ApiError, user
-from crossfade.commands.streams import asked, direction_of, known_state, never_begun, rows_said, start_command
+from crossfade.commands.streams import (
+    asked,
+    away,
+    direction_of,
+    known_state,
+    never_begun,
+    rows_said,
+    start_command,
+)
 from crossfade.commands.telling import Paint, data, table, talk, tell_json, tell_next
 from dualwrite import desired, foreign, jobs, lease, pg_source, quarantine, repair, survey, target
 from dualwrite.job_states import JobState
@@ -102,7 +112,7 @@ def start(options: argparse.Namespace) -> int:
 def stop(options: argparse.Namespace) -> int:
     """Whoever works on it ends that within two seconds; `data start` has it go on where it was."""
     of = direction_of(options)
-    if asked(_status(of), of) is None and asked(_desired(of), of) is None:
+    if not asked(_is_known(of), of):
         raise ApiError(NOT_FOUND, f"the stream {of.name} was never begun", word="not_found")
     number = asked(_say(of, options, run=False), of)
     if not tell_json(options, {"stream": of.name, "run": False, "number": number}):
@@ -112,9 +122,10 @@ def stop(options: argparse.Namespace) -> int:
     return OK
 
 
-async def _desired(of: Direction) -> desired.Desire | None:
+async def _is_known(of: Direction) -> bool:
+    """Whether it was begun, or somebody has said that it shall be. The source is not asked."""
     async with await connect(of.target_url) as looking:
-        return await desired.of(looking, of.name)
+        return bool(await known_state(looking, of) or await desired.of(looking, of.name))
 
 
 async def _say(of: Direction, options: argparse.Namespace, *, run: bool) -> int:
@@ -159,7 +170,7 @@ async def _taken_up(of: Direction, number: int, stopped: bool, within: float) ->
 
 
 def status(options: argparse.Namespace) -> int:
-    """Exit code 6 where the stream has stopped, 3 where it was never begun.
+    """Exit code 6 where the stream has stopped, 3 where it was never begun, 1 where its source is away.
 
     `paused` is what people have stopped; what its process has noted of it last is `noted`.
     """
@@ -167,7 +178,8 @@ def status(options: argparse.Namespace) -> int:
     found = asked(_status(of), of)
     if found is None:
         raise never_begun(options, of)
-    code = TRIPPED if found["state"] == State.STOPPED.value else OK
+    stopped, unreached = found["state"] == State.STOPPED.value, found["unreached"]
+    code = TRIPPED if stopped else ERROR if unreached else OK
     if tell_json(options, found):
         return code
     data(f"{found['stream']}  {found['state']}  epoch {found['epoch']}")
@@ -190,7 +202,9 @@ def status(options: argparse.Namespace) -> int:
             else [f"crossfade up -c {options.config}"]
         )
     slot = found["slot"]
-    if slot is None:
+    if unreached:
+        data(f"{unreached}; this is what its target knows")
+    elif slot is None:
         data("the source has no slot for it any more")
     else:
         limit = "without a limit" if slot["share"] is None else f"{slot['share']:.1%} of what it may keep"
@@ -266,10 +280,15 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         unwatched = await foreign.unwatched(looking, of.written) if of.watches else []
         strangers = [one for one in await foreign.seen(looking) if one.table in of.written]
     tables = {name: table for name, table, _ in copies(of.sources)}
-    source = await connect(of.source_url)
-    async with source:
-        slot = await pg_source.slot_facts(source, of.slot)
-        about = {name: await pg_source.rows_about(source, name) for name in of.sources}
+    slot, about, unreached = None, dict.fromkeys(of.sources, 0), None
+    try:
+        source = await connect(of.source_url)
+    except (psycopg.OperationalError, OSError):
+        unreached = await away(of)
+    else:
+        async with source:
+            slot = await pg_source.slot_facts(source, of.slot)
+            about = {name: await pg_source.rows_about(source, name) for name in of.sources}
     paused = known.state is not State.STOPPED and not held and wish is not None and not wish.run
     return {
         "stream": of.name, "state": "paused" if paused else known.state.value,
@@ -280,6 +299,7 @@ async def _status(of: Direction) -> dict[str, Any] | None:
         "runbook": None if known.reason is None else runbook(known.reason),
         "slot": None if slot is None else {**asdict(slot), "share": slot.share},
         "alarm": None if slot is None else near_limit(slot),
+        "unreached": unreached,
         "copies": [
             {"copy": name, "rows": done.get(name, (None, False))[0], "done": done.get(name, (0, False))[1],
              "of": about[of_]}

@@ -66,13 +66,13 @@ def asked(question: Coroutine[Any, Any, T], of: Direction) -> T:
     except CaptureStopped as error:
         raise ApiError(ERROR, str(error), word=error.reason) from error
     except (psycopg.Error, OSError) as error:
-        if isinstance(error, psycopg.OperationalError | OSError) and (away := asyncio.run(_away(of))):
-            raise ApiError(ERROR, away, word="database") from error
+        if isinstance(error, psycopg.OperationalError | OSError) and (which := asyncio.run(away(of))):
+            raise ApiError(ERROR, which, word="database") from error
         said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
         raise ApiError(ERROR, f"a database does not answer as it should: {said}", word="database") from error
 
 
-async def _away(of: Direction) -> str | None:
+async def away(of: Direction) -> str | None:
     """Which of both databases cannot be reached, and why."""
     towards = of.name.rpartition("to_")[2]
     source = Side.LEGACY.value if towards == Side.NEW.value else Side.NEW.value

@@ -19,7 +19,8 @@ import pytest
 
 from crossfade.kept_progress import OLDEST, KeptProgress
 from dualwrite.segments import Progress
-from tests.dualwrite.sample import alike, connected, until, write
+from dualwrite.stream_states import State
+from tests.dualwrite.sample import alike, connected, is_, running, until, write
 from tests.support.crossfade_process import crossfade_command
 
 MIGRATION = Path(__file__).parents[2] / "examples" / "migration.py"
@@ -243,6 +244,23 @@ async def test_which_side_cannot_be_reached_is_said(config: Path) -> None:
     message = (await data(_without_legacy(config), "plan", code=1))["message"]
     assert message.startswith("legacy's database cannot be reached: "), message
     assert "new's" not in message
+
+
+async def test_a_source_that_is_away_hides_nothing_of_what_the_target_knows(
+    config: Path, legacy_url: str, new_url: str
+) -> None:
+    """It is the night on which one looks, and may have to stop what runs."""
+    async with running(legacy_url, new_url) as told:
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
+    away = _without_legacy(config)
+    known = await data(away, "status", code=1)
+    assert (known["state"], known["slot"], known["copies"][0]["done"]) == ("following", None, True)
+    assert known["unreached"].startswith("legacy's database cannot be reached: ")
+    shown = await crossfade_command("data", "status", "-c", str(away))
+    assert shown.code == 1
+    assert "this is what its target knows" in shown.out
+    stopped = await crossfade_command("data", "stop", "-c", str(away), "--reason", "the source is away")
+    assert stopped.code == 0, stopped
 
 
 @pytest.mark.parametrize(("line", "says"), [

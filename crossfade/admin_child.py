@@ -69,11 +69,12 @@ class AdminChild:
         self.channel.send({"do": "context", "context": context})
 
     def leave(self) -> None:
-        """Have it answer what it has begun and end."""
-        self.channel.send({"do": "stop"})
+        """Have it answer what it has begun and end; another one comes."""
+        self.channel.send({"do": "stop", "for_good": False})
 
     async def end(self) -> None:
-        self.leave()
+        """No worker is left, and no other one comes."""
+        self.channel.send({"do": "stop", "for_good": True})
         try:
             async with asyncio.timeout(LEAVE_WITHIN):
                 await self.process.wait()

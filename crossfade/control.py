@@ -68,6 +68,7 @@ class _Process:
     def __init__(self) -> None:
         self._start: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
+        self._for_good = False
         self._feed: Feed | None = None
         self._admin: Admin | None = None
         self._reconciler: Reconciler | None = None
@@ -110,6 +111,8 @@ class _Process:
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
+        if self._for_good:
+            await feed.take_leave()
         await feed.close()
         await runner.cleanup()
         channel.close()
@@ -186,6 +189,7 @@ class _Process:
                     self._feed.update(message["context"])
                     self._admin.update(message["context"])
             case "stop":
+                self._for_good = message["for_good"]
                 self._stop.set()
 
 

@@ -31,7 +31,7 @@ from crossfade import exposition
 from crossfade.bell import Bell
 from crossfade.channel import Message
 from crossfade.cohort_counts import cohort_counts
-from crossfade.convergence import Convergence, Patience, converged
+from crossfade.convergence import ALIVE_WITHIN, Convergence, Patience, converged
 from crossfade.cutover.leases import Leases, is_under_way, lease_from
 from crossfade.embedded.postgres import EmbeddedPostgresError
 from crossfade.private_file import read_or_make
@@ -42,7 +42,7 @@ from crossfade.store.connection import StoreError
 from crossfade.store.instances import InstanceReport
 from crossfade.store.store import Store
 from crossfade.store_here import open_store
-from flags.change import KillAll, KillFlag, Refused
+from flags.change import KillAll, KillFlag, Refused, Unkill, UnkillAll
 from flags.document import one_line
 from flags.model import Bucketing, Flag, Side, Stage
 from flags.stages import settled_at
@@ -110,6 +110,12 @@ class Feed:
             tasks.create_task(self._count_often())
             tasks.create_task(self._renew_leases())
             await self._look_for_ever()
+
+    async def take_leave(self) -> None:
+        """The instance has ended, and nobody is to wait for what it will never say."""
+        if self.store is not None:
+            with contextlib.suppress(StoreError):
+                await self.store.leave(self.instance, ALIVE_WITHIN)
 
     async def close(self) -> None:
         if self.store is not None:
@@ -249,7 +255,10 @@ class Feed:
         for one in over:
             kill, end, key = one["kill"], one["end"], one["flag"] or "*"
             this_kill = f"kill of {key} on {self.instance} at {kill['at']}"
-            if await store.audit_of(this_kill) is None:
+            known = await store.audit_of(this_kill)
+            if known is not None and known.to_version is not None:
+                await self._take_back(store, one)
+            if known is None:
                 actor = Actor(ActorType.LOCAL, kill["by"], Role.ADMIN, None, Via.CLI)
                 words = f"killed on {self.instance}, and taken back there: {kill['reason']}"
                 reason = one_line(words, LONGEST_REASON)
@@ -257,6 +266,18 @@ class Feed:
                 deed = Deed("flag.kill_over", "flag", objects, reason, {}, None, None, this_kill)
                 await store.perform(actor, deed, _recorded(kill, end))
         await self._ask({"do": "told", "ends": [one["end"]["at"] for one in over]})
+
+    async def _take_back(self, store: Store, one: Message) -> None:
+        """The store has taken over a kill that had just been taken back here: it ends there, too."""
+        flag_set, key = await store.flag_set(), one["flag"]
+        flag = None if key is None else flag_set.flag(key)
+        kill = flag_set.kill if key is None else None if flag is None else flag.kill
+        if kill is None or kill.at != one["kill"]["at"]:
+            return
+        end = one["end"]
+        actor = Actor(ActorType.LOCAL, end["by"], Role.ADMIN, None, Via.CLI)
+        reason = one_line(f"taken back on {self.instance}: {end['reason']}", LONGEST_REASON)
+        await store.change(actor, UnkillAll() if key is None else Unkill(key), reason=reason)
 
     # Saying who runs what.
 

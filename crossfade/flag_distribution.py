@@ -305,8 +305,8 @@ class FlagDistribution:
 
 
 def _told(what: str, acks: Sequence[FlagsAck]) -> Outcome:
-    """An order that is in force: which workers obey it."""
-    obeying = [ack for ack in acks if ack.error is None]
+    """An order that is in force: which workers decide by it."""
+    obeying = [ack for ack in acks if ack.taken]
     slowest = max((ack.milliseconds for ack in obeying), default=0.0)
     lines = [f"{what}: {len(obeying)}/{len(acks)} workers, slowest {slowest:.0f} ms"]
     lines += [f"worker {ack.worker} (pid {ack.pid}): {ack.error}" for ack in acks if ack.error is not None]

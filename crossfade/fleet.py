@@ -252,34 +252,37 @@ class Fleet:
 
     async def tell_flags(self, document: Message, lease: float | None = None) -> list[FlagsAck]:
         """Have every worker decide by `document`, also those that start or drain; who did, and how soon.
+        A worker that ends meanwhile is none of them.
 
         `lease` is until when (time.monotonic) this set is sure to have been the newest or just replaced.
         """
         self.flags = document
         workers = [worker for worker in self.living if worker.channel.is_open]
         order = {"do": "flags", "flags": document, "lease": lease}
-        return await asyncio.gather(*(self._tell_flags(worker, order) for worker in workers))
+        acks = await asyncio.gather(*(self._tell_flags(worker, order) for worker in workers))
+        return [ack for ack in acks if ack is not None]
 
-    async def _tell_flags(self, worker: Worker, order: Message) -> FlagsAck:
+    async def _tell_flags(self, worker: Worker, order: Message) -> FlagsAck | None:
         began = time.monotonic()
-        error = None
+        error, taken = None, False
         within = FLAGS_WITHIN_IF_LATE if worker.late else FLAGS_WITHIN
         try:
             answer = await worker.channel.ask(order, within)
             worker.note_versions(answer)
             worker.late = False
-            error = answer.get("error")
+            error, taken = answer.get("error"), "flags_taken" in answer
         except TimeoutError:
             worker.late = True
             error = f"no answer within {within:g} s"
         except ConnectionResetError:
-            error = "it ended"
+            return None
         return FlagsAck(
             worker.place,
             worker.process.pid,
             worker.flags_version,
             round((time.monotonic() - began) * 1000, 3),
             error,
+            taken,
         )
 
     def tell_freshness(self, cutover: str, upto: float) -> None:
@@ -351,12 +354,14 @@ class Fleet:
         ]
         return [*(worker.status() for worker in self.living), *waiting]
 
-    async def samples(self) -> list[Sample]:
-        """Summed over all workers, as fresh as each of them is within SAMPLES_WITHIN."""
+    async def refresh(self) -> None:
+        """Ask all workers for what they have counted, as fresh as each of them is within SAMPLES_WITHIN."""
         workers = [worker for worker in self._living if worker.state is not State.STARTING]
         await asyncio.gather(*(self._refresh(worker) for worker in workers))
-        # Who ended meanwhile is in the ledger with what it sent last; nobody is counted twice or not at all.
-        return exposition.summed(*(worker.samples for worker in self._living))
+
+    def samples(self) -> list[Sequence[Sample]]:
+        """What the living ones have said last. Who has ended is in the ledger with that."""
+        return [worker.samples for worker in self._living]
 
     def end_hung(self, *, forgive: bool) -> None:
         """End workers that have been silent for too long; with `forgive` their clocks begin anew."""

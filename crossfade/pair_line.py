@@ -69,6 +69,7 @@ class PairLine:
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._client: redis.asyncio.Redis | None = None
+        self._sending = asyncio.Lock()
         self.update(settings)
 
     def update(self, settings: Observing) -> None:
@@ -180,6 +181,10 @@ class PairLine:
 
     async def _flush(self, again_after: float = SEND_EVERY) -> None:
         """Send what waits. What the bus does not take now is tried again."""
+        async with self._sending:
+            await self._flush_now(again_after)
+
+    async def _flush_now(self, again_after: float) -> None:
         # A worker that mirrors nothing needs none of this, and no request waits for it to be loaded.
         bus = await asyncio.to_thread(import_module, "crossfade.bus")
         pairs = [self._waiting[n] for n in range(min(50, len(self._waiting)))]

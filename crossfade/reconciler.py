@@ -57,7 +57,7 @@ from flags.guardrail import (
     verdict,
     way_back,
 )
-from flags.model import EVERYBODY, Flag, FlagSet
+from flags.model import EVERYBODY, Flag, FlagSet, Phase
 from flags.ramp import Act, Event, Facts, RampState, after, next_action, requests_moved
 from flags.stages import share_of_new
 
@@ -272,7 +272,7 @@ class Reconciler:
 
         async def write_with_the_move(connection: AsyncConnection, moved: FlagSet) -> None:
             found = moved.flag(flag.key)
-            if found is None or found.version != flag.version + 1:
+            if found is None or found.version != flag.version + 1 or moved.kill is not None:
                 raise OvertakenError(f"{flag.key} has been changed")
             await write(connection)
 
@@ -292,6 +292,8 @@ class Reconciler:
                         actor, move, reason=act.reason, evidence=evidence, also=write_with_the_move
                     )
                 except Refused as refusal:
+                    if refusal.kind == "under_authority" and await self._is_walked(flag.key):
+                        return  # for a moment: it is looked at again
                     # It would be refused, and recorded, at each look: a person has to see to it.
                     stop = Act(Event.PAUSE, f"the next step was refused: {refusal}"[:1000])
                     await self._do(before, counting, stop, flag, now)
@@ -305,6 +307,11 @@ class Reconciler:
                 await self._store.perform(actor, deed, write_alone)
         if act.event not in {Event.HOLD, Event.CONTINUE}:
             log.info("ramp_went_on", flag=flag.key, action=act.event.value, message=act.reason)
+
+    async def _is_walked(self, key: str) -> bool:
+        """Whether a cutover is just moving the data of this flag."""
+        over = (await self._store.flag_set()).authority_over(key)
+        return over is not None and over.phase is not Phase.OPEN
 
     # Metrics.
 

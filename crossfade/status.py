@@ -38,6 +38,8 @@ class FlagsAck:
     milliseconds: float
     """From the order to the answer."""
     error: str | None = None
+    taken: bool = True
+    """Whether it decides by them; what is under way by those before may not be over, which is an `error`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -578,6 +578,8 @@ class Supervisor:
             except NotStartedError as error:
                 self._log.error("admin API does not start", reason=str(error))
             else:
+                # It has begun with what held then; a reload may have come while it started.
+                self._api.tell(self._context())
                 if instead_of is not None:
                     instead_of.leave()
                     instead_of = None
@@ -649,6 +651,10 @@ class Supervisor:
             }
             if settings and settings.data
             else None,
+            "targets": {
+                side.value: [target.host, target.port]
+                for side, target in (settings.proxy.targets.items() if settings else ())
+            },
             "data_name": settings.data.name if settings and settings.data else "",
             "ways": _ways(settings.data) if settings and settings.data else {},
             "cutovers": [asdict(one) for one in (settings.cutovers if settings else ())],
@@ -722,7 +728,8 @@ class Supervisor:
 
     async def samples(self) -> list[Sample]:
         """Everything that is measured, summed over workers living and dead."""
-        of_workers = await self._fleet.samples()
+        await asyncio.gather(self._fleet.refresh(), self._sync.refresh())
+        # From here on without a pause: who ends goes from the living into the ledger, and is counted once.
         status = self.status()
         states: dict[str, int] = dict.fromkeys(("starting", "ready", "draining", "waiting"), 0)
         own: list[Sample] = []
@@ -733,8 +740,8 @@ class Supervisor:
                 own.append(Sample(CONFIG_GENERATION.name, place, worker.generation))
                 own.append(Sample(WORKER_MEMORY_BYTES.name, place, worker.memory_bytes))
         own += [Sample(WORKERS.name, (state,), count) for state, count in states.items()]
-        syncing = await self._sync.samples()
-        return exposition.summed(of_workers, self._ledger.samples(), own, self._flags.samples(), syncing)
+        living = (*self._fleet.samples(), *self._sync.samples())
+        return exposition.summed(*living, self._ledger.samples(), own, self._flags.samples())
 
     @property
     def _generation(self) -> int:

@@ -94,6 +94,8 @@ class SyncChildren:
         self._log = log
         self._orders: Message | None = None
         self._living: dict[Side, SyncChild] = {}
+        self._leaving: list[SyncChild] = []
+        """Those that were told to end, and have not yet."""
         self._keepers: list[asyncio.Task[None]] = []
         self._changing = asyncio.Lock()
         self._over = False
@@ -130,6 +132,7 @@ class SyncChildren:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         found, self._keepers, self._living = list(self._living.values()), [], {}
+        self._leaving += found
         return found
 
     async def _answering(self) -> None:
@@ -143,6 +146,7 @@ class SyncChildren:
     async def _end(self, leaving: Sequence[SyncChild]) -> None:
         await asyncio.gather(*(child.end() for child in leaving))
         for child in leaving:
+            self._leaving.remove(child)
             self._bury(child)
 
     async def _keep(self, side: Side, orders: Message) -> None:
@@ -187,6 +191,10 @@ class SyncChildren:
     def pids(self) -> dict[str, int]:
         return {side.value: child.process.pid for side, child in self._living.items()}
 
-    async def samples(self) -> list[Sample]:
+    async def refresh(self) -> None:
+        """Ask them what they have counted."""
         await asyncio.gather(*(child.ask() for child in self._living.values()))
-        return exposition.summed(*(child.samples for child in self._living.values()))
+
+    def samples(self) -> list[Sequence[Sample]]:
+        """What those that have not ended have said last."""
+        return [child.samples for child in (*self._living.values(), *self._leaving)]

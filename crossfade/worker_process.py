@@ -217,6 +217,9 @@ class _Shell:
         """How much is under way after a while that these flags would have let wait."""
         held = [key for one in flags.authorities if one.holds for key in one.flags]
         deadline = time.monotonic() + within
+        if held and worker.changes_under_way(held):
+            # Who waits for it is to know that it has heard, however long this takes.
+            self._send_samples()
         while held and (left := worker.changes_under_way(held)):
             if self._flags is not flags or time.monotonic() >= deadline:
                 return left

@@ -271,6 +271,11 @@ def _without_authority(flag_set: FlagSet, cutover: str) -> FlagSet:
     authority = flag_set.authority(cutover)
     if authority is None:
         return flag_set
+    if authority.side is Side.NEW and flag_set.kill is not None:
+        raise Refused(
+            "invalid",
+            f"everything is killed, which would count for {cutover} too; crossfade unkill --all first",
+        )
     left = tuple(one for one in flag_set.authorities if one is not authority)
     found = replace(flag_set, authorities=left)
     for key in authority.flags:

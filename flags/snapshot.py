@@ -199,6 +199,15 @@ class Snapshot:
     mirrored: frozenset[str] = frozenset()
     """The flags of which anybody's requests may be mirrored."""
 
+    writing: bool = False
+    """Whether any route says that its requests change something whatever their method."""
+
+    def is_safe(self, request: RequestHead) -> bool:
+        """Whether `request` changes nothing, however often it is made."""
+        if request.method not in SAFE_METHODS:
+            return False
+        return not self.writing or (route := self.route_of(request)) is None or not route.writes
+
     def route_of(self, request: RequestHead) -> Route | None:
         """The route that matches `request`."""
         order = self.matcher.match(request.method, request.host, request.path)
@@ -256,6 +265,7 @@ def compile_snapshot(routes: Sequence[Route], version: int, flag_set: FlagSet | 
             if flag.bucketing.by or flag.bucketing.assign_cookie
         },
         routes=tuple(routes),
+        writing=any(route.writes for route in routes),
         mirrored=frozenset(route.flag for route, plan in zip(routes, plans, strict=True) if _mirrors(plan)),
     )
 

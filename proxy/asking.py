@@ -87,6 +87,11 @@ class Asking:
         if refusal is not None:
             self._end(refusal.reason)
 
+    def connected(self, connection: UpstreamConnection) -> bool:
+        """As `Exchange.connected`; nobody leaves it."""
+        self.forward(connection)
+        return True
+
     def abandon(self, why: str) -> None:
         """End it now; `why` is one word."""
         upstream, self.upstream = self.upstream, None

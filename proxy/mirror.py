@@ -153,6 +153,11 @@ class _Flight:
     sampled: bool = False
     again: list[Leg] = field(default_factory=list)
 
+    @property
+    def is_safe(self) -> bool:
+        """Whether it changes nothing, however often it is asked."""
+        return self.head.method in SAFE_METHODS and not self.route.writes
+
 
 class Bucket:
     """So many a second, and as many at once."""
@@ -229,7 +234,7 @@ class Mirror:
             why = "mirrored_already"
         elif head.upgrade:
             why = "upgrade"
-        elif head.method not in SAFE_METHODS:
+        elif not exchange.runtime.snapshot.is_safe(head):
             route = exchange.runtime.snapshot.route_of(head)
             why = _why_not_unsafe(route, head)
         if why is not None:
@@ -384,7 +389,7 @@ class Mirror:
             return
         side = flight.decision.mirror
         assert side is not None
-        unsafe = flight.head.method not in SAFE_METHODS
+        unsafe = not flight.is_safe
         pool = flight.runtime.mirror_pools[side]
         if unsafe and flight.route.mirror_unsafe is UnsafeMirror.SANDBOX:
             assert flight.runtime.sandbox is not None, "the settings want one for such a route"
@@ -405,7 +410,7 @@ class Mirror:
             head.method.decode("latin-1"), head.sent_target, head.fields, flight.body, (flight.primary, leg),
         )  # fmt: skip
         closer = self._observer.compare(pair)
-        safe = head.method in SAFE_METHODS
+        safe = flight.is_safe
         settings = flight.runtime.config.mirror
         # Bounded before anything is known of the pair: a bound on what is found would bend the sample.
         flight.sampled = (

@@ -77,10 +77,36 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer", "_answer_body", "_answered_after", "_attributes", "_body_stall", "_chunk_answer",
-        "_close_client", "_held_until", "_idle_stall", "_interim", "_interim_sent", "_pool", "_repeated",
-        "_started", "_target_stall", "client", "deadline", "decision", "error", "head", "identity",
-        "received", "request_body", "runtime", "sent", "status", "tunnelled", "upstream", "witness",
+        "_answer",
+        "_answer_body",
+        "_answered_after",
+        "_attributes",
+        "_body_stall",
+        "_chunk_answer",
+        "_close_client",
+        "_held_until",
+        "_idle_stall",
+        "_interim",
+        "_interim_sent",
+        "_pool",
+        "_repeated",
+        "_started",
+        "_target_stall",
+        "_was_held",
+        "client",
+        "deadline",
+        "decision",
+        "error",
+        "head",
+        "identity",
+        "received",
+        "request_body",
+        "runtime",
+        "sent",
+        "status",
+        "tunnelled",
+        "upstream",
+        "witness",
     )  # fmt: skip
 
     decision: Decision
@@ -111,6 +137,7 @@ class Exchange:
         self._chunk_answer = False
         self._close_client = False
         self._held_until: float | None = None
+        self._was_held = False
         self._repeated = False
         self._interim = 0
         self._interim_sent = False
@@ -155,6 +182,7 @@ class Exchange:
             self.fail(503, "client_left_while_held")
             return
         until, self._held_until = self._held_until, None
+        self._was_held = True
         self.request_body = None
         runtime = self.runtime = self.client.worker.runtime
         decision = decide(runtime.snapshot, self.head, self)
@@ -163,6 +191,14 @@ class Exchange:
         else:
             self.client.worker.holding.count(decision.flag, "went_on")
         self.start(decision)
+
+    def connected(self, connection: UpstreamConnection) -> bool:
+        """It has waited for `connection`, which it takes, unless its client has gone while it was held."""
+        if self._was_held and self.client.has_gone():
+            self.fail(503, "client_left_while_held")
+            return False
+        self.forward(connection)
+        return True
 
     def forward(self, connection: UpstreamConnection) -> None:
         """Send the request head, and what has arrived of its body, over `connection`."""
@@ -438,6 +474,7 @@ class Exchange:
         self._started = before._started
         self.identity = before.identity
         self._interim_sent = before._interim_sent
+        self._was_held = before._was_held
         if before.witness is not None:
             before.witness.let_go("handed_over")
 
@@ -630,7 +667,7 @@ class Exchange:
 
     def _may_ask_again(self) -> bool:
         """Whether nothing changes by asking twice."""
-        return self.head.method in SAFE_METHODS and not self.head.has_body
+        return not self.head.has_body and self.runtime.snapshot.is_safe(self.head)
 
     def _let_go_of_target(self) -> None:
         upstream, self.upstream = self.upstream, None

@@ -119,12 +119,10 @@ class Pool:
             return
         now = self._loop.time()
         connection.expires = now + idle
-        if not self._waiting:
-            self._idle.append(connection)
-        elif connection.is_fit(now):
-            self._waiting.popleft().forward(connection)
-        else:
+        if self._waiting and not connection.is_fit(now):
             self.discard(connection, "stale")
+        else:
+            self._serve(connection)
 
     def discard(self, connection: UpstreamConnection, reason: str) -> None:
         """Close a connection instead of reusing it."""
@@ -174,6 +172,16 @@ class Pool:
             Sample(metrics.REQUESTS_WAITING.name, (side,), len(self._waiting)),
         ]
 
+    def _serve(self, connection: UpstreamConnection) -> None:
+        """Give a connection to the first who waits and still wants one, or keep it."""
+        while self._waiting:
+            if self._waiting.popleft().connected(connection):
+                return
+        if self._retired:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
     def _grow(self) -> None:
         """Open as many connections as there are requests waiting, within the bound."""
         while (
@@ -193,12 +201,7 @@ class Pool:
             self._counters.event(metrics.UPSTREAM_CONNECTS, self.side, "connected")
             self._open.add(outcome)
             outcome.expires = self._loop.time() + self.target.idle_timeout
-            if self._waiting:
-                self._waiting.popleft().forward(outcome)
-            elif self._retired:
-                outcome.close()
-            else:
-                self._idle.append(outcome)
+            self._serve(outcome)
             return
         self._counters.event(metrics.UPSTREAM_CONNECTS, self.side, outcome.reason)
         if self._waiting:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from socket import socket
 
 from core import metrics
-from core.http import SAFE_METHODS, RequestHead
+from core.http import RequestHead
 from core.metrics import Sample
 from core.mirrored import Mirrored
 from flags.snapshot import Snapshot
@@ -301,7 +301,7 @@ class Worker:
         )
         if not isinstance(head, RequestHead):
             return "it is not whole" if head is None else head.reason
-        if head.method not in SAFE_METHODS or head.has_body or head.upgrade:
+        if head.has_body or head.upgrade or not self.runtime.snapshot.is_safe(head):
             return "it might change something: only GET, HEAD and OPTIONS without a body are asked again"
         peer = Peer(self.runtime.config.forwarding, "127.0.0.1", tls=False)
         if self._mirror is None:

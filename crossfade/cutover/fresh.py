@@ -104,7 +104,8 @@ async def _tell(ask: Ask, plot: Plot) -> None:
                 marks.append((now, await heartbeat.mark(legacy, stream.name)))
             state = await target.state(new, stream.name)
             upto = None
-            while marks and state is not None and state.applied >= marks[0][1]:
+            # While it copies, what comes with the stream stands among rows that are not there yet.
+            while marks and state is not None and state.whole and state.applied >= marks[0][1]:
                 upto, _ = marks.popleft()
             if upto is not None:
                 await ask({"do": "fresh", "cutover": plot.name, "upto": upto})

@@ -44,6 +44,10 @@ from shadow.wire import to_bytes
 SAMPLES: Final = 5
 """Samples of a category that are kept, the newest."""
 SEEN_FOR: Final = "1 hour"
+_NO_FEWER: Final = (
+    "(SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(excluded.counts))"
+    " >= (SELECT coalesce(sum(value::bigint), 0) FROM jsonb_each_text(shadow_counts.counts))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,10 @@ async def write_tallies(connection: AsyncConnection, tallies: Sequence[Tally]) -
         }
         written = insert(shadow_counts).values(row)
         key = ["source", "flag", "route", "minute"]
-        await connection.execute(written.on_conflict_do_update(index_elements=key, set_=row))
+        # A minute's counts only grow: fewer are of a message that comes late, or once more.
+        await connection.execute(
+            written.on_conflict_do_update(index_elements=key, set_=row, where=text(_NO_FEWER))
+        )
 
 
 async def write_found(connection: AsyncConnection, found: Sequence[Found]) -> None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, extract, func, select
+from sqlalchemy import delete, extract, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from crossfade.store.connection import Database
 from crossfade.store.tables import instances
 
+LEAVE_WITHIN = 1.0
+"""Seconds that an instance that ends waits for the store."""
 FORGOTTEN_AFTER = 86_400
 """Seconds after which an instance that says nothing any more is forgotten."""
 
@@ -61,6 +63,13 @@ async def report(database: Database, said: InstanceReport) -> None:
     async with database.transaction() as connection:
         await connection.execute(written)
         await connection.execute(delete(instances).where(instances.c.id.in_(gone)))
+
+
+async def leave(database: Database, name: str, seconds: float) -> None:
+    """Have an instance that has ended count as silent for `seconds`; what it has counted stays."""
+    earlier = instances.c.heard_at - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    async with database.transaction(LEAVE_WITHIN) as connection:
+        await connection.execute(update(instances).where(instances.c.id == name).values(heard_at=earlier))
 
 
 async def everybody(database: Database) -> list[Instance]:

@@ -167,5 +167,9 @@ class Store:
     async def report(self, said: InstanceReport) -> None:
         await instances.report(self._database, said)
 
+    async def leave(self, instance: str, seconds: float) -> None:
+        """An instance has ended in order: it counts as silent for so long."""
+        await instances.leave(self._database, instance, seconds)
+
     async def instances(self) -> list[Instance]:
         return await instances.everybody(self._database)

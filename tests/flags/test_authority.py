@@ -150,6 +150,9 @@ def test_letting_the_flags_go_moves_nobody() -> None:
     killed = flags(THERE, Stage.NEW, KILL)
     with pytest.raises(Refused, match="items is killed"):
         change(killed, DropAuthority("shop"), now=0)
+    every = change(flags(THERE, Stage.NEW), KillAll("it burns", "ada"), now=0)
+    with pytest.raises(Refused, match="everything is killed, which would count for shop too"):
+        change(every, DropAuthority("shop"), now=0)
     freed = change(
         change(change(killed, Unkill("items"), now=0), Unkill("orders"), now=0), DropAuthority("shop"), now=0
     )

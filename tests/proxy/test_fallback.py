@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from flags.model import Route
 from proxy.config import Timeouts
 from proxy.fallback import ALWAYS, WINDOW, Budgets
+from tests.proxy.calm import in_a_calm_moment
 from tests.proxy.flags import EVERYBODY, ROUTES, one_flag
 from tests.support.world import Wire, World, echo, get, plain, post, until
 
@@ -55,8 +57,9 @@ async def silent(wire: Wire) -> None:
     (silent, "http_response_timeout"), (nonsense, "bad_status_line"),
 ])  # fmt: skip
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
+@in_a_calm_moment
 async def test_what_new_fails_legacy_answers(play, cause: str, method: bytes) -> None:
-    flags, timeouts = one_flag(fallback_ppm=EVERYBODY), Timeouts(response=0.2)
+    flags, timeouts = one_flag(fallback_ppm=EVERYBODY), Timeouts(response=0.2 if play is silent else 30)
     async with World.of(ROUTES, flags=flags, new=play, legacy=echo, timeouts=timeouts) as world:
         client = await world.client()
         for _ in range(2):  # the second on the same connection
@@ -129,6 +132,15 @@ async def test_only_where_the_weight_chose_new_a_failure_speaks_of_the_cohort() 
 async def test_what_may_act_or_has_a_body_is_asked_once(request_: bytes, play) -> None:
     async with World.of(ROUTES, flags=one_flag(fallback_ppm=EVERYBODY), new=play, legacy=echo) as world:
         assert (await world.ask(request_)).status in (500, 502)
+        assert world.count(TAKEN) == 0
+        assert not world.legacy.wires
+
+
+@pytest.mark.parametrize("play", [failing, dying])
+async def test_a_get_of_a_route_that_writes_is_asked_once(play) -> None:
+    routes = (Route("items", "/**", writes=True),)
+    async with World.of(routes, flags=one_flag(fallback_ppm=EVERYBODY), new=play, legacy=echo) as world:
+        assert (await world.ask(get(b"/cart/add"))).status in (500, 502)
         assert world.count(TAKEN) == 0
         assert not world.legacy.wires
 

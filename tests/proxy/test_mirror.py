@@ -242,6 +242,20 @@ async def test_what_changes_something_is_not_mirrored_unless_its_route_says_how(
         assert world.new.wires == []
 
 
+async def test_a_get_that_changes_something_is_not_mirrored_nor_asked_again() -> None:
+    """A route says so of all its requests: `writes: true`."""
+    routes = (Route("items", "/cart/**", writes=True), Route("items", "/**"))
+    async with shadowed(notes := Notes(), routes=routes, legacy=echo, new=echo) as world:
+        assert (await world.ask(get(b"/cart/add"))).status == 200
+        await until(lambda: notes.skips["unsafe_method"] == 1, "the skip")
+        assert world.new.wires == []
+        said = world.worker.replay(b"GET /cart/add HTTP/1.1\r\nHost: a\r\n\r\n", lambda _: None)
+        assert said is not None
+        assert "might change something" in said
+        await world.ask(get(b"/items"))
+        await until(lambda: world.new.wires, "what only reads is mirrored")
+
+
 async def test_a_dry_run_goes_to_new_with_its_field() -> None:
     route = Route("items", "/**", mirror_unsafe=UnsafeMirror.DRY_RUN, mirror_field="X-Dry-Run: 1")
     async with shadowed(notes := Notes(again=True), routes=(route,), legacy=echo) as world:

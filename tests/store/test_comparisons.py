@@ -51,15 +51,28 @@ async def take_in(store: Store, *ones: Found) -> int:
         return len(new)
 
 
-async def tally(store: Store, **counts: int) -> None:
+@pytest.fixture
+def minute() -> float:
+    """One minute for all of a scene: the next one would be another row."""
+    return time.time() // 60 * 60
+
+
+async def tally(store: Store, minute: float, /, **counts: int) -> None:
     async with store.transaction() as connection:
-        minute = time.time() // 60 * 60
         await comparisons.write_tallies(connection, [Tally("worker", "items", "/items", minute, counts)])
 
 
 async def facts(store: Store) -> Any:
     (only,) = await comparisons.facts(store, "items", time.time() - 3600)
     return only
+
+
+async def test_what_a_process_has_counted_never_gets_less(store: Store, minute: float) -> None:
+    """A message that nobody acknowledged comes once more, behind a later one of the same minute."""
+    await tally(store, minute, equal=3, unequal=1)
+    await tally(store, minute, equal=5, unequal=1)
+    await tally(store, minute, equal=3, unequal=1)
+    assert (await facts(store)).pairs == 6
 
 
 async def test_a_pair_that_comes_twice_counts_once(store: Store) -> None:
@@ -71,9 +84,10 @@ async def test_a_pair_that_comes_twice_counts_once(store: Store) -> None:
     assert (row.id, row.category.path, row.category.count) == (OF_PRICE, "$.items[*].price", 4)
 
 
-async def test_a_minute_is_written_whole_however_often(store: Store) -> None:
-    await tally(store, equal=5)
-    await tally(store, equal=7, unequal=2, drawn=1, **{"verdict:diff": 1, "verdict:noise": 1, "new_le:3": 4})
+async def test_a_minute_is_written_whole_however_often(store: Store, minute: float) -> None:
+    await tally(store, minute, equal=5)
+    more = {"verdict:diff": 1, "verdict:noise": 1, "new_le:3": 4}
+    await tally(store, minute, equal=7, unequal=2, drawn=1, **more)
     only = await facts(store)
     assert (only.pairs, only.equal, only.unequal, only.inspected, only.drawn) == (9, 7, 2, 2, 1)
     assert only.verdicts == {"diff": 1, "noise": 1}
@@ -90,20 +104,20 @@ async def test_the_newest_samples_are_kept_and_no_more(store: Store) -> None:
         await comparisons.category(store, "nothing")
 
 
-async def test_what_is_drawn_by_lot_adds_up_by_path(store: Store) -> None:
+async def test_what_is_drawn_by_lot_adds_up_by_path(store: Store, minute: float) -> None:
     one = Drawn(frozenset({"$.a"}), frozenset({"$.b"}), frozenset({"$.c", "$.\0"}))
     await take_in(store, found("1", drawn=one))
     await take_in(store, found("2", drawn=Drawn(frozenset({"$.a"}), frozenset({"$.a"}), NOTHING)))
-    await tally(store, equal=1)
+    await tally(store, minute, equal=1)
     paths = (await facts(store)).paths
     assert paths["$.a"] == PathCounts(2, 1, 0)
     assert paths["$.b"] == PathCounts(0, 1, 0)
     assert paths["$.c"] == paths["$.\ufffd"] == PathCounts(0, 0, 1)
 
 
-async def test_a_reviewer_marks_and_the_audit_knows(store: Store) -> None:
+async def test_a_reviewer_marks_and_the_audit_knows(store: Store, minute: float) -> None:
     await take_in(store, found("1", PRICE))
-    await tally(store, unequal=1)
+    await tally(store, minute, unequal=1)
     with pytest.raises(DeniedError, match=r"shadow\.mark needs the role reviewer"):
         await comparisons.mark(store, VERA, OF_PRICE, Mark.ACCEPTED, reason="I like it")
     row = await comparisons.mark(store, RITA, OF_PRICE, Mark.ACCEPTED, reason="a new price list")
@@ -128,9 +142,9 @@ async def test_rules_are_kept_with_who_has_set_them(store: Store) -> None:
         await comparisons.delete_rule(store, RITA, "times", reason="over")
 
 
-async def test_old_counts_and_unmarked_categories_are_forgotten(store: Store) -> None:
+async def test_old_counts_and_unmarked_categories_are_forgotten(store: Store, minute: float) -> None:
     await take_in(store, found("1", PRICE))
-    await tally(store, equal=1)
+    await tally(store, minute, equal=1)
     await comparisons.forget(store, 1)
     assert len(await comparisons.categories(store)) == 1
     await comparisons.forget(store, 0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psycopg
 
+from crossfade.convergence import ALIVE_WITHIN
 from crossfade.store import instances
 from crossfade.store.connection import Database
 from crossfade.store.instances import InstanceReport
@@ -28,6 +29,18 @@ async def test_the_last_word_of_each_instance_is_kept(store_url: str) -> None:
     found = await instances.everybody(store)
     assert [one.report for one in found] == [replace(SAID, id="host-0"), last]
     assert all(0.0 <= one.age < 60.0 for one in found)
+    await store.close()
+
+
+async def test_who_has_taken_leave_is_waited_for_by_nobody_and_its_counts_stay(store_url: str) -> None:
+    store = Database(store_url)
+    await instances.report(store, SAID)
+    await instances.leave(store, SAID.id, ALIVE_WITHIN)
+    (found,) = await instances.everybody(store)
+    assert found.report == SAID
+    assert found.age >= ALIVE_WITHIN
+    await instances.report(store, SAID)  # it is started again
+    assert (await instances.everybody(store))[0].age < ALIVE_WITHIN
     await store.close()
 
 

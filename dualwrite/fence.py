@@ -185,6 +185,22 @@ async def open_(connection: Connection, cutover: str, turn: int, within: float) 
     await _move(connection, cutover, turn, OPEN, within)
 
 
+async def keep_open(connection: Connection, cutover: str, turn: int, within: float) -> None:
+    """As `open_`, where it may not have been closed at all. If it is open, nobody is waited for: somebody who
+    was writing may be why it could not be closed. Raises as `close`."""
+    # From here on no earlier turn can close it; one that is just about to is waited for: it holds this row.
+    found = await connection.execute(_TAKE, (turn, cutover, turn))
+    if not found.rowcount:
+        raise OldTurnError(_MOVED.format(cutover=cutover))
+    known = await state(connection, cutover)
+    if known is None or not known.is_open:
+        await _move(connection, cutover, turn, OPEN, within)
+
+
+_MOVED: Final = "the fence of {cutover} was moved by a later walk, or is gone"
+_TAKE: Final = f"""
+    UPDATE crossfade_sync.fences SET turn = %s FROM {LASTING} WHERE cutover = %s AND turn <= %s
+"""  # noqa: S608  (a constant)
 _TURN: Final = """
     WITH moved AS (
         UPDATE crossfade_sync.fences SET turn = %s WHERE cutover = %s AND turn <= %s RETURNING 1
@@ -200,7 +216,7 @@ async def _move(connection: Connection, cutover: str, turn: int, to: int, within
             # successor.
             found = await connection.execute(_TURN, (turn, cutover, turn, f"fence_{cutover}", to))
             if not found.rowcount:
-                raise OldTurnError(f"the fence of {cutover} was moved by a later walk, or is gone")
+                raise OldTurnError(_MOVED.format(cutover=cutover))
     except errors.LockNotAvailable:
         who = "; ".join(await writers(connection, cutover)) or "they have ended by now"
         raise WritersError(f"transactions that write have not ended within {within:g} s: {who}") from None

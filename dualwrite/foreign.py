@@ -25,6 +25,7 @@ TRIGGER: Final = "crossfade_watch"
 LATE: Final = "1 hour"
 """For so long who has written counts as somebody who writes."""
 KEPT_FOR: Final = "30 days"
+_MAY_TELL: Final = "SELECT has_function_privilege('pg_replication_origin_session_is_setup()', 'EXECUTE')"
 _WAIT: Final = "200ms"
 """For the lock that a trigger needs: writers queue behind whoever waits for it."""
 _CREATE: Final = """
@@ -135,9 +136,13 @@ async def _has_had_the_authority(connection: Connection) -> bool:
 
 async def unwatched(connection: Connection, tables: Sequence[str]) -> list[str]:
     """Those of these tables (schema.name) on which neither the trigger nor a fence stands, though one should:
-    none once a cutover has moved the authority to this side, whose own application writes there then."""
+    none once a cutover has moved the authority to this side, whose own application writes there then. All of
+    them where the trigger could not tell our apply from others."""
     if await _has_had_the_authority(connection):
         return []
+    may = await (await connection.execute(_MAY_TELL)).fetchone()
+    if may is None or not may[0]:
+        return sorted(tables)
     rows = await (
         await connection.execute(
             "SELECT n.nspname || '.' || c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"

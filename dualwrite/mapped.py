@@ -65,6 +65,8 @@ class Mapped:
     """What the table's last column says of a row that is there, and of one that is gone (None: it goes)."""
     back: tuple[Conversion | None, ...] | None = ()
     """Of the columns of the key, the way back; None where one has none."""
+    returns: tuple[Conversion | None, ...] = ()
+    """Of each of the conversions, the way back; None where there is none."""
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -151,6 +153,20 @@ class Mapped:
         if self.back is None:
             return None
         return tuple(part if way is None else way(part) for way, part in zip(self.back, key, strict=True))
+
+    def means(self, at: int, value: Value) -> Value:
+        """What a value of the table's column `at` stands for: as it would come back from the source.
+
+        A mapping may write two values of one side alike at the other ('' and NULL): whichever of the two is
+        there, the rows are alike. Where nothing tells the way back, it stands for itself.
+        """
+        there, back = self.conversions[at], self.returns[at]
+        if there is None or back is None:
+            return value
+        try:
+            return there(back(value))
+        except Exception:  # users' code: it is none that has come from the source
+            return value
 
     def gone(self, key: Row) -> Sequence[Op]:
         """What has to be done where the source has no such row any more."""
@@ -333,7 +349,16 @@ def _compiled(table: Table, side: Side, tables: Sequence[Table]) -> RowMapping:
     left_out = frozenset(_left_out(table, side, tables))
     if not any(conversions) and only is None and mark is None and not target.partial:
         return Copying(target, inputs, left_out)
-    return Mapped(target, inputs, conversions, left_out, only, mark, ways_back)
+    returns = tuple(_way_back(table, name, side) for name in pairs)
+    return Mapped(target, inputs, conversions, left_out, only, mark, ways_back, returns)
+
+
+def _way_back(table: Table, name: str, side: Side) -> Conversion | None:
+    """Of a column by its name in legacy."""
+    try:
+        return conversion(table, name, table.pairs[name], other(side))
+    except InvalidMappingError:
+        return None
 
 
 def _ways_back(table: Table, side: Side) -> tuple[Conversion | None, ...] | None:

@@ -153,10 +153,24 @@ _BY_ROOT: Final = "publish_via_partition_root = true"
 """Changes of a partition are told of the table that the mapping names."""
 
 
+async def publish_more(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:
+    """Let these be read as well, from the next change on."""
+    places = sql.SQL(", ").join(qualified(schema, name) for schema, name in tables)
+    adding = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(publication), places)
+    await source.execute(adding)
+
+
+async def unpublished(
+    source: Connection, publication: str, tables: Sequence[tuple[str, str]]
+) -> Sequence[str]:
+    """Those of these tables that the publication lacks, as schema.table."""
+    published = await _published(source, publication)
+    return missing_tables(published, [f"{schema}.{name}" for schema, name in tables])
+
+
 async def must_publish(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:
     """Raises CaptureStopped where the publication lacks a table: its changes would never come."""
-    published = await _published(source, publication)
-    if missing := missing_tables(published, [f"{schema}.{name}" for schema, name in tables]):
+    if missing := await unpublished(source, publication, tables):
         raise CaptureStopped(
             "not_published",
             f"the publication {publication} lacks {', '.join(missing)}; changes of it are lost",

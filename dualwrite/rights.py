@@ -7,7 +7,7 @@ PostgreSQL is asked what holds, not who was granted what.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psycopg
@@ -146,17 +146,22 @@ async def of_source(source: Connection, publication: str, tables: Sequence[tuple
                 f"GRANT pg_read_all_stats TO {who.user}",
             )
         )
-    return found
+    return _named(found, "source")
 
 
-async def of_target(looking: Connection, tables: Sequence[str]) -> list[Finding]:
-    """What the target's user lacks. `tables` as schema.table. Raises psycopg.Error."""
+async def of_target(looking: Connection, tables: Sequence[str], *, watched: bool = False) -> list[Finding]:
+    """What the target's user lacks. `tables` as schema.table; `watched`: it is noted who else writes there.
+
+    Raises psycopg.Error.
+    """
     who = await _who(looking)
     found = [
         *_of_our_schema(who),
         *(_stop(*one) for table in await _tables(looking, tables, _WRITES) for one in _of(who, table)),
         *await _functions(looking, who, _OF_THE_APPLY, "mark its transactions with an origin"),
     ]
+    if watched:
+        found += await _of_the_watch(looking, who, tables)
     if not who.may_use_temp:
         found.append(
             _stop(
@@ -174,7 +179,27 @@ async def of_target(looking: Connection, tables: Sequence[str]) -> list[Finding]
                 else f"ALTER ROLE {who.user} SUPERUSER (PostgreSQL 14 knows no smaller right)",
             )
         )
-    return found
+    return _named(found, "target")
+
+
+async def _of_the_watch(looking: Connection, who: _Who, tables: Sequence[str]) -> list[Finding]:
+    """Without it the stream runs, and nobody notices who else writes."""
+    lacks = [
+        *(_stop(*one) for table in await _tables(looking, tables, ("TRIGGER",)) for one in _of(who, table)),
+        *await _functions(looking, who, _OF_THE_FENCE, "tell our apply from other writers"),
+    ]
+    without = "; else nobody notes who else writes there"
+    return [
+        replace(one, weight=Weight.WARNS, message=one.message + without)
+        for one in lacks
+        if "TRIGGER" in one.message or "tell our apply" in one.message
+    ]
+
+
+def _named(found: Sequence[Finding], where: str) -> list[Finding]:
+    """Both databases may have tables of one name."""
+    before, after = "the user may not ", f"the user at the {where} may not "
+    return [replace(one, message=one.message.replace(before, after, 1)) for one in found]
 
 
 async def of_cutover(where: Connection, tables: Sequence[tuple[str, str]]) -> list[Finding]:

@@ -35,7 +35,7 @@ _COLUMNS: Final = """
 """
 _UNIQUE: Final = """
     SELECT (SELECT array_agg(a.attname::text) FROM pg_attribute a
-             WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey))
+             WHERE a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]))
       FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
 """
@@ -103,7 +103,7 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
         *await _of_what_stands(direction, source, looking),
         *await _of_rows_there(direction, source, looking),
         *of_source,
-        *await rights.of_target(looking, direction.written),
+        *await rights.of_target(looking, direction.written, watched=direction.watches),
     ]
     here = {name: await columns(source, name) for name in direction.sources}
     for name, table in direction.sources.items():
@@ -113,6 +113,8 @@ async def _survey(direction: Direction, source: Connection, looking: Connection)
             there = await columns(looking, str(mapping.table))
             keys = [frozenset(row[0]) for row in await _all(looking, _UNIQUE, str(mapping.table))]
             found += judged(name, here[name], mapping, there, keys)
+            ours = [frozenset(row[0]) for row in await _all(source, _UNIQUE, name)]
+            found += _of_the_key(name, mapping, ours)
         identity = next(one.identity for one in facts.tables if one.name == name)
         found += _of_follow_ups(table, here[name], identity)
     found += _of_shared_tables(direction.sources)
@@ -218,7 +220,9 @@ def judged(
     """What speaks against one mapping. `keys` are the columns of the target's unique indexes. Pure."""
     target = mapping.table
     if not there:
-        return [_stop("no_table", f"the target has no table {target}", "create it, or correct its name")]
+        return [
+            _stop("no_table", f"the target has no table {target}", "create it there, or correct its name")
+        ]
     found = []
     names = [name for name, one in here.items() if not one.generated]
     schema, _, name = source.partition(".")
@@ -231,17 +235,37 @@ def judged(
     written = (*target.columns, *(name for name, _ in target.computed))
     if missing := [name for name in written if name not in there]:
         found.append(
-            _stop("column_missing", f"{target} has no column {', '.join(missing)}", "correct the mapping")
+            _stop(
+                "column_missing",
+                f"the target's {target} has no column {', '.join(missing)}",
+                "correct the mapping",
+            )
         )
     if not target.partial:
         found += _of_what_is_left(target, written, there)
         if frozenset(target.columns[at] for at in target.key) not in keys:
             key = ", ".join(target.columns[at] for at in target.key)
             found.append(
-                _stop("no_key", f"{target} has no unique index on ({key})", "create one, or name another key")
+                _stop(
+                    "no_key",
+                    f"the target's {target} has no unique index on ({key})",
+                    "create one there, or name another key",
+                )
             )
     found += _lossy(source, here, mapping, there)
     return found
+
+
+def _of_the_key(source: str, mapping: RowMapping, keys: Sequence[frozenset[str]]) -> Iterator[Finding]:
+    """Of two rows with one key the target would have one. `keys` are of the source's unique indexes. Pure."""
+    key = [mapping.inputs[at] for at in mapping.table.key]
+    if not any(one <= frozenset(key) for one in keys):
+        yield _stop(
+            "no_key",
+            f"the source's {source} has no unique index on ({', '.join(key)}): rows with one key would become"
+            " one row",
+            "create one there, or name another key",
+        )
 
 
 def _of_what_is_left(

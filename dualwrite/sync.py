@@ -415,6 +415,7 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
         assert known is not None
         here, server_at = await _identify(direction, source)
         must_be_resumable(known, here, slot, server_at)
+        await _publish_new_ones(direction, source, looking)
         await pg_source.must_publish(source, direction.slot, direction.tables)
         return known.epoch, known.whole
     here, _ = await _identify(direction, source)
@@ -426,6 +427,21 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
     start = await pg_source.make_slot(source, direction.slot)
     await target.create(looking, direction.name, here, start)
     return 0, False
+
+
+async def _publish_new_ones(direction: Direction, source: Connection, looking: Connection) -> None:
+    """Tables that were mapped since it was begun. Nothing of them was copied yet, so what has been written to
+    them until now comes with their copies."""
+    missing = await pg_source.unpublished(source, direction.slot, direction.tables)
+    cursor = await looking.execute(
+        "SELECT copy FROM crossfade_sync.copies WHERE stream = %s", (direction.name,)
+    )
+    begun = {copy for (copy,) in await cursor.fetchall()}
+    of_them = {table for name, table, _ in copies(direction.sources) if name in begun}
+    new = [table for table in missing if table not in of_them]
+    if new:
+        parts = (name.partition(".") for name in new)
+        await pg_source.publish_more(source, direction.slot, [(schema, name) for schema, _, name in parts])
 
 
 async def _identify(direction: Direction, source: Connection) -> tuple[target.Source, Position]:

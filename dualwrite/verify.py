@@ -20,15 +20,15 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from dualwrite import desired, heartbeat, lease, pg_source, target
 from dualwrite.backfill import copy_name, key_of
-from dualwrite.change import Row
+from dualwrite.change import Row, Value
 from dualwrite.copy_text import copy_text, read_copy_text
 from dualwrite.cut import Cut, CutAt
 from dualwrite.mapped import Mapped, MappingFailedError, RowMapping, SourceTable
@@ -400,16 +400,23 @@ class Comparison:
         if isinstance(self._mapping, Mapped) and self._mapping.mark is not None:
             alive = self._mapping.mark[0].decode()
             there.append(sql.SQL("{} = {}").format(_as_text("t", table.columns[-1]), sql.Literal(alive)))
+        values = [
+            sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(_as_text(row, name) for name in table.columns))
+            if isinstance(self._mapping, Mapped)
+            else sql.SQL("NULL::text[]")
+            for row in "et"
+        ]
         query = sql.SQL(
-            "SELECT ARRAY[{keys}], e.{first} IS NULL, t.{first} IS NULL, ARRAY[{differ}]"
+            "SELECT ARRAY[{keys}], e.{first} IS NULL, t.{first} IS NULL, ARRAY[{differ}], {values}"
             " FROM {expected} e FULL JOIN (SELECT * FROM {place} t WHERE {there}) t ON {same}"
-            " WHERE e.{first} IS NULL OR t.{first} IS NULL OR true = ANY(ARRAY[{differ}]) LIMIT {most}"
+            " WHERE e.{first} IS NULL OR t.{first} IS NULL OR true = ANY(ARRAY[{differ}])"
         ).format(
             expected=self._expected,
             keys=sql.SQL(", ").join(
                 sql.SQL("coalesce({}, {})").format(_as_text("e", name), _as_text("t", name)) for name in key
             ),
             first=sql.Identifier(key[0]),
+            values=sql.SQL(", ").join(values),
             differ=sql.SQL(", ").join(
                 sql.SQL("{} IS DISTINCT FROM {}").format(_as_text("e", name), _as_text("t", name))
                 for name in table.columns
@@ -417,16 +424,72 @@ class Comparison:
             place=place,
             there=sql.SQL(" AND ").join(there),
             same=sql.SQL(" AND ").join(sql.SQL("e.{0} = t.{0}").format(sql.Identifier(name)) for name in key),
-            most=sql.Literal(MOST),
         )
-        found = []
-        for keys_, extra, missing, differ in await (await self._looking.execute(query)).fetchall():
+        if keys is not None:
+            # Few, and people may be waiting.
+            return await self._told_apart(await (await self._looking.execute(query)).fetchall())
+        found: list[Difference] = []
+        async with self._looking.cursor(name="crossfade_differences") as cursor:
+            await cursor.execute(query)
+            while len(found) < MOST and (rows := await cursor.fetchmany(AT_ONCE)):
+                found += await self._told_apart(rows)
+        self._found.cut_short |= len(found) >= MOST
+        return found
+
+    async def _told_apart(self, rows: Sequence[Any]) -> list[Difference]:
+        """What rows of the two tables joined tell."""
+        table = self._mapping.table
+        found, values = [], []
+        for keys, extra, missing, differ, wanted, is_there in rows:
             if extra and table.partial:
                 continue
             columns = tuple(name for name, is_so in zip(table.columns, differ, strict=True) if is_so)
             kind = "extra" if extra else "missing" if missing else "different"
-            found.append(Difference(kind, tuple(keys_), None, () if kind != "different" else columns))
-        return found
+            found.append(Difference(kind, tuple(keys), None, () if kind != "different" else columns))
+            values.append((wanted, is_there))
+        return await self._meant_otherwise(found, values) if isinstance(self._mapping, Mapped) else found
+
+    async def _meant_otherwise(
+        self, found: Sequence[Difference], values: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]
+    ) -> list[Difference]:
+        """Without those columns whose values stand for the same (`Mapped.means`), and rows of which none is
+        left. `values` are what was expected of each row, and what is there."""
+        assert isinstance(self._mapping, Mapped)
+        pairs: dict[str, list[tuple[int, str | None, str | None]]] = {}
+        for number, (one, (wanted, is_there)) in enumerate(zip(found, values, strict=True)):
+            for name in one.columns:
+                at = self._mapping.table.columns.index(name)
+                if at < len(self._mapping.conversions):
+                    means = _as_str(self._mapping.means(at, _as_value(is_there[at])))
+                    pairs.setdefault(name, []).append((number, wanted[at], means))
+        alike: dict[int, set[str]] = {}
+        for name, rows in pairs.items():
+            for number in await self._same_values(name, rows):
+                alike.setdefault(number, set()).add(name)
+        left = []
+        for number, one in enumerate(found):
+            columns = tuple(name for name in one.columns if name not in alike.get(number, ()))
+            if columns or one.kind != "different":
+                left.append(replace(one, columns=columns))
+        return left
+
+    async def _same_values(
+        self, column: str, rows: Sequence[tuple[int, str | None, str | None]]
+    ) -> list[int]:
+        """The numbers of those whose two texts are one value of this column."""
+        types = await pg_source.column_types(self._looking, str(self._mapping.table))
+        numbers, ones, others = (list(part) for part in zip(*rows, strict=True))
+        query = sql.SQL(
+            "SELECT n FROM unnest(%s::int[], %s::text[], %s::text[]) AS u (n, one, other)"
+            " WHERE one::{0} IS NOT DISTINCT FROM other::{0}"
+        ).format(sql.SQL(types[column]))
+        try:
+            async with self._looking.transaction():
+                cursor = await self._looking.execute(query, (numbers, ones, others))
+                return [number for (number,) in await cursor.fetchall()]
+        except errors.DataError:
+            # A function of the mapping has said what the column cannot hold.
+            return [number for number, one, other in rows if one == other]
 
     # Suspects settled.
 
@@ -600,6 +663,14 @@ def _row(key: Key) -> Row:
 def _place(table: str) -> sql.Composed:
     schema, _, name = table.partition(".")
     return qualified(schema, name)
+
+
+def _as_value(text: str | None) -> Value:
+    return None if text is None else text.encode()
+
+
+def _as_str(value: Value) -> str | None:
+    return value.decode() if isinstance(value, bytes) else None
 
 
 def _as_text(alias: str, name: str) -> sql.Composed:

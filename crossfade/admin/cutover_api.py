@@ -28,7 +28,8 @@ from crossfade.channel import Message
 from crossfade.cutover import ground, loss
 from crossfade.cutover.ground import Ground, Plot, UnreachedError
 from crossfade.cutover.plan import Blocker, Facts, blockers, facts
-from crossfade.store import cutovers, reports
+from crossfade.flag_distribution import EVERYTHING
+from crossfade.store import cutovers, guardrails, reports
 from crossfade.store.actors import Actor, DeniedError, authorise
 from crossfade.store.audit import Deed, Head
 from crossfade.store.changes import Also, Done
@@ -222,6 +223,8 @@ class CutoverApi:
                 side, generation = await ground.by_the_journals(plot)
         else:
             side, generation = authority.side, authority.generation
+        if side is Side.NEW:
+            await self._must_not_be_killed_anywhere(plot)
         deed = Deed(
             "cutover.finish", "cutover", (plot.name,), said.reason, {}, said.ticket, None, asked.request_id
         )
@@ -242,6 +245,17 @@ class CutoverApi:
         return await self._shown(plot.name)
 
     # Details.
+
+    async def _must_not_be_killed_anywhere(self, plot: Plot) -> None:
+        """A host's own kill says nothing while new has the authority, and would count again."""
+        for one in await self._desk.store().instances():
+            if killed := {EVERYTHING, *plot.flags}.intersection(one.report.kill_overlay.get("kills", ())):
+                what = ", ".join(sorted(killed))
+                raise Refused(
+                    "blocked",
+                    f"{one.report.id} has a kill of its own ({what}), which would send writes to legacy once"
+                    f" {plot.name} is finished: crossfade unkill there first",
+                )
 
     async def _unapproved(
         self, actor: Actor, report: str | None, plot: Plot, flag_set: FlagSet, towards: Side
@@ -283,7 +297,11 @@ class CutoverApi:
         finished = await cutovers.finished_at(store, flag_set, plot.name)
         last = next(iter(await cutovers.walks(store, plot.name)), None)
         lost = last is not None and last.loses
-        return found, blockers(found, authority, flag_set, workers, finished, new_was_given_up=lost)
+        watches = [one for one in await guardrails.list_guardrails(store) if one.guardrail.flag in plot.flags]
+        against = blockers(
+            found, authority, flag_set, workers, finished, new_was_given_up=lost, guardrails=watches
+        )
+        return found, against
 
     async def _shown(self, name: str) -> CutoverAnswer:
         store = self._desk.store()

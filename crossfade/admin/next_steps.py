@@ -37,7 +37,9 @@ AFTER_REFUSAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "archived": ("crossfade flag create with another key",),
         "exists": ("crossfade flag edit changes what is there",),
         "stage_jump": ("move to a stage that the message names, settle there, then go on",),
-        "conflict": ("look again (crossfade flag get, ramp status), then repeat with the version you see",),
+        "conflict": (
+            "look again, and whether it is still wanted: crossfade flag get, ramp status, cutover status -w",
+        ),
         "invalid": (
             "correct what the message names and ask again",
             "the form of each request: GET /api/v1/openapi.json",

@@ -218,7 +218,10 @@ def status(options: argparse.Namespace) -> int:
         data(f"{one['said']}, since {one['first']}, last {one['last']}")
     if found["unwatched"]:
         them = ", ".join(found["unwatched"])
-        data(f"who else writes is not noted at {them}: no trigger could be made there")
+        data(
+            f"who else writes is not noted at {them}: no trigger could be made there, or may not tell"
+            " who is who; crossfade data plan names what is missing"
+        )
     if found["foreign_writes"]:
         data(f"  → {runbook('foreign_write')}")
         tell_next([f"crossfade data verify --towards {options.towards} -c {options.config}"])

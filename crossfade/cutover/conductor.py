@@ -23,12 +23,13 @@ from sqlalchemy import func, select
 from core.metrics import CUTOVER_HOLD, CUTOVERS, LATENCY_BUCKETS, Histogram, Sample
 from crossfade.channel import Message
 from crossfade.convergence import Convergence, Patience
-from crossfade.cutover.ground import NAME, Connection, Ground, Plot, plots
+from crossfade.cutover.ground import NAME, Connection, Ground, Plot, absent, plots
 from crossfade.cutover.leases import WAITED_OUT
 from crossfade.cutover.loss import REACHED_WITHIN
+from crossfade.cutover.plan import tripped
 from crossfade.cutover.walk import ENDED, HELD, NEXT, State
 from crossfade.feed import Feed
-from crossfade.store import cutovers
+from crossfade.store import cutovers, guardrails
 from crossfade.store.connection import StoreError
 from crossfade.store.cutovers import OvertakenError, Walk
 from crossfade.store.store import Store
@@ -42,7 +43,7 @@ from dualwrite.together import together
 from dualwrite.verify import Compared, NotFollowingError
 from flags.change import Refused
 from flags.document import one_line
-from flags.model import Authority, Phase
+from flags.model import Authority, Phase, Side
 
 log = structlog.get_logger(__name__)
 
@@ -262,16 +263,17 @@ class Conductor:
             urls = ground.stream.source_url, ground.stream.target_url
             found = await _sure(rest.compare_all(stream, *urls, pair))
             rows += found.rows
-            _must_not_differ([found])
+            _must_not_differ([found], walk)
         before, left = None, await ground.rest.left()
         while left > FEW and (before is None or left < before):
             before = left
-            _must_not_differ(await _sure(ground.rest.compare()))
+            _must_not_differ(await _sure(ground.rest.compare()), walk)
             left = await ground.rest.left()
         lag = await ground.brought(CAUGHT_UP_WITHIN)
         back = await ground.brought_back(CAUGHT_UP_WITHIN)
         if lag is None or back is None:
             raise CannotError(f"the stream {stream if lag is None else ground.way_back.name} is behind")
+        await self._must_be_well(walk, ground.plot)
         walk = cutovers.also_noted(walk, compared=rows, lag=round(lag, 4))
         authority = await self._authority(walk)
         if authority.side is walk.towards:
@@ -279,6 +281,14 @@ class Conductor:
         walk = await self._arm(walk, authority)
         held = replace(authority, phase=Phase.HOLD)
         return await cutovers.step_with(self._store, walk, State.HOLDING, held)
+
+    async def _must_be_well(self, walk: Walk, plot: Plot) -> None:
+        """Comparing may take hours. Raises CannotError where the side that gains is not well any more."""
+        if (why := await absent(plot, walk.towards)) is not None:
+            raise CannotError(why)
+        watches = await guardrails.list_guardrails(self._store) if walk.towards is Side.NEW else []
+        for one in tripped([one for one in watches if one.guardrail.flag in plot.flags]):
+            raise CannotError(f"the guardrail {one.guardrail.id} has tripped: {one.message}")
 
     async def _arm(self, walk: Walk, authority: Authority) -> Walk:
         """From here on nobody sends what changes something without a lease, so that nobody is waited for
@@ -315,7 +325,7 @@ class Conductor:
             sequences.carry(ground.losing, ground.gaining, ground.sources.values()),
             self._acknowledged(walk),
         )
-        _must_not_differ(compared, at_rest=True)
+        _must_not_differ(compared, walk, at_rest=True)
         seen = sum(one.suspected for one in compared)
         walk = cutovers.also_noted(walk, compared_at_rest=seen, sequences=moved, outlasted=outlasted)
         if walk.rehearsal:
@@ -349,7 +359,7 @@ class Conductor:
         message = None
         if authority.side is not walk.towards:  # else another walk has moved it, and its fence is not ours
             try:
-                await self._open(losing, walk)
+                await self._open(losing, walk, fence.keep_open)
             except OldTurnError as error:
                 await self._reread(walk)
                 message = f"{walk.message}; {error}, and is left as it is: crossfade cutover plan {walk.name}"
@@ -366,11 +376,13 @@ class Conductor:
             async with await connect(stream.target_url, NAME) as fed:
                 await rest.watch(fed, stream.name, on=False)
 
-    async def _open(self, where: Connection, walk: Walk) -> None:
+    async def _open(
+        self, where: Connection, walk: Walk, move: Callable[..., Awaitable[None]] = fence.open_
+    ) -> None:
         """A reader of the fence's lock ends soon: it is our apply, or a writer that is refused."""
         while True:
             try:
-                return await fence.open_(where, walk.name, walk.turn, FENCED_WITHIN)
+                return await move(where, walk.name, walk.turn, FENCED_WITHIN)
             except WritersError as error:
                 log.warning("walk_waits", walk=walk.id, message=str(error))
 
@@ -428,7 +440,7 @@ class Conductor:
         with contextlib.suppress(psycopg.Error, OSError, TimeoutError, WritersError):
             async with asyncio.timeout(REACHED_WITHIN + FENCED_WITHIN):
                 async with await connect(plot.urls[other(walk.towards)], NAME) as losing:
-                    await fence.open_(losing, walk.name, walk.turn, FENCED_WITHIN)
+                    await fence.keep_open(losing, walk.name, walk.turn, FENCED_WITHIN)
                     return True
         return False
 
@@ -530,7 +542,7 @@ async def _sure(comparing: Awaitable[Any]) -> Any:
         raise CannotError(f"it cannot be compared: {error}") from error
 
 
-def _must_not_differ(found: Sequence[Compared], *, at_rest: bool = False) -> None:
+def _must_not_differ(found: Sequence[Compared], walk: Walk, *, at_rest: bool = False) -> None:
     """Raises CannotError. What has changed while it was compared was noted, and is compared again."""
     for one in found:
         if one.differences:
@@ -538,7 +550,7 @@ def _must_not_differ(found: Sequence[Compared], *, at_rest: bool = False) -> Non
             what = ", ".join((first.kind, *first.columns))
             raise CannotError(
                 f"{one.name}: {len(one.differences)} rows differ, such as key {', '.join(first.key)}"
-                f" ({what}); crossfade data repair, then again"
+                f" ({what}); crossfade data repair --towards {walk.towards}, then again"
             )
         if one.unsettled and at_rest:
             raise CannotError(f"{one.name}: {one.unsettled} rows change although both sides are fenced")

@@ -32,6 +32,8 @@ NAME: Final = "crossfade cutover"
 """By which servers know the sessions of a walk."""
 LANES: Final = 3
 """Tables that are compared at the same time while everybody waits."""
+TAKES_WITHIN: Final = 2.0
+"""Seconds that a backend has to take a connection."""
 LOOK_AGAIN: Final = 0.004
 """Seconds between two looks at how far a stream has come."""
 
@@ -52,6 +54,8 @@ class Plot:
     urls: Mapping[Side, str]
     streams: Mapping[Side, Direction]
     """By the side that they go to."""
+    targets: Mapping[Side, tuple[str, int]]
+    """Host and port of the backends behind the proxy."""
 
     def sources(self, towards: Side) -> dict[str, SourceTable]:
         """What of the stream towards a side belongs to this cutover, by the source's tables."""
@@ -125,6 +129,7 @@ def plots(context: Message) -> dict[str, Plot]:
             one["max_lag_ms"],
             urls,
             streams,
+            {Side(side): (host, port) for side, (host, port) in context["targets"].items()},
         )
         for one in context["cutovers"]
     }
@@ -193,6 +198,22 @@ async def reach(plot: Plot, side: Side) -> Connection:
         said = (str(error).splitlines() or ["it is silent"])[0]
         then = "; if it is gone: runbooks/new-is-gone.md" if side is Side.NEW else ""
         raise UnreachedError(f"{side} cannot be reached: {said}{then}") from error
+
+
+async def absent(plot: Plot, side: Side) -> str | None:
+    """Why nobody could be served by the backend of this side; None where it takes connections."""
+    host, port = plot.targets[side]
+    try:
+        async with asyncio.timeout(TAKES_WITHIN):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        why = f"nothing within {TAKES_WITHIN:g} s"
+    except OSError as error:
+        why = error.strerror or str(error)
+    else:
+        writer.close()
+        return None
+    return f"{side}'s backend at {host}:{port} takes no connection: {why}"
 
 
 async def brought(source: Connection, looking: Connection, stream: str, within: float) -> float | None:

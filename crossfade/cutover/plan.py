@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from crossfade.convergence import Convergence
-from crossfade.cutover.ground import Ground
+from crossfade.cutover.ground import Ground, absent
+from crossfade.store.guardrails import Watch
 from dualwrite import desired, fence, quarantine, repair, target
 from dualwrite.fence import Fence
 from dualwrite.mapped import other
@@ -65,6 +66,8 @@ class Facts:
     """Rows that one of the streams has not brought, both together."""
     old: Sequence[str]
     """Transactions that the fence would wait for."""
+    absent: str | None
+    """Why the backend that would get all requests could serve nobody."""
 
 
 async def facts(ground: Ground) -> Facts:
@@ -100,6 +103,7 @@ async def facts(ground: Ground) -> Facts:
         quarantined=len(await quarantine.waiting(ground.gaining, ground.stream.name))
         + len(await quarantine.waiting(ground.losing, ground.way_back.name)),
         old=old,
+        absent=await absent(ground.plot, towards),
     )
 
 
@@ -122,6 +126,7 @@ def blockers(
     finished: Side | None,
     *,
     new_was_given_up: bool,
+    guardrails: Sequence[Watch] = (),
 ) -> list[Blocker]:
     """All of it, in the order in which it is best mended."""
     return [
@@ -129,6 +134,7 @@ def blockers(
         *_streams(found),
         *_world(found),
         *_flags(found, authority, flag_set),
+        *(_guardrails(found, guardrails)),
         *_workers(workers),
     ]
 
@@ -210,6 +216,8 @@ def _streams(found: Facts) -> Iterator[Blocker]:
 
 
 def _world(found: Facts) -> Iterator[Blocker]:
+    if found.absent is not None:
+        yield Blocker("backend", found.absent, "start it, or correct targets: and crossfade reload")
     if found.old:
         yield Blocker(
             "long_transaction",
@@ -233,6 +241,21 @@ def _flags(found: Facts, authority: Authority | None, flag_set: FlagSet) -> Iter
         yield Blocker(
             "killed", f"everything is killed: {flag_set.kill.reason}", "crossfade unkill --all --reason WHY"
         )
+
+
+def tripped(guardrails: Sequence[Watch]) -> list[Watch]:
+    """Those that say that new is not well, and that nobody has rearmed."""
+    return [one for one in guardrails if one.stands_against is not None]
+
+
+def _guardrails(found: Facts, guardrails: Sequence[Watch]) -> Iterator[Blocker]:
+    if found.towards is Side.NEW:
+        for one in tripped(guardrails):
+            yield Blocker(
+                "guardrail",
+                f"the guardrail {one.guardrail.id} has tripped: {one.message}",
+                f"look why, then: crossfade guardrail rearm {one.guardrail.id} --reason WHY",
+            )
 
 
 def _workers(workers: Convergence) -> Iterator[Blocker]:

@@ -20,7 +20,6 @@ from tests.cutover.planted import IN_THE_HOLD, Stop, planted
 from tests.cutover.scene import Night, databases, night
 from tests.cutover.test_runbooks import inline
 from tests.store.relay import Relay
-from tests.support.crossfade_process import PATIENCE
 
 RUNS = int(os.environ.get("CROSSFADE_FAULT_RUNS", str(len(FAULTS))))
 FIRST = int(os.environ.get("CROSSFADE_FAULT_SEED", "0"))
@@ -43,9 +42,7 @@ async def the_runbook_aborts_it(eve: Night, stop: Stop) -> None:
     began = asyncio.create_task(eve.cutover("run"))
     await stop.reached()
     aborting = asyncio.create_task(eve.cf.command(*words))
-    async with asyncio.timeout(PATIENCE):
-        while not aborting.done() and (await eve.does("status"))["walks"][0]["abort"] is None:
-            pass
+    await eve.is_asked_to_abort()
     stop.go_on()
     done = await aborting
     assert done.code == 0, done
@@ -89,7 +86,7 @@ async def new_falls_silent(eve: Night, stop: Stop, relay: Relay) -> None:
     code, answer = await began
     walk = answer["walks"][0]
     assert (code, walk["state"], answer["side"]) == (6, "cancelled", "legacy"), walk
-    assert walk["held_seconds"] < 12
+    assert walk["held_seconds"] < 15, "what waits longer gets 503"
     relay.speaks.set()
     stop.again()
 

@@ -70,7 +70,7 @@ async def test_what_stands_against_it_is_said_at_once_and_nothing_is_changed(eve
                 " '{1}', '0/1', '0/1', 1, 'put', '{}', 'too long')"
             )
         await eve.end_sync("legacy")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 plan = await eve.does("plan", code=6)
                 reasons = {one["reason"] for one in plan["blockers"]}
@@ -79,6 +79,42 @@ async def test_what_stands_against_it_is_said_at_once_and_nothing_is_changed(eve
         named = next(one for one in plan["blockers"] if one["reason"] == "long_transaction")
         assert "nightly" in named["message"]
     assert await eve.side() == "legacy"
+
+
+async def test_nobody_is_sent_to_a_side_that_is_not_well(eve: Night) -> None:
+    await eve.prepare()
+    await eve.is_possible()
+    done = await eve.cf.command("guardrail", "set", "shop", "--signal", "errors", "--reason", "a test")
+    assert done.code == 0, done
+    async with await psycopg.AsyncConnection.connect(eve.store_url, autocommit=True) as store:
+        await store.execute(
+            "UPDATE crossfade_store.guardrails SET state = 'tripped',"
+            ' evidence = evidence || \'{"message": "too many"}\''
+        )
+        eve.new.stop()
+        found = {one["reason"]: one for one in (await eve.does("plan", code=6))["blockers"]}
+        assert found["backend"]["message"].startswith("new's backend at 127.0.0.1:")
+        assert found["guardrail"]["message"] == "the guardrail shop:errors has tripped: too many"
+        assert "crossfade guardrail rearm shop:errors" in found["guardrail"]["remedy"]
+        eve.new.start()
+        assert (await eve.cutover("run"))[0] == 6
+        # What becomes so while everything is compared cancels the walk before anybody waits.
+        person = Actor(ActorType.HUMAN, "somebody", Role.ADMIN, None, Via.API)
+        known = Store(eve.store_url)
+        try:
+            authority = (await known.flag_set()).authority(CUTOVER)
+            assert authority is not None
+            await cutovers.begin(known, person, authority, reason="a test")
+            async with asyncio.timeout(60):
+                while await cutovers.under_way(known):  # noqa: ASYNC110  (another process walks)
+                    await asyncio.sleep(0.05)
+        finally:
+            await known.close()
+    walk = (await eve.does("status"))["walks"][0]
+    assert (walk["state"], walk["held_seconds"]) == ("cancelled", None)
+    assert walk["message"] == "the guardrail shop:errors has tripped: too many"
+    assert (await eve.cf.command("guardrail", "rearm", "shop:errors", "--reason", "well again")).code == 0
+    await eve.does("run")
 
 
 async def test_a_rehearsal_moves_nothing_and_says_how_long_it_would_take(eve: Night) -> None:
@@ -211,7 +247,7 @@ async def test_who_writes_to_the_other_side_in_spite_of_the_fence_is_found_out(e
         await stubborn.execute("ALTER TABLE accounts DISABLE TRIGGER crossfade_fence")
         await stubborn.execute("UPDATE accounts SET bio = 'mine' WHERE id = 2")
         await stubborn.execute("ALTER TABLE accounts ENABLE ALWAYS TRIGGER crossfade_fence")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             _, plan = await eve.cutover("plan")
             stopped = [one for one in plan["blockers"] if one["reason"] == "stopped"]
@@ -232,6 +268,29 @@ async def test_who_passes_by_the_proxy_is_refused_where_the_authority_is_not(eve
             await cron.execute(update)
         await eve.does("back")
         await cron.execute(update)
+
+
+async def test_a_job_that_writes_for_long_cancels_the_walk_and_keeps_nobody_waiting(eve: Night) -> None:
+    await eve.prepare()
+    async with (
+        eve.people(rest=0.05) as load,
+        await psycopg.AsyncConnection.connect(eve.urls["legacy"]) as nightly,
+    ):
+        await load.grows_by(20)
+        # It begins when the plan has been looked at: nobody can name it before.
+        await eve.is_possible()
+        began = asyncio.create_task(eve.cutover("run"))
+        await nightly.execute(
+            "UPDATE users SET about = about WHERE user_id = (SELECT max(user_id) FROM users)"
+        )
+        code, answer = await began
+        walk = answer["walks"][0]
+        assert (code, walk["state"]) == (6, "cancelled"), walk
+        assert "transactions that write have not ended within 3 s: pid " in walk["message"]
+        assert walk["held_seconds"] < 10, "and the job goes on"
+        await load.grows_by(20)
+        load.must_be_fine()
+        await nightly.rollback()
 
 
 @pytest.mark.timeout(200)
@@ -286,7 +345,7 @@ async def test_tables_that_nobody_carries_are_said(eve: Night) -> None:
     config = eve.cf.config_path.read_text()
     eve.cf.configure(config.replace("cutovers:\n  shop:\n", "cutovers:\n  shop:\n    tables: [user]\n"))
     assert (await eve.cf.command("reload")).code == 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await eve.cutover("plan"))[0] != 2:  # noqa: ASYNC110  (the control process hears of it)
             await asyncio.sleep(0.05)
     _, refused = await eve.cutover("plan")
@@ -319,7 +378,7 @@ async def test_the_api_says_what_it_describes(eve: Night) -> None:
     assert (again.status, again.body["error"]) in {(409, "conflict"), (409, "blocked")}
     await conforming("POST", f"{here}/abort", f"{cutover}/abort", WHY)
     await conforming("GET", "/api/v1/cutovers", "/api/v1/cutovers")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await ask("GET", here)).body["walks"][0]["ended_at"] is None:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     nothing = await ask("POST", f"{here}/abort", WHY)

@@ -35,11 +35,16 @@ async def test_a_session_reads_what_it_has_written(
                 assert done.code == 0, done
             async with eve.people(rest=0.01) as load:
                 await load.grows_by(100)
-                for _ in range(3):
-                    os.kill(eve.streams["new"].pid, signal.SIGSTOP)
-                    await asyncio.sleep(0.5)
+                os.kill(eve.streams["new"].pid, signal.SIGSTOP)
+                try:
+                    async with asyncio.timeout(PATIENCE):
+                        # Until somebody misses what it wrote; who is kept from that has read often by then.
+                        enough = load.answers + 300
+                        while load.answers < enough and not load.backwards:  # noqa: ASYNC110
+                            await asyncio.sleep(0.01)
+                finally:
                     os.kill(eve.streams["new"].pid, signal.SIGCONT)
-                    await load.grows_by(60)
+                await load.grows_by(60)
                 measured = await eve.cf.metrics()
                 # New answers again as soon as it has what was written.
                 async with asyncio.timeout(PATIENCE):

@@ -84,8 +84,9 @@ async def all_is_well(eve: Night, load: Load) -> None:
     assert walk["state"] == "done", walk
     assert await one_is_open(eve) == await eve.side()
     load.must_be_fine()
-    plan = await eve.cutover("plan")
-    assert plan[0] == 0, plan
+    code, plan = await eve.cutover("plan")
+    reasons = {one["reason"] for one in plan.get("blockers", ())}
+    assert reasons <= {"lag", "workers", "long_transaction"}, (code, plan)
     await eve.nothing_is_lost(load)
     await eve.both_are_equal()
 
@@ -141,8 +142,8 @@ async def test_a_broken_walk_is_found_out(
         if working is not None:
             await working
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await all_is_well(eve, load)
-        except (AssertionError, TimeoutError) as error:
+        except AssertionError as error:
             wrong = error
         assert (wrong is not None) is is_found, (wrong, load.failures[:3])

@@ -26,10 +26,17 @@ async def examined(eve: Night) -> dict[str, str]:
     }
 
 
+async def shown(eve: Night, row: str) -> None:
+    """On the page, which does not wait long for the store."""
+    async with asyncio.timeout(PATIENCE):
+        while row not in (page := (await eve.cf.admin("/")).body.decode()):
+            assert "<html" in page
+            await asyncio.sleep(0.1)
+
+
 @pytest.mark.timeout(200)
 async def test_who_looks_sees_it(eve: Night) -> None:
-    page = (await eve.cf.admin("/")).body.decode()
-    assert "<td>shop<td><b>not prepared</b><td>0<td>-<td>none yet" in page
+    await shown(eve, "<td>shop<td><b>not prepared</b><td>0<td>-<td>none yet")
     assert await examined(eve) == {}
     await eve.prepare()
     assert await examined(eve) == {
@@ -48,8 +55,7 @@ async def test_who_looks_sees_it(eve: Night) -> None:
             pass
         watching.send_signal(signal.SIGINT)
         assert await watching.wait() == 0
-    page = (await eve.cf.admin("/")).body.decode()
-    assert "<td>shop<td><b>new</b><td>1<td>open<td>1 to new<td><span class=good>done</span><td>" in page
+    await shown(eve, "<td>shop<td><b>new</b><td>1<td>open<td>1 to new<td><span class=good>done</span><td>")
     # Somebody opens what is closed.
     async with await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as stubborn:
         await stubborn.execute("SELECT setval('crossfade_sync.fence_shop', 1)")

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from dualwrite.verify import PATIENCE
-from tests.dualwrite.sample import alike, connected, until, write
+from tests.dualwrite.sample import alike, connected, rows, until, write
 from tests.dualwrite.test_commands import MIGRATION
 from tests.support.crossfade_process import RunningCrossfade, all_gone, running_crossfade
 
@@ -160,11 +160,12 @@ async def test_of_two_hosts_one_works_and_the_other_follows_it(
 
         # The whole host dies: everything of it at once.
         before = await epoch(new)
-        killed = time.monotonic()
         for pid in (holder.pid, await pid_of(holder)):
             os.kill(pid, signal.SIGKILL)
+        ((lasted,),) = await rows(new, "SELECT until::text FROM crossfade_sync.leases")
         await until(holds(other), "the other host works")
-        assert time.monotonic() - killed < 5
+        # At once, since its session is gone: before its lease would have ended.
+        assert await rows(new, f"SELECT since < '{lasted}' FROM crossfade_sync.leases") == [(True,)]
         for _ in range(10):
             await write(legacy, chance)
         await until(lambda: alike(legacy, new), "and nothing is lacking")

@@ -105,11 +105,33 @@ async def test_closing_waits_for_those_who_write_and_names_them(db: Connection, 
     assert await (await db.execute("SELECT title FROM notes")).fetchall() == [("more",)]
 
 
+async def test_one_that_could_not_be_closed_is_kept_open_without_waiting_for_anybody(
+    db: Connection, target_url: str
+) -> None:
+    """Whoever writes for long is why it could not, and those who wait in the proxy must not wait for him."""
+    await install(db, is_open=True)
+    async with another(target_url) as cron:
+        await cron.execute(INSERT)
+        with pytest.raises(WritersError):
+            await fence.close(db, CUTOVER, 1, 0.1)
+        async with asyncio.timeout(5):
+            await fence.keep_open(db, CUTOVER, 2, 60.0)
+        # Nobody of before can close it any more.
+        with pytest.raises(OldTurnError):
+            await fence.keep_open(db, CUTOVER, 1, 1.0)
+        await cron.commit()
+        with pytest.raises(OldTurnError):
+            await fence.close(db, CUTOVER, 1, 1.0)
+        await fence.close(db, CUTOVER, 3, 1.0)
+    await fence.keep_open(db, CUTOVER, 3, 1.0)
+    assert (await fence.state(db, CUTOVER)).is_open
+
+
 async def test_who_vanishes_while_it_moves_the_fence_keeps_nobody_waiting(
     db: Connection, target_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its session stays for as long as TCP believes in it; writers do not wait for that."""
-    monkeypatch.setattr(fence, "SILENT_AT_MOST", 1.0)
+    monkeypatch.setattr(fence, "SILENT_AT_MOST", 3.0)
     await install(db, is_open=True)
     async with another(target_url) as vanished, another(target_url) as people:
         await vanished.execute("SET application_name = 'the walker'")

@@ -11,7 +11,7 @@ import pytest
 
 from dualwrite import repair, sync, target
 from dualwrite.mapped import towards
-from dualwrite.mapping import Values
+from dualwrite.mapping import Table, Values
 from dualwrite.stream_states import State
 from dualwrite.sync import Direction, StoppedError, Told
 from examples.migration import follow_ups, tables
@@ -65,6 +65,29 @@ async def test_rows_that_somebody_spoiled_are_written_anew(legacy_url: str, new_
         await until(lambda: alike(legacy, new), "both are alike")
         await until(lambda: is_(told, State.FOLLOWING), "it follows again")
         assert await repair.waiting(new, NAME) == 0
+
+
+async def test_a_table_that_is_mapped_later_is_published_and_copied_by_itself(
+    legacy_url: str, new_url: str
+) -> None:
+    coupons = "CREATE TABLE coupons (id int PRIMARY KEY, text text)"
+    more = Table("coupons", "coupons", key=["id"], columns=["id", "text"])
+    async with connected(legacy_url) as legacy, connected(new_url) as new:
+        async with running(legacy_url, new_url) as told:
+            await until(lambda: is_(told, State.FOLLOWING), "it follows")
+        for side in (legacy, new):
+            await side.execute(coupons)
+        await legacy.execute("INSERT INTO coupons VALUES (1, 'before'), (2, 'before')")
+        async with running(legacy_url, new_url, [*tables, more]) as told:
+            await until(lambda: is_(told, State.FOLLOWING), "it follows again")
+            await legacy.execute("UPDATE coupons SET text = 'after' WHERE id = 2")
+            await until(lambda: says(new, "SELECT text FROM coupons WHERE id = 2", "after"), "it has come")
+            assert await rows(new, "SELECT text FROM coupons WHERE id = 1") == [("before",)]
+        # One whose copy was begun, and that somebody has taken out, has lost changes.
+        await legacy.execute("ALTER PUBLICATION crossfade_to_new DROP TABLE coupons")
+        mapped = towards(Side.NEW, [*tables, more], follow_ups)
+        with pytest.raises(StoppedError, match=r"lacks public\.coupons; changes of it are lost"):
+            await sync.run(Direction(NAME, legacy_url, new_url, mapped), Told())
 
 
 async def test_a_repair_waits_for_what_it_cannot_see_and_lets_the_stream_go_on(

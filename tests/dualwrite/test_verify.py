@@ -16,7 +16,7 @@ from dualwrite.row_hash import Form
 from dualwrite.segments import Progress
 from dualwrite.stream_states import State
 from dualwrite.sync import Direction, StoppedError, Told
-from dualwrite.verify import Compared, Comparison, Going, NotFollowingError
+from dualwrite.verify import Compared, Comparison, Difference, Going, NotFollowingError
 from examples.migration import follow_ups, tables
 from flags.model import Side
 from tests.dualwrite.sample import NAME, connected, is_, rows, running, until, write
@@ -249,6 +249,33 @@ async def test_values_written_otherwise_are_compared_by_what_they_mean(pair: tup
         await new.execute("UPDATE wide SET a = lower(a) WHERE id = 5")
         (one,) = (await compared(pair, shout)).differences
         assert (one.kind, one.key, one.columns) == ("different", ("5",), ("a",))
+
+
+async def test_what_the_mapping_writes_alike_is_alike_whichever_side_wrote_it(pair: tuple[str, str]) -> None:
+    """'' and NULL become NULL in new, and its own clients may write '' there all the same: if that were a
+    difference, the way back would be refused for ever."""
+    loose = Table(
+        "wide", "wide", ["id"],
+        {"id": "id", "a": Convert("a", lambda a: a or None, lambda a: a),
+         "b": "b", "n": Convert("n", lambda n: n.lstrip("-"), lambda n: f"0{n}")},
+    )  # fmt: skip
+    async with connected(pair[0]) as legacy, connected(pair[1]) as new, running(*pair, [loose], []) as told:
+        await until(lambda: is_(told, State.FOLLOWING), "it follows")
+        await legacy.execute("UPDATE wide SET a = '' WHERE id = 1")
+        await legacy.execute("UPDATE wide SET n = -n WHERE id = 2")
+        assert (await compared(pair, loose)).equal
+        # As if the way back had brought them: legacy has what new's clients have written.
+        await new.execute("UPDATE wide SET a = '' WHERE id IN (3, 4, 5)")
+        await legacy.execute("ALTER TABLE wide DISABLE TRIGGER ALL")
+        await legacy.execute("UPDATE wide SET a = NULL WHERE id = 3")
+        assert (await compared(pair, loose)).differences == [
+            Difference("different", ("4",), ("4",), ("a",)), Difference("different", ("5",), ("5",), ("a",))
+        ]  # fmt: skip
+        # And the other way: legacy has two ways to write what is one thing in new.
+        back = the_only(Side.LEGACY, loose)
+        looks = Comparison(NAME, new, legacy, "public.wide", back.mappings[0], backwards=False)
+        found = await looks.suspects(Going())
+        assert found == [("4",), ("5",)]
 
 
 async def test_without_a_stream_nothing_is_said_of_what_differs(

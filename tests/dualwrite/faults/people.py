@@ -18,7 +18,7 @@ from tests.dualwrite.faults.history import Done, History, Seen
 
 Connection = psycopg.AsyncConnection[Any]
 
-PATIENT: Final = "-c synchronous_commit=on -c lock_timeout=10s -c statement_timeout=25s"
+PATIENT: Final = "-c synchronous_commit=on -c lock_timeout=20s -c statement_timeout=25s"
 """What takes longer is harm that was done to the application."""
 _ITS_OWN: Final = (errors.DeadlockDetected, errors.UniqueViolation)
 """Between two writers."""

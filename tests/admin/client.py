@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from tests.support.crossfade_process import PATIENCE, RunningCrossfade
+from crossfade.fleet import FLAGS_WITHIN
+from tests.support.crossfade_process import PATIENCE, Finished, RunningCrossfade
 
 WHY = {"reason": "a test"}
 
@@ -51,6 +53,19 @@ class Client:
         answer = await self(method, path, said)
         assert answer.status == 200, answer
         return answer.body
+
+
+async def obeyed(cf: RunningCrossfade, *arguments: str) -> Finished:
+    """A command that goes to the workers directly (kill, unkill), and that the only one obeys at once.
+
+    Or a moment later, where the machine kept it from that for as long as it is waited for.
+    """
+    began = time.monotonic()
+    done = await cf.command(*arguments, "--reason", WHY["reason"])
+    if done.code != 7 or time.monotonic() - began < FLAGS_WITHIN:
+        assert done.code == 0, done
+        assert "1/1 workers" in done.out
+    return done
 
 
 def conforms(value: Any, described: Any, document: Any) -> None:

@@ -77,7 +77,7 @@ def family_of(process: subprocess.Popen[str]) -> set[int]:
 
 
 def wait_until_gone(family: set[int]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while left := {pid for pid in family if Path(f"/proc/{pid}").exists()}:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.02)

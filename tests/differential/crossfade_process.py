@@ -1,15 +1,18 @@
 """Crossfade's data plane as one process: a worker for each `FD:BACKEND_PORT` in the arguments.
 
 No routes are configured, so everything goes to the legacy target, which is the scripted backend. The
-forwarding fields are off and the timeouts short.
+forwarding fields are off and the timeouts short, unless PATIENCE in the environment says how many seconds
+all of them last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
+from dataclasses import fields
 
 import uvloop
 
@@ -31,6 +34,13 @@ TIMEOUTS = Timeouts(
 )
 
 
+def timeouts() -> Timeouts:
+    patience = os.environ.get("PATIENCE")
+    if patience is None:
+        return TIMEOUTS
+    return Timeouts(**dict.fromkeys((each.name for each in fields(Timeouts)), float(patience)))
+
+
 async def serve(pairs: list[str]) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -43,7 +53,7 @@ async def serve(pairs: list[str]) -> None:
         target = Target("127.0.0.1", port)
         config = ProxyConfig(
             targets={Side.LEGACY: target, Side.NEW: target},
-            timeouts=TIMEOUTS,
+            timeouts=timeouts(),
             limits=Limits(body_bytes=LIMIT_BODY),
             forwarding=Forwarding(x_forwarded=False),
             access_log=AccessLog(path=None),

@@ -2,7 +2,7 @@
 
 The proxy is stopped while both are put into its sockets, the request first, so that it meets the
 request before it can have heard of the surprise. Only a look at the pooled connection itself, just
-before it is used, can tell.
+before it is used, can tell. However long it is stopped, none of its timers ends by that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.differential.answers import EVIL_ANSWER
@@ -20,6 +21,7 @@ from tests.differential.wire import Dialogue, Ear, reset
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PATIENT = replace(CROSSFADE_KIND, environment=lambda _: {"PATIENCE": "60"})
 SURPRISES: dict[str, Callable[[Dialogue], None]] = {
     "an answer nobody asked for": lambda dialogue: dialogue.transport.write(EVIL_ANSWER),
     "an answer and a close": lambda dialogue: (
@@ -34,7 +36,7 @@ SURPRISES: dict[str, Callable[[Dialogue], None]] = {
 
 
 async def test_the_request_goes_over_a_fresh_connection_and_gets_its_own_answer() -> None:
-    async with running(CROSSFADE_KIND, lanes=len(SURPRISES)) as proxy, asyncio.timeout(30):
+    async with running(PATIENT, lanes=len(SURPRISES)) as proxy, asyncio.timeout(30):
         for lane, (name, surprise) in zip(proxy.lanes, SURPRISES.items(), strict=True):
             lane.backend.begin(())
             client = await connected(lane.port)

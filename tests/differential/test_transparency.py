@@ -1,13 +1,15 @@
 """Every case of requests.py and answers.py through Crossfade, and beside nginx and HAProxy.
 
-All cases are played once, before the first test; the tests read what came of it. The comparison needs
-nginx and HAProxy in the versions that docs/http.md speaks of; everything else needs only Crossfade.
+All cases are played before the first test, and what looks wrong is played again: the proxies' timeouts are
+short, and a machine that stands still for a second lets them end. The tests read what came of it. The
+comparison needs nginx and HAProxy in the versions that docs/http.md speaks of; everything else needs only
+Crossfade.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -23,12 +25,17 @@ from tests.differential.differences import (
     Row,
     differences,
     table,
+    table_line,
 )
 from tests.differential.play import CASES, DRIP_LIMIT, Played, played, sent_bytes
 from tests.differential.proxies import CROSSFADE_KIND, HAPROXY_KIND, NGINX_KIND, Kind, version_of
 from tests.differential.verdict import faults
 
 OTHERS = (NGINX_KIND, HAPROXY_KIND)
+REPLAYS = 2
+"""How often what looks wrong is played again: a fault of ours comes back each time, a stall does not."""
+MANY = 80
+"""More cases than stalls spoil; so many are wrong, and not played again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +53,43 @@ def comparable(kind: Kind) -> bool:
 
 @pytest.fixture(scope="session")
 def stage() -> Stage:
-    present = [kind for kind in OTHERS if comparable(kind)]
+    return asyncio.run(play([kind for kind in OTHERS if comparable(kind)]))
 
-    async def play() -> list[Played]:
-        return await asyncio.gather(
-            played(CROSSFADE_KIND), played(CROSSFADE_KIND, drip=True), *(played(kind) for kind in present)
+
+async def play(others: list[Kind]) -> Stage:
+    whole, drip, *rest = await asyncio.gather(
+        played(CROSSFADE_KIND), played(CROSSFADE_KIND, drip=True), *map(played, others)
+    )
+    for _ in range(REPLAYS):
+        stage = Stage(whole, drip, {kind.name: each for kind, each in zip(others, rest, strict=True)})
+        odd = odd_rows(stage)
+        whole, drip, *rest = await asyncio.gather(
+            again(whole, CROSSFADE_KIND, wrong(whole) | odd),
+            again(drip, CROSSFADE_KIND, wrong(drip), drip=True),
+            *(again(each, kind, odd) for kind, each in zip(others, rest, strict=True)),
         )
+    return Stage(whole, drip, {kind.name: each for kind, each in zip(others, rest, strict=True)})
 
-    whole, drip, *others = asyncio.run(play())
-    return Stage(whole, drip, {kind.name: each for kind, each in zip(present, others, strict=True)})
+
+def wrong(what: Played) -> set[str]:
+    return {name for name, outcome in what.outcomes.items() if faults(CASE[name], outcome)}
+
+
+def odd_rows(stage: Stage) -> set[str]:
+    """The cases whose row stands otherwise on the page, or on only one of the two sides."""
+    if len(stage.others) < len(OTHERS):
+        return set()
+    rows, shown = all_rows(stage), shown_table()
+    found = {row[0] for row in rows if table_line(row) in shown}
+    return ({row[0] for row in rows} | ACCEPTED.keys()) - found
+
+
+async def again(before: Played, kind: Kind, names: set[str], *, drip: bool = False) -> Played:
+    """`before`, with these cases as they come out now."""
+    if not 0 < len(names) <= MANY:
+        return before
+    now = await played(kind, [CASE[name] for name in names], drip=drip)
+    return replace(before, outcomes=before.outcomes | now.outcomes, log=before.log + now.log)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +97,15 @@ def rows(stage: Stage) -> list[Row]:
     missing = [kind.name for kind in OTHERS if kind.name not in stage.others]
     if missing:
         pytest.skip(f"needs nginx {COMPARED_WITH['nginx']} and HAProxy {COMPARED_WITH['HAProxy']}")
+    return all_rows(stage)
+
+
+def all_rows(stage: Stage) -> list[Row]:
     return differences(stage.whole, stage.others["nginx"], stage.others["HAProxy"])
+
+
+def shown_table() -> str:
+    return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
 
 
 def named_cases(names: list[str]) -> list[object]:
@@ -110,6 +153,5 @@ def test_every_reason_still_has_its_difference(rows: list[Row]) -> None:
 
 
 def test_the_page_shows_the_table(rows: list[Row], stage: Stage) -> None:
-    shown = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
     versions = {name: each.version for name, each in stage.others.items()}
-    assert shown == table(rows, versions), "run python -m tests.differential.differences"
+    assert shown_table() == table(rows, versions), "run python -m tests.differential.differences"

@@ -145,14 +145,25 @@ def test_a_socket_folder_open_to_others_is_refused(folder: Path) -> None:
 
 
 def test_after_kill_9_of_the_server_it_starts_again_in_the_same_process(folder: Path) -> None:
-    killed = EmbeddedPostgres(folder)
-    killed.start()
-    note(killed.url(), "committed")
-    pid = int((folder / "data/postmaster.pid").read_text().split()[0])
-    os.kill(pid, signal.SIGKILL)
-    with EmbeddedPostgres(folder) as server:  # nobody has waited for the dead one yet
-        assert note(server.url(), "later") == ["committed", "later"]
-    killed.stop()  # a no-op, but for the waiting
+    for _ in range(3):
+        killed = EmbeddedPostgres(folder)
+        killed.start()
+        committed = note(killed.url(), "committed")
+        pid = int((folder / "data/postmaster.pid").read_text().split()[0])
+        began = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        try:
+            with EmbeddedPostgres(folder) as server:  # nobody has waited for the dead one yet
+                assert note(server.url(), "later") == [*committed, "later"]
+            return
+        except (EmbeddedPostgresError, psycopg.OperationalError):
+            # It gives the dead one's processes a moment to end; the machine may stand still for longer.
+            if time.monotonic() - began < 0.3:
+                raise
+            wait_until_free(folder)
+        finally:
+            killed.stop()  # a no-op, but for the waiting
+    raise AssertionError("it did not start again in any case")
 
 
 def test_a_postmaster_pid_that_names_a_living_stranger_is_no_obstacle(folder: Path) -> None:

@@ -143,18 +143,19 @@ def test_hosts_that_cannot_be_compiled(host: str) -> None:
 
 
 def test_many_routes_cost_nearly_what_one_costs() -> None:
-    def seconds(count: int) -> float:
-        tree = Matcher([Route("f", f"/api/kind{n}/{{id}}/part{n}") for n in range(count)])
-        path = b"/api/kind%d/77/part%d" % (count - 1, count - 1)
-        best = 1e9
-        for _ in range(20):
-            began = time.perf_counter()
+    counts = (1, 200)
+    trees = {
+        count: Matcher([Route("f", f"/api/kind{n}/{{id}}/part{n}") for n in range(count)]) for count in counts
+    }
+    best = dict.fromkeys(counts, float("inf"))
+    for _ in range(20):  # alternately, so that a slow moment hits both
+        for count, tree in trees.items():
+            path = b"/api/kind%d/77/part%d" % (count - 1, count - 1)
+            began = time.thread_time()
             for _ in range(200):
                 tree.match(b"GET", b"a.test", path)
-            best = min(best, time.perf_counter() - began)
-        return best
-
-    one, many = seconds(1), seconds(200)
+            best[count] = min(best[count], time.thread_time() - began)
+    one, many = best.values()
     assert many < 2 * one, f"200 routes cost {many / one:.1f} times one"
 
 
@@ -165,9 +166,9 @@ def test_hostile_paths_do_not_explode() -> None:
     tree = Matcher([Route("f", template) for template in templates])
 
     def seconds(length: int) -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         assert tree.match(b"GET", b"", b"/a" * length) is None
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     best = [min(seconds(length) for _ in range(5)) for length in (500, 5_000)]
     for short, long in pairwise(best):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from crossfade.bell import CHANNEL
 from crossfade.convergence import Convergence, converged
 from crossfade.embedded.postgres import EmbeddedPostgres
 from crossfade.embedded.valkey import EmbeddedValkey
+from crossfade.fleet import FLAGS_WITHIN
 from crossfade.store.actors import Actor, ActorType, Role, Via
 from crossfade.store.store import Store
 from flags.change import Apply, Command
@@ -33,6 +35,8 @@ class Load:
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     stopped: bool = False
+    had: list[int] = field(default_factory=list)
+    """How many answers each client has had."""
 
     @property
     def answered(self) -> int:
@@ -45,9 +49,16 @@ class Load:
             while self.answered < goal:  # noqa: ASYNC110  (four clients count here)
                 await asyncio.sleep(0.005)
 
+    async def each_has(self, number: int) -> None:
+        """Wait until every client has had so many more answers."""
+        goals = [had + number for had in self.had]
+        async with asyncio.timeout(PATIENCE):
+            while any(had < goal for had, goal in zip(self.had, goals, strict=True)):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
     async def only(self, **sides: str) -> None:
         """From now on these sides answer, and no other: `a="new"`."""
-        await self.grows_by(len(self._clients))  # what was under way
+        await self.each_has(2)  # the first may be to what was under way
         before = self.answers.copy()
         await self.grows_by(60)
         during = self.answers - before
@@ -86,10 +97,22 @@ class Scene:
         assert found.complete, found.missing
         return found
 
-    async def kill(self, flag: str | None, reason: str = "it burns") -> dict[str, Any]:
+    async def kill(self, flag: str | None, reason: str = "it burns") -> str:
         """As the command line does it where the API or the store is down."""
-        order = {"do": "kill", "flag": flag, "reason": reason, "by": "ada"}
-        return await self.cf.tell(order)
+        return await self.order({"do": "kill", "flag": flag, "reason": reason, "by": "ada"})
+
+    async def order(self, order: dict[str, Any]) -> str:
+        """What the control socket says of an order that both workers obey at once.
+
+        One that the machine kept from it for as long as it is waited for obeys a moment later.
+        """
+        began = time.monotonic()
+        answer = await self.cf.tell(order)
+        if answer["code"] != 7 or time.monotonic() - began < FLAGS_WITHIN:
+            assert answer["code"] == 0, answer
+            assert "2/2 workers" in answer["lines"][0]
+        said: str = answer["lines"][0]
+        return said
 
     async def flags_status(self) -> dict[str, Any]:
         flags: dict[str, Any] = (await self.cf.status())["flags"]
@@ -131,7 +154,8 @@ async def scene(
 @contextlib.asynccontextmanager
 async def load(cf: RunningCrossfade, found: Load, paths: list[str]) -> AsyncIterator[None]:
     """Two clients that keep their connections and two that open one each time."""
-    found._clients = [asyncio.create_task(_client(cf, found, paths, keep=number < 2)) for number in range(4)]
+    found.had = [0] * 4
+    found._clients = [asyncio.create_task(_client(cf, found, paths, number)) for number in range(4)]
     try:
         yield
     finally:
@@ -140,7 +164,8 @@ async def load(cf: RunningCrossfade, found: Load, paths: list[str]) -> AsyncIter
             await asyncio.gather(*found._clients)
 
 
-async def _client(cf: RunningCrossfade, found: Load, paths: list[str], *, keep: bool) -> None:
+async def _client(cf: RunningCrossfade, found: Load, paths: list[str], number: int) -> None:
+    keep = number < 2
     connection = None
     while not found.stopped:
         for path in paths:
@@ -149,12 +174,14 @@ async def _client(cf: RunningCrossfade, found: Load, paths: list[str], *, keep: 
                     connection = await cf.connect()
                 answer = await connection.get(f"/{path}")
             except (OSError, EOFError) as error:
-                found.failures.append(repr(error))
+                if connection is None or not connection.was_left_alone:
+                    found.failures.append(repr(error))
                 connection = None
                 continue
             if answer.status != 200:
                 found.failures.append(f"status {answer.status}")
             found.answers[path, answer.body.decode()] += 1
+            found.had[number] += 1
             if not keep or answer.closes:
                 connection.close()
                 connection = None

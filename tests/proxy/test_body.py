@@ -168,9 +168,9 @@ def test_many_tiny_chunks_cost_linear_time() -> None:
         wire = b"1\r\nx\r\n" * count
         best = 1e9
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.thread_time()
             ChunkedBody(1000).feed(wire)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     assert seconds(40_000) < 40 * seconds(4_000)

@@ -17,6 +17,7 @@ from proxy.client import ClientConnection
 from proxy.config import AccessLog, Limits, ListenTls, TargetTls, Timeouts
 from proxy.pool import Pool
 from proxy.worker import Worker
+from tests.proxy.calm import in_a_calm_moment
 from tests.proxy.test_listen import Certificates, certificates
 from tests.support.world import World, echo, get, plain, until
 
@@ -108,13 +109,14 @@ async def test_an_idle_client_over_tls_is_closed_once(certificates: Certificates
         assert world.count(CLOSED, reason="keepalive") == 1
 
 
+@in_a_calm_moment
 async def test_a_drain_waits_for_a_handshake_under_way(certificates: Certificates) -> None:
-    async with World.of(listen_tls=certificates.listen, timeouts=Timeouts(header=0.4)) as world:
+    async with World.of(listen_tls=certificates.listen, timeouts=Timeouts(header=1)) as world:
+        began = world.worker.loop.time()
         with socket.create_connection(("127.0.0.1", world.port)):
             await until(lambda: any(a.introducing for a in world.worker._acceptors), "a handshake")
-            began = world.worker.loop.time()
-            await world.worker.drain(5.0)
-            assert world.worker.loop.time() - began > 0.3
+            await world.worker.drain(20)
+            assert world.worker.loop.time() - began > 0.9
 
 
 # Endings ----------------------------------------------------------------------------------------------
@@ -157,6 +159,7 @@ async def test_no_framing_where_there_is_no_body(status: bytes) -> None:
         target.close()
 
 
+@in_a_calm_moment
 async def test_the_life_of_a_tunnel_is_no_latency() -> None:
     async with World.of() as world:
         client = await world.client()
@@ -166,12 +169,12 @@ async def test_the_life_of_a_tunnel_is_no_latency() -> None:
         target.send(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         await client.through(b"\r\n\r\n")
         since = world.worker.loop.time()
-        await until(lambda: world.worker.loop.time() > since + 0.3, "a long life")
+        await until(lambda: world.worker.loop.time() > since + 3, "a long life")
         client.close()
         target.close()
         await until(lambda: bool(world.idle), "nobody left")
         seconds = [s.value for s in world.worker.samples() if s.metric == "crossfade_request_seconds"]
-        assert [isinstance(value, Histogram) and value.sum < 0.25 for value in seconds] == [True]
+        assert [isinstance(value, Histogram) and value.sum < 2 for value in seconds] == [True]
 
 
 # The log ----------------------------------------------------------------------------------------------

@@ -575,9 +575,9 @@ HOSTILE_ANSWERS: dict[str, Callable[[int], bytes]] = {
 def fastest(call: Callable[[], object]) -> float:
     best = 1e9
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         call()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.thread_time() - began)
     return best
 
 

@@ -12,6 +12,7 @@ from flags.model import Phase, Side
 from proxy.config import HoldLimits
 from proxy.lease import Lease
 from tests.differential.wire import named
+from tests.proxy.calm import in_a_calm_moment
 from tests.proxy.test_holding import HELD, HOLDING, decide, shop, written
 from tests.support.world import get, post
 
@@ -97,10 +98,11 @@ async def test_with_a_lease_it_goes_on_and_without_one_it_waits() -> None:
         assert world.count(HELD, outcome="went_on") == 1
 
 
+@in_a_calm_moment
 async def test_a_lease_ends_by_itself_and_who_hears_nothing_more_says_503() -> None:
-    async with shop(holding=HoldLimits(seconds=0.3)) as (world, legacy, new):
+    async with shop(holding=HoldLimits(seconds=1)) as (world, legacy, new):
         decide(world, Side.LEGACY, Phase.ARM)
-        until = time.monotonic() + 0.2
+        until = time.monotonic() + 1
         world.worker.renew_lease(until)
         sent = 0
         while (answer := await world.ask(post(b"/items", b"x"), b"POST")).status == 200:

@@ -15,6 +15,7 @@ from proxy.client import ClientConnection
 from proxy.config import Forwarding, Target, TargetTls
 from proxy.pipeline import Exchange
 from proxy.worker import Worker
+from tests.proxy.calm import in_a_calm_moment
 from tests.support.world import EndedError, World, echo, get, plain, post, until
 
 CONNECTIONS = "crossfade_upstream_connections"
@@ -149,6 +150,7 @@ async def test_a_drain_lets_requests_in_flight_end_and_says_close() -> None:
         assert await draining == 0
 
 
+@in_a_calm_moment
 async def test_a_drain_takes_one_more_request_from_an_idle_connection() -> None:
     async with World.of(legacy=echo) as world:
         idle, late = await world.client(), await world.client()
@@ -166,6 +168,7 @@ async def test_a_drain_takes_one_more_request_from_an_idle_connection() -> None:
         assert await draining == 0
 
 
+@in_a_calm_moment
 async def test_a_drain_ends_a_connection_whose_answer_had_promised_to_keep_it() -> None:
     async with World.of() as world:
         client = await world.client()
@@ -192,6 +195,7 @@ async def test_a_drain_has_an_end_and_says_what_it_cut() -> None:
         assert await world.worker.drain(0.2) == 1
 
 
+@in_a_calm_moment
 async def test_a_drain_of_nobody_is_over_at_once() -> None:
     async with World.of() as world:
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
@@ -273,7 +274,7 @@ async def test_a_storm(seed: int) -> None:
             for wire in one.open:
                 wire.transport.abort()
         world.legacy.play = world.new.play = echo
-        assert (await world.ask(get(b"/alive"))).body.data == b"GET /alive "
+        assert await served(world, b"/alive") == b"GET /alive "
     assert not [thing for thing in collected() if isinstance(thing, Exchange | ClientConnection)]
 
 
@@ -316,7 +317,17 @@ async def test_garbage_from_both_sides(seed: int) -> None:
 
         for _ in range(3):
             await asyncio.gather(*(talk() for _ in range(20)))
-            assert (await world.ask(get(b"/good"))).body.data == b"GET /good "
+            assert await served(world, b"/good") == b"GET /good "
+
+
+async def served(world: World, target: bytes) -> bytes:
+    """What is answered; who is cut by the storm's short timers, since the machine stood still, asks again."""
+    for _ in range(3):
+        with contextlib.suppress(EndedError):
+            answer = await world.ask(get(target))
+            if answer.status not in (408, 504):
+                return answer.body.data
+    return b""
 
 
 async def test_requests_after_a_storm_leave_nothing_behind() -> None:

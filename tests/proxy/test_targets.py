@@ -123,7 +123,7 @@ async def test_a_target_that_will_close_is_not_reused(more: bytes) -> None:
 
 
 async def test_an_idle_connection_is_closed_in_time() -> None:
-    async with World.of(target={"idle_timeout": 0.1}, timeouts=Timeouts(response=0.2)) as world:
+    async with World.of(target={"idle_timeout": 0.1}, timeouts=Timeouts(expect=0.2)) as world:
         target = await pooled(world, await world.client())
         assert await target.end() == "closed"
 
@@ -255,7 +255,7 @@ async def test_a_target_that_accepts_and_closes_at_once_costs_no_place_in_the_po
     slammer = threading.Thread(target=slam)
     slammer.start()
     try:
-        async with World.of(target={"max_connections": 4, "wait_timeout": 2.0}) as world:
+        async with World.of(target={"max_connections": 4, "wait_timeout": 8.0}) as world:
             world.legacy.port = listening.getsockname()[1]
             await reconfigured(world)
             clients = [await world.client() for _ in range(20)]

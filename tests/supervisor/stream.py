@@ -1,4 +1,7 @@
-"""A stream of requests that notices every failure: nothing is retried, nothing is forgiven."""
+"""A stream of requests that notices every failure: nothing is retried, nothing is forgiven.
+
+But where this process stood still for so long that a worker was free to end the connection, none has failed.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,8 @@ async def _client(cf: RunningCrossfade, found: Stream, *, keep: bool) -> None:
             if keep and not answer.closes:
                 continue
         except (OSError, EOFError) as error:
-            found.failures.append(repr(error))
+            if connection is None or not connection.was_left_alone:
+                found.failures.append(repr(error))
         if connection is not None:
             connection.close()
             connection = None

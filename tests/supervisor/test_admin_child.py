@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import time
 from pathlib import Path
+
+import pytest
 
 from crossfade import sockets
 from crossfade.admin_child import AdminChild
@@ -15,6 +18,8 @@ from crossfade.processes import Children
 
 REPLACEMENTS = 8
 PROBERS = 6
+LATE = 1.5
+"""Seconds between connecting and asking after which nobody can expect an answer: its end waits for 2 s."""
 
 
 class Prober:
@@ -28,26 +33,26 @@ class Prober:
 
     async def run(self) -> None:
         while not self.over:
-            try:
-                answer = await self._ask()
-            except OSError as error:
-                self.failures.append(repr(error))
-                continue
+            answer, seconds = await self._ask()
             if answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nok\n"):
                 self.answered += 1
-            else:
+            elif seconds < LATE:
                 self.failures.append(repr(answer))
 
-    async def _ask(self) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+    async def _ask(self) -> tuple[bytes, float]:
+        """The answer, or the error; and how many seconds this process took to connect and ask."""
+        began = asked = time.monotonic()
         try:
-            writer.write(b"GET /healthz HTTP/1.1\r\n")
-            # The end of the request comes in a packet of its own, perhaps after the order to stop.
-            await asyncio.sleep(0)
-            writer.write(b"Host: test\r\nConnection: close\r\n\r\n")
-            return await reader.read()
-        finally:
-            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            with contextlib.closing(writer):
+                writer.write(b"GET /healthz HTTP/1.1\r\n")
+                # The end of the request comes in a packet of its own, perhaps after the order to stop.
+                await asyncio.sleep(0)
+                writer.write(b"Host: test\r\nConnection: close\r\n\r\n")
+                asked = time.monotonic()
+                return await reader.read(), asked - began
+        except OSError as error:
+            return repr(error).encode(), asked - began
 
 
 def context(folder: Path) -> Message:
@@ -61,6 +66,12 @@ def context(folder: Path) -> Message:
 
 async def nothing(_: Message) -> Message:
     return {}
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is killed for being slow: these processes end by themselves."""
+    monkeypatch.setattr("crossfade.admin_child.LEAVE_WITHIN", 30)
 
 
 async def test_its_replacement_resets_no_connection(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ async def test_a_silent_worker_is_ended_and_replaced() -> None:
 async def test_a_change_that_one_worker_does_not_answer_is_taken_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("crossfade.fleet.OBEY_WITHIN", 0.3)
+    monkeypatch.setattr("crossfade.fleet.OBEY_WITHIN", 2.0)
     async with running_fleet(2) as (fleet, ledger, listener):
         stopped, well = fleet.living
         os.kill(stopped.process.pid, signal.SIGSTOP)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis.asyncio
 
 from core.mirrored import Leg, Mirrored
@@ -77,7 +78,10 @@ async def test_what_waits_for_the_bus_is_bounded(tmp_path: Path) -> None:
     assert counted(without)["no_bus",] == 1
 
 
-async def test_pairs_and_counts_reach_the_bus_without_their_secrets(tmp_path: Path) -> None:
+async def test_pairs_and_counts_reach_the_bus_without_their_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossfade.pair_line.SEND_WITHIN", 30)
     with EmbeddedValkey(tmp_path / "valkey") as bus:
         line = PairLine(replace(SETTINGS, bus="embedded", data_dir=str(tmp_path)), now=lambda: 60_030.0)
         line.compare(pair())

@@ -20,7 +20,7 @@ async def test_a_slow_request_is_answered_before_the_end(
     tmp_path: Path, config: Config, legacy: Backend
 ) -> None:
     async with running_crossfade(tmp_path, config) as cf:
-        await cf.admin("/healthz")
+        await cf.readiness(200)
         connection = await cf.connect()
         connection.ask("/hold")
         await legacy.holding.wait()
@@ -28,8 +28,7 @@ async def test_a_slow_request_is_answered_before_the_end(
         stopping = asyncio.create_task(cf.command("stop"))
         await cf.notice("STOPPING=1")
         await cf.until(lambda s: s["state"] == "draining")
-        readiness = await cf.admin("/readyz")
-        assert readiness.status == 503
+        readiness = await cf.readiness(503)
         assert json.loads(readiness.body) == {"ready": False, "reasons": ["draining"]}
         await refused(cf.port)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from functools import partial
@@ -17,6 +18,13 @@ from tests.supervisor.stream import stream
 from tests.support.crossfade_process import living_children, running_crossfade
 
 Config = dict[str, Any]
+
+HELD = """
+import os, sys, time
+while os.path.exists({marker!r}) and "crossfade.worker_process" in sys.orig_argv:
+    time.sleep(0.01)
+"""
+"""A `sitecustomize` with which new workers do not start before the marker has gone."""
 
 
 def two_ready(status: dict[str, Any]) -> bool:
@@ -37,7 +45,7 @@ async def test_a_killed_worker_is_replaced_in_its_place(tmp_path: Path, config: 
         assert status["workers"][1]["pid"] == second
         assert status["worker_exits"] == {"killed": 1}
         assert status["generation"] == 1
-        assert (await cf.metrics()).total("crossfade_worker_exits_total", reason="killed") == 1
+        await cf.measured("crossfade_worker_exits_total", 1, reason="killed")
 
 
 async def test_clients_wait_in_the_queue_of_a_dead_worker(tmp_path: Path, config: Config) -> None:
@@ -109,7 +117,7 @@ async def test_what_the_end_of_a_worker_cuts_is_counted(
         assert (await cf.command("restart")).code == 0
         await cf.until(lambda s: s["worker_exits"] == {"drained": 1})
 
-        assert (await cf.metrics()).total("crossfade_requests_total", side="legacy") == 1
+        await cf.measured("crossfade_requests_total", 1, side="legacy")
         connection.close()
 
 
@@ -117,19 +125,18 @@ async def test_metrics_never_go_backwards_when_workers_die(tmp_path: Path, confi
     async with running_crossfade(tmp_path, config) as cf:
         for _ in range(50):
             await cf.get()
-        before = await cf.metrics()
-        assert before.total("crossfade_requests_total", side="legacy") == 50
+        before = await cf.measured("crossfade_requests_total", 50, side="legacy")
 
         for pid in await cf.worker_pids():
             os.kill(pid, signal.SIGKILL)
         await cf.until(lambda s: two_ready(s) and s["worker_exits"] == {"killed": 2})
 
-        after = await cf.metrics()
+        after = await cf.measured("crossfade_worker_exits_total", 2, reason="killed")
         assert after.fallen_below(before) == []
         assert after.total("crossfade_requests_total", side="legacy") == 50
         assert after.total("crossfade_client_connections") == 0
         await cf.get()
-        assert (await cf.metrics()).total("crossfade_requests_total", side="legacy") == 51
+        await cf.measured("crossfade_requests_total", 51, side="legacy")
 
 
 async def test_ten_killed_workers_fail_only_what_was_in_them(tmp_path: Path, config: Config) -> None:
@@ -146,16 +153,23 @@ async def test_ten_killed_workers_fail_only_what_was_in_them(tmp_path: Path, con
 
 
 async def test_readiness_names_the_worker_that_is_missing(tmp_path: Path, config: Config) -> None:
-    async with running_crossfade(tmp_path, {**config, "workers": 1}) as cf:
-        await cf.admin("/healthz")
+    code, marker = tmp_path / "code", tmp_path / "held"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(HELD.format(marker=str(marker)))
+    environment = {"PYTHONPATH": str(code)}
+    async with running_crossfade(tmp_path, {**config, "workers": 1}, environment=environment) as cf:
+        await cf.readiness(200)
         (worker,) = await cf.worker_pids()
+        marker.touch()
         os.kill(worker, signal.SIGKILL)
-        seen = set()
+        seen = set((await cf.until(lambda s: not s["ready"]))["not_ready"])
+        assert seen
+        seen.update(json.loads((await cf.readiness(503)).body)["reasons"])
+        marker.unlink()
         while not (status := await cf.status())["ready"] or status["workers"][0]["pid"] == worker:
             seen.update(status["not_ready"])
-        assert seen
         assert seen <= {"worker 0 is starting", "worker 0 is waiting"}
-        assert (await cf.admin("/readyz")).status == 200
+        await cf.readiness(200)
 
 
 async def test_a_killed_admin_api_is_replaced_and_traffic_does_not_notice(
@@ -168,7 +182,7 @@ async def test_a_killed_admin_api_is_replaced_and_traffic_does_not_notice(
         os.kill(first, signal.SIGKILL)
         await cf.until(lambda s: s["control_pid"] not in (0, first))
 
-        assert (await cf.admin("/readyz")).status == 200
+        await cf.readiness(200)
         assert await cf.worker_pids() == workers
         await requests.grows_by(20)
     assert requests.failures == []

@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ NO_SERVERS = {"store": "none", "bus": "none"}
 """What an instance is given that is not to have flags: most tests are quicker without."""
 PATIENCE = 30.0
 """Seconds after which a fact that has not come is a failure."""
+SILENCE = 1.5
+"""Seconds without a word from a client after which it may find its connection ended: a worker that drains
+waits 2 s for one more request."""
 
 _numbers = itertools.count()
 
@@ -84,8 +88,21 @@ class Measured:
 class Connection:
     """One keep-alive connection of a client that retries nothing."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, since: float | None = None
+    ) -> None:
         self._reader, self._writer = reader, writer
+        self._spoke = time.monotonic() if since is None else since
+        self._silent = 0.0
+        self._answered = False
+
+    @property
+    def was_left_alone(self) -> bool:
+        """What was asked last was asked after a long silence, and no byte of an answer has come.
+
+        Such a failure is the client's own: it stood still while a worker gave it time for one more request.
+        """
+        return not self._answered and self._silent >= SILENCE
 
     async def get(self, path: str) -> Answer:
         """Raises OSError or EOFError for whatever goes wrong."""
@@ -94,9 +111,15 @@ class Connection:
 
     def ask(self, path: str) -> None:
         self._writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        # Afterwards, so that no moment is missing in which this process may have stood still.
+        now = time.monotonic()
+        self._silent, self._spoke = now - self._spoke, now
+        self._answered = False
 
     async def answer(self) -> Answer:
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first = await self._reader.readexactly(1)
+        self._answered = True
+        head = (first + await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         length = next(
             int(line.partition(":")[2])
             for line in head.splitlines()
@@ -145,6 +168,29 @@ class RunningCrossfade:
         answer = await self.admin("/metrics")
         return Measured(answer.body.decode())
 
+    async def measured(self, name: str, value: float, **labels: str) -> Measured:
+        """The first scrape in which the total is `value`.
+
+        One scrape alone may be older than what it is asked about: it waits for nobody longer than half a
+        second, and takes what a process that is late has said last.
+        """
+        found = await self.metrics()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while found.total(name, **labels) != value:
+                    await asyncio.sleep(0.05)
+                    found = await self.metrics()
+        total = found.total(name, **labels)
+        assert total == value, f"{name}{labels} is {total} and not {value}"
+        return found
+
+    async def readiness(self, status: int) -> Answer:
+        """The first answer of `/readyz` with `status`: it goes by what a busy supervisor has said last."""
+        async with asyncio.timeout(PATIENCE):
+            while (answer := await self.admin("/readyz")).status != status:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return answer
+
     async def admin(self, path: str) -> Answer:
         async with asyncio.timeout(PATIENCE):
             return await _get(self.admin_port, path)
@@ -159,12 +205,13 @@ class RunningCrossfade:
         return await _get(self.port, path)
 
     async def connect(self) -> Connection:
-        return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+        began = time.monotonic()
+        return Connection(*await asyncio.open_connection("127.0.0.1", self.port), began)
 
-    async def command(self, *arguments: str, config: bool = True) -> Finished:
+    async def command(self, *arguments: str, config: bool = True, within: float = PATIENCE) -> Finished:
         """Run the `crossfade` command with this instance's configuration."""
         more = ["-c", str(self.config_path)] if config else []
-        return await crossfade_command(*arguments, *more)
+        return await crossfade_command(*arguments, *more, within=within)
 
     def configure(self, config: Mapping[str, Any] | str) -> None:
         """Write the file; nobody reads it before a reload."""
@@ -231,13 +278,14 @@ async def running_crossfade(
         await all_gone(children)
 
 
-async def crossfade_command(*arguments: str) -> Finished:
+async def crossfade_command(*arguments: str, within: float = PATIENCE) -> Finished:
+    """`within`: seconds after which it is not waited for any more."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "crossfade", *arguments,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(within):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:

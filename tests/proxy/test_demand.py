@@ -14,11 +14,11 @@ def busy(seconds: float) -> None:
         pass
 
 
-def busy_until_allowed_less_than(share: float, demand: Demand) -> None:
+def busy_until_allowed_less_than(share: float, demand: Demand, most: float) -> None:
     """Fifty looks at most: one during which the machine stood still seems to see rest, not all of them."""
     for _ in range(50):
         busy(0.02)
-        demand.look(0.5)
+        demand.look(most)
         if demand.allowed < share:
             return
     raise AssertionError(f"who computes all the time is allowed {demand.allowed}")
@@ -26,7 +26,7 @@ def busy_until_allowed_less_than(share: float, demand: Demand) -> None:
 
 def test_who_computes_all_the_time_is_allowed_less_and_who_rests_more() -> None:
     demand = Demand()
-    busy_until_allowed_less_than(0.5, demand)
+    busy_until_allowed_less_than(0.5, demand, 0.5)
     while demand.allowed < 1.0:
         select.select([], [], [], 0.02)  # nothing to do
         demand.look(0.5)
@@ -49,4 +49,4 @@ def test_it_is_never_nothing_and_never_more_than_all() -> None:
 def test_without_what_the_kernel_tells_it_goes_by_its_own_time() -> None:
     demand = Demand()
     demand.close()
-    busy_until_allowed_less_than(1.0, demand)
+    busy_until_allowed_less_than(1.0, demand, 0.05)  # others may have most of the processors

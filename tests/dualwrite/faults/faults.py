@@ -149,7 +149,7 @@ async def compared_while_commits_are_seen_late(scene: Scene, chance: random.Rand
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_current_snapshot%'"
             f" AND backend_start > '{began}' AND pid <> pg_backend_pid()"
         )
-        comparing = asyncio.create_task(scene.compared("log"))
+        comparing = asyncio.create_task(scene.compared("--table", "log"))
         await until(lambda: comparing.done() or source.ask(looks)[0][0], "it looks what can be seen")
     finally:
         await source.set("RESET synchronous_standby_names")

@@ -213,9 +213,9 @@ class Scene:
         finally:
             relay.open = True
 
-    async def compared(self, *tables: str) -> set[tuple[str, str, str]]:
+    async def compared(self, *words: str) -> set[tuple[str, str, str]]:
         """Table, key and kind of each difference that `data verify` tells."""
-        code, said = await self.command("verify", *(word for one in tables for word in ("--table", one)))
+        code, said = await self.command("verify", *words)
         return differences(code, said)
 
     def server(self, side: str) -> Server:

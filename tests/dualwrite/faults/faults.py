@@ -245,6 +245,21 @@ async def source_is_killed(scene: Scene, chance: random.Random) -> None:
         scene.people.away = False
 
 
+async def source_is_restarted(scene: Scene, chance: random.Random) -> None:
+    """In order, as for a new setting: it waits for nobody who reads its log."""
+    await scene.people.grow_by(chance.randint(1, 30))
+    scene.people.away = True
+    try:
+        began = time.monotonic()
+        await scene.ground.source.stop()
+        if time.monotonic() - began > 15:
+            raise WrongError(f"I12: the source took {time.monotonic() - began:.0f} s to stop")
+        scene.ground.source.restart()
+        await scene.people.grow_by(5)
+    finally:
+        scene.people.away = False
+
+
 async def target_is_killed(scene: Scene, chance: random.Random) -> None:
     relay, point = scene.way_to(
         chance.choice(("before the commit", "the commit is not heard of", "before the position"))
@@ -579,7 +594,7 @@ async def standby_takes_over(scene: Scene, chance: random.Random) -> None:
     if not has_slot:
         await scene.kill()
         await _drop_slot(scene)
-    copy = source.copied()
+    copy = await source.copied()
     with source.replaced(copy, promoted=True):
         await scene.restart()
         await scene.stops({"other_timeline" if has_slot else "slot_missing"})
@@ -588,7 +603,7 @@ async def standby_takes_over(scene: Scene, chance: random.Random) -> None:
 async def backup_is_restored(scene: Scene, chance: random.Random) -> None:
     """The source forgets what was applied already."""
     source = scene.ground.source
-    copy = source.copied()
+    copy = await source.copied()
     await source.do(_SOMETHING)
     await scene.is_well()
     with source.replaced(copy, promoted=False):
@@ -649,8 +664,8 @@ IN_COPY: Final[list[Fault]] = [
 ]  # fmt: skip
 """Before anything has begun; they start the process."""
 IN_STREAM: Final[list[Fault]] = [
-    killed, killed_twice, cut, frozen, slow_target, source_is_killed, target_is_killed, zombie,
-    zombie_that_was_about_to_write, taken_over_while_it_works, comes_again, one_is_open_for_long,
+    killed, killed_twice, cut, frozen, slow_target, source_is_killed, source_is_restarted, target_is_killed,
+    zombie, zombie_that_was_about_to_write, taken_over_while_it_works, comes_again, one_is_open_for_long,
     rows_are_spoiled, row_is_refused, column_is_added, column_is_renamed, column_is_dropped, types_change,
     compared_while_commits_are_seen_late,
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -119,6 +120,10 @@ class Server:
         self._postgres.stop()
         self._postgres.start()
 
+    async def stop(self) -> None:
+        """In order. What it still has to say passes the relay meanwhile."""
+        await asyncio.to_thread(self._postgres.stop)
+
     def kill(self) -> None:
         """Every process of it, at once."""
         pid = self._postgres.pid
@@ -131,11 +136,11 @@ class Server:
     def end(self) -> None:
         self._postgres.stop()
 
-    def copied(self) -> Path:
+    async def copied(self) -> Path:
         """All that is on its disk, as a standby or a backup has it. It is down for a moment."""
         copy = self._data.with_name("copy")
-        self._postgres.stop()
-        subprocess.run(["cp", "-a", str(self._data), str(copy)], check=True)
+        await self.stop()
+        await asyncio.to_thread(subprocess.run, ["cp", "-a", str(self._data), str(copy)], check=True)
         self._postgres.start()
         return copy
 

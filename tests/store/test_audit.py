@@ -135,7 +135,7 @@ async def test_writers_at_once_make_one_chain_while_it_is_verified(store: Databa
         while not all(writer.done() for writer in writers):
             assert isinstance(await verify(other), Verified)
             verified += 1
-    assert verified > 1
+    assert verified, "beside them, however long one takes"
     rows = await tail(store, 0, 100)
     assert [row.seq for row in rows] == list(range(1, 31))
     assert await verify(store) == Verified(30, rows[-1].hash)

@@ -277,7 +277,10 @@ class Feed:
         end = one["end"]
         actor = Actor(ActorType.LOCAL, end["by"], Role.ADMIN, None, Via.CLI)
         reason = one_line(f"taken back on {self.instance}: {end['reason']}", LONGEST_REASON)
-        await store.change(actor, UnkillAll() if key is None else Unkill(key), reason=reason)
+        try:
+            await store.change(actor, UnkillAll() if key is None else Unkill(key), reason=reason)
+        except Refused as refusal:
+            log.warning("kill_stays", flag=key or "*", reason=refusal.kind, message=str(refusal))
 
     # Saying who runs what.
 

@@ -117,13 +117,15 @@ class Backfill:
         Raises psycopg.Error, and what the applier raises; what was not committed is copied again.
         """
         chunk = await self._applier.chunk(self._name)
+        began = time.monotonic()
+        # Of a table that is published since a moment only, the stream does not bring what was open then: the
+        # bound, too, has to see it.
+        if (self._waits or chunk is None) and self._view.is_too_old(await self._chunks.snapshot(), applied):
+            return await self._wait()
         if chunk is None:
             chunk = await self._applier.begin_copy(self._name, await self._chunks.bound())
         if chunk.done:
             return self._progress(done=True)
-        began = time.monotonic()
-        if self._waits and self._view.is_too_old(await self._chunks.snapshot(), applied):
-            return await self._wait()
         found = await self._chunks.read(chunk.upto, chunk.bound, self._rows)
         if self._view.is_too_old(found.snapshot, applied):
             return await self._wait()

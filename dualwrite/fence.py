@@ -193,7 +193,8 @@ async def keep_open(connection: Connection, cutover: str, turn: int, within: flo
     if not found.rowcount:
         raise OldTurnError(_MOVED.format(cutover=cutover))
     known = await state(connection, cutover)
-    if known is None or not known.is_open:
+    assert known is not None
+    if not known.is_open:
         await _move(connection, cutover, turn, OPEN, within)
 
 
@@ -249,14 +250,24 @@ async def state(connection: Connection, cutover: str) -> Fence | None:
     return Fence(value[0] == OPEN, row[0], frozenset(one for (one,) in rows))
 
 
+async def is_closed(connection: Connection) -> bool:
+    """Whether fences stand here, and all of them are closed: this database has the authority over nothing."""
+    found = await _all(connection)
+    return bool(found) and not any(one.is_open for one in found)
+
+
 async def open_tables(connection: Connection) -> frozenset[str]:
     """The fenced tables, as schema.table, over whose rows this database has the authority."""
+    return frozenset().union(*(one.tables for one in await _all(connection) if one.is_open))
+
+
+async def _all(connection: Connection) -> list[Fence]:
     there = await (await connection.execute("SELECT to_regclass('crossfade_sync.fences')")).fetchone()
     if there is None or there[0] is None:
-        return frozenset()
+        return []
     names = await (await connection.execute("SELECT cutover FROM crossfade_sync.fences")).fetchall()
     states = [await state(connection, name) for (name,) in names]
-    return frozenset().union(*(one.tables for one in states if one is not None and one.is_open))
+    return [one for one in states if one is not None]
 
 
 async def writers(connection: Connection, cutover: str) -> list[str]:

@@ -153,9 +153,12 @@ _BY_ROOT: Final = "publish_via_partition_root = true"
 """Changes of a partition are told of the table that the mapping names."""
 
 
-async def publish_more(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> None:
-    """Let these be read as well, from the next change on."""
-    places = sql.SQL(", ").join(qualified(schema, name) for schema, name in tables)
+async def publish_more(source: Connection, publication: str, tables: Sequence[str]) -> None:
+    """Let these (schema.table) be read as well, if any, from the next change on."""
+    if not tables:
+        return
+    parts = (table.partition(".") for table in tables)
+    places = sql.SQL(", ").join(qualified(schema, name) for schema, _, name in parts)
     adding = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(publication), places)
     await source.execute(adding)
 

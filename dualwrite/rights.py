@@ -77,6 +77,8 @@ _PUBLISHED: Final = """
 class _Who:
     """Names are quoted where SQL wants them so."""
 
+    called: str
+    """In messages: both databases may have tables of one name."""
     user: str
     database: str
     is_super: bool
@@ -105,16 +107,16 @@ class _Table:
 
 async def of_source(source: Connection, publication: str, tables: Sequence[tuple[str, str]]) -> list[Finding]:
     """What the source's user lacks. Raises psycopg.Error."""
-    who = await _who(source)
+    who = await _who(source, "the user at the source")
     names = [f"{schema}.{name}" for schema, name in tables]
     found = [_stop(*one) for table in await _tables(source, names, ("SELECT",)) for one in _of(who, table)]
     if not who.may_replicate:
-        found.append(_stop("the user at the source may not replicate", f"ALTER ROLE {who.user} REPLICATION"))
+        found.append(_stop(f"{who.called} may not replicate", f"ALTER ROLE {who.user} REPLICATION"))
     row = await (await source.execute(_PUBLISHED, (publication,))).fetchone()
     if row is None and not who.may_create:
         found.append(
             _stop(
-                f"the user at the source may not create the publication {publication}",
+                f"{who.called} may not create the publication {publication}",
                 f"GRANT CREATE ON DATABASE {who.database} TO {who.user}; or let the owner of the tables say"
                 f" CREATE PUBLICATION {publication} FOR TABLE {', '.join(names)}",
             )
@@ -141,12 +143,12 @@ async def of_source(source: Connection, publication: str, tables: Sequence[tuple
             Finding(
                 Weight.WARNS,
                 REASON,
-                "the user at the source does not see what others do: no message can name the transaction"
+                f"{who.called} does not see what others do: no message can name the transaction"
                 " that something waits for",
                 f"GRANT pg_read_all_stats TO {who.user}",
             )
         )
-    return _named(found, "source")
+    return found
 
 
 async def of_target(looking: Connection, tables: Sequence[str], *, watched: bool = False) -> list[Finding]:
@@ -154,7 +156,7 @@ async def of_target(looking: Connection, tables: Sequence[str], *, watched: bool
 
     Raises psycopg.Error.
     """
-    who = await _who(looking)
+    who = await _who(looking, "the user at the target")
     found = [
         *_of_our_schema(who),
         *(_stop(*one) for table in await _tables(looking, tables, _WRITES) for one in _of(who, table)),
@@ -165,7 +167,7 @@ async def of_target(looking: Connection, tables: Sequence[str], *, watched: bool
     if not who.may_use_temp:
         found.append(
             _stop(
-                "the user at the target may not make temporary tables",
+                f"{who.called} may not make temporary tables",
                 f"GRANT TEMPORARY ON DATABASE {who.database} TO {who.user}",
             )
         )
@@ -173,38 +175,35 @@ async def of_target(looking: Connection, tables: Sequence[str], *, watched: bool
         new = who.version >= _PARAMETERS_SINCE
         found.append(
             _stop(
-                "the user at the target may not keep triggers from doing again what the source has done",
+                f"{who.called} may not keep triggers from doing again what the source has done",
                 f"GRANT SET ON PARAMETER session_replication_role TO {who.user}"
                 if new
                 else f"ALTER ROLE {who.user} SUPERUSER (PostgreSQL 14 knows no smaller right)",
             )
         )
-    return _named(found, "target")
+    return found
 
 
 async def _of_the_watch(looking: Connection, who: _Who, tables: Sequence[str]) -> list[Finding]:
     """Without it the stream runs, and nobody notices who else writes."""
-    lacks = [
-        *(_stop(*one) for table in await _tables(looking, tables, ("TRIGGER",)) for one in _of(who, table)),
-        *await _functions(looking, who, _OF_THE_FENCE, "tell our apply from other writers"),
+    lacks = await _functions(looking, who, _OF_THE_FENCE, "tell our apply from other writers")
+    lacks += [
+        _stop(
+            f"{who.called} may not make a trigger on {one.name}",
+            f"GRANT TRIGGER ON {one.quoted} TO {who.user}",
+        )
+        for one in await _tables(looking, tables, ("TRIGGER",))
+        if one.missing
     ]
-    without = "; else nobody notes who else writes there"
     return [
-        replace(one, weight=Weight.WARNS, message=one.message + without)
+        replace(one, weight=Weight.WARNS, message=f"{one.message}: nobody notes who else writes there")
         for one in lacks
-        if "TRIGGER" in one.message or "tell our apply" in one.message
     ]
-
-
-def _named(found: Sequence[Finding], where: str) -> list[Finding]:
-    """Both databases may have tables of one name."""
-    before, after = "the user may not ", f"the user at the {where} may not "
-    return [replace(one, message=one.message.replace(before, after, 1)) for one in found]
 
 
 async def of_cutover(where: Connection, tables: Sequence[tuple[str, str]]) -> list[Finding]:
     """What a user lacks for the fence on these tables and for their sequences. Raises psycopg.Error."""
-    who = await _who(where)
+    who = await _who(where, "the user")
     names = [f"{schema}.{name}" for schema, name in tables]
     found = [
         *_of_our_schema(who),
@@ -218,7 +217,7 @@ async def of_cutover(where: Connection, tables: Sequence[tuple[str, str]]) -> li
     rows = await (await where.execute(_SEQUENCES, (names,))).fetchall()
     found += [
         _stop(
-            f"the user may not read and set the sequence {name}",
+            f"{who.called} may not read and set the sequence {name}",
             f"GRANT SELECT, UPDATE ON SEQUENCE {name} TO {who.user}",
         )
         for (name,) in rows
@@ -240,7 +239,7 @@ def _of_our_schema(who: _Who) -> Iterator[Finding]:
         )
     elif not who.has_schema and not who.may_create:
         yield _stop(
-            "the user may not create the schema crossfade_sync",
+            f"{who.called} may not create the schema crossfade_sync",
             f"GRANT CREATE ON DATABASE {who.database} TO {who.user}",
         )
 
@@ -248,26 +247,26 @@ def _of_our_schema(who: _Who) -> Iterator[Finding]:
 def _of(who: _Who, table: _Table) -> Iterator[tuple[str, str]]:
     if not table.may_use_schema:
         yield (
-            f"the user may not use the schema {table.schema}",
+            f"{who.called} may not use the schema {table.schema}",
             f"GRANT USAGE ON SCHEMA {table.schema} TO {who.user}",
         )
     if table.missing:
         may = " and ".join(table.missing)
         yield (
-            f"the user may not {may} on {table.name}",
+            f"{who.called} may not {may} on {table.name}",
             f"GRANT {', '.join(table.missing)} ON {table.quoted} TO {who.user}",
         )
     if table.is_filtered:
         yield (
-            f"row security hides rows of {table.name} from the user",
+            f"row security hides rows of {table.name} from {who.called}",
             f"ALTER ROLE {who.user} BYPASSRLS",
         )
 
 
-async def _who(where: Connection) -> _Who:
+async def _who(where: Connection, called: str) -> _Who:
     row = await (await where.execute(_WHO)).fetchone()
     assert row is not None
-    return _Who(*row)
+    return _Who(called, *row)
 
 
 async def _tables(where: Connection, names: Sequence[str], rights: Sequence[str]) -> list[_Table]:
@@ -279,7 +278,7 @@ async def _tables(where: Connection, names: Sequence[str], rights: Sequence[str]
 async def _functions(where: Connection, who: _Who, names: Sequence[str], what: str) -> list[Finding]:
     rows = await (await where.execute(_FUNCTIONS, (list(names),))).fetchall()
     return [
-        _stop(f"the user may not {what} ({name})", f"GRANT EXECUTE ON FUNCTION {name} TO {who.user}")
+        _stop(f"{who.called} may not {what} ({name})", f"GRANT EXECUTE ON FUNCTION {name} TO {who.user}")
         for (name,) in rows
     ]
 

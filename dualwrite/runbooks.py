@@ -20,7 +20,7 @@ _BY_RUNBOOK: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "poison-row": ("poison_row", "mapping_failed"),
         "stopped-stream": (
             "column_unknown", "column_gone", "unmapped_table", "follow_up_failed",
-            "refused", "missing_row", "contradiction", "no_identity",
+            "refused", "missing_row", "contradiction", "no_identity", "not_alike",
         ),
     }
 )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 
-from dualwrite import desired, foreign, heartbeat, jobs, lease, pg_capture, pg_source, rights, target
+from dualwrite import desired, fence, foreign, heartbeat, jobs, lease, pg_capture, pg_source, rights, target
 from dualwrite.apply import Applier, PoisonError
 from dualwrite.backfill import FEWEST, MOST, Backfill, Progress, copy_name
 from dualwrite.capture import A_MOMENT, Capture, CaptureStopped, Way
@@ -415,7 +415,7 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
         assert known is not None
         here, server_at = await _identify(direction, source)
         must_be_resumable(known, here, slot, server_at)
-        await _publish_new_ones(direction, source, looking)
+        await _take_in_new_ones(direction, source, looking)
         await pg_source.must_publish(source, direction.slot, direction.tables)
         return known.epoch, known.whole
     here, _ = await _identify(direction, source)
@@ -429,19 +429,28 @@ async def _begun(direction: Direction, source: Connection, looking: Connection) 
     return 0, False
 
 
-async def _publish_new_ones(direction: Direction, source: Connection, looking: Connection) -> None:
-    """Tables that were mapped since it was begun. Nothing of them was copied yet, so what has been written to
-    them until now comes with their copies."""
+async def _take_in_new_ones(direction: Direction, source: Connection, looking: Connection) -> None:
+    """Publish tables that were mapped since it was begun: nothing of them was copied yet, so what has been
+    written to them until now comes with their copies.
+
+    Raises CaptureStopped where their rows are the other side's to say.
+    """
+    begun = await _begun_copies(looking, direction.name)
+    new = {table for name, table, _ in copies(direction.sources) if name not in begun}
+    owned = sorted(table for table in new if not direction.sources[table].one_way)
+    if owned and await fence.is_closed(source):
+        raise CaptureStopped(
+            "not_alike",
+            f"{', '.join(owned)}: mapped after the fences were put up, by which the other side has the"
+            " authority over its rows; crossfade cutover prepare NAME, which copies nothing back, then again",
+        )
     missing = await pg_source.unpublished(source, direction.slot, direction.tables)
-    cursor = await looking.execute(
-        "SELECT copy FROM crossfade_sync.copies WHERE stream = %s", (direction.name,)
-    )
-    begun = {copy for (copy,) in await cursor.fetchall()}
-    of_them = {table for name, table, _ in copies(direction.sources) if name in begun}
-    new = [table for table in missing if table not in of_them]
-    if new:
-        parts = (name.partition(".") for name in new)
-        await pg_source.publish_more(source, direction.slot, [(schema, name) for schema, _, name in parts])
+    await pg_source.publish_more(source, direction.slot, [table for table in missing if table in new])
+
+
+async def _begun_copies(looking: Connection, stream: str) -> set[str]:
+    cursor = await looking.execute("SELECT copy FROM crossfade_sync.copies WHERE stream = %s", (stream,))
+    return {copy for (copy,) in await cursor.fetchall()}
 
 
 async def _identify(direction: Direction, source: Connection) -> tuple[target.Source, Position]:
@@ -451,17 +460,23 @@ async def _identify(direction: Direction, source: Connection) -> tuple[target.So
 async def begin_alike(direction: Direction) -> None:
     """Begin the stream of the way back, while the other one runs: both sides have the same rows by now.
 
-    Only what comes this way alone will be copied. A stream that is known stays as it is. Raises
-    CaptureStopped and psycopg.Error.
+    Only what comes this way alone will be copied. Where the stream is known, this is said of tables that were
+    mapped since. Raises CaptureStopped and psycopg.Error.
     """
     async with await connect(direction.source_url) as source, await connect(direction.target_url) as looking:
         await target.prepare(looking)
-        if await target.state(looking, direction.name) is not None:
-            return
-        alike = [
-            name for name, table, what in copies(direction.sources)
-            if isinstance(what, Touching) or not direction.sources[table].one_way
-        ]  # fmt: skip
+        known = await target.state(looking, direction.name) is not None
+        begun = await _begun_copies(looking, direction.name) if known else set[str]()
+        alike = {
+            name: table for name, table, what in copies(direction.sources)
+            if name not in begun and (isinstance(what, Touching) or not direction.sources[table].one_way)
+        }  # fmt: skip
+        if known:
+            # Before they count as begun: of such ones, those that are not published have lost changes.
+            missing = await pg_source.unpublished(source, direction.slot, direction.tables)
+            await pg_source.publish_more(
+                source, direction.slot, [table for table in missing if table in alike.values()]
+            )
         # Before the stream is known: whoever comes between finds all that is not to be copied.
         async with looking.cursor() as cursor:
             await cursor.executemany(
@@ -469,7 +484,8 @@ async def begin_alike(direction: Direction) -> None:
                 " ON CONFLICT (stream, copy) DO UPDATE SET done = true",
                 [(direction.name, name) for name in alike],
             )
-        await _begun(direction, source, looking)
+        if not known:
+            await _begun(direction, source, looking)
 
 
 class _Work:

@@ -540,7 +540,7 @@ class Comparison:
         until = time.monotonic() + SEEN_WITHIN
         while running:
             if time.monotonic() > until:
-                # They are open, and have committed nothing.
+                # Nearly all of such are open, and have committed nothing.
                 self._long |= running
                 return
             await asyncio.sleep(LOOK_AGAIN)

@@ -134,7 +134,7 @@ def blockers(
         *_streams(found),
         *_world(found),
         *_flags(found, authority, flag_set),
-        *(_guardrails(found, guardrails)),
+        *_guardrails(found, guardrails),
         *_workers(workers),
     ]
 

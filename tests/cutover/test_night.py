@@ -341,6 +341,46 @@ async def test_the_end_of_the_migration_and_taking_it_up_again(eve: Night) -> No
     await eve.nothing_is_lost(load)
 
 
+async def test_a_table_that_is_mapped_after_the_fences_were_put_up(eve: Night) -> None:
+    """It is copied there, never back, and goes with the others."""
+    await eve.prepare()
+    for side in ("new", "legacy"):
+        await eve.end_sync(side)
+    migration = eve.cf.config_path.parent / "migration.py"
+    text = migration.read_text()
+    more = 'Table("coupons", "coupons", key=["id"], columns=["id", "text"]),'
+    assert text.count("tables = [") == 1
+    migration.write_text(text.replace("tables = [", f"tables = [{more}"))
+    async with (
+        await psycopg.AsyncConnection.connect(eve.urls["legacy"], autocommit=True) as legacy,
+        await psycopg.AsyncConnection.connect(eve.urls["new"], autocommit=True) as new,
+    ):
+        for side_ in (legacy, new):
+            await side_.execute("CREATE TABLE coupons (id int PRIMARY KEY, text text)")
+        await legacy.execute("INSERT INTO coupons VALUES (1, 'of legacy')")
+        await new.execute("INSERT INTO coupons VALUES (2, 'nobody knows why')")
+        assert (await eve.cf.command("reload")).code == 0
+        await eve.sync("legacy")
+        assert await eve.streams["legacy"].wait() == 1
+        stopped = await eve.cf.command("data", "status", "--towards", "legacy", "-o", "json")
+        assert (stopped.code, json.loads(stopped.out)["reason"]) == (6, "not_alike")
+        await eve.sync("new")
+        await eve.follows("new")
+        await new.execute("DELETE FROM coupons WHERE id = 2")
+        await eve.does("prepare")
+        await eve.sync("legacy")
+        await eve.follows("legacy")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await new.execute("INSERT INTO coupons VALUES (3, 'beside the fence')")
+        await eve.is_possible()
+        await eve.does("run")
+        await new.execute("INSERT INTO coupons VALUES (4, 'of new')")
+        await eve.settled()
+        there = await (await legacy.execute("SELECT id FROM coupons ORDER BY 1")).fetchall()
+        assert there == [(1,), (4,)]
+    await eve.both_are_equal()
+
+
 async def test_tables_that_nobody_carries_are_said(eve: Night) -> None:
     config = eve.cf.config_path.read_text()
     eve.cf.configure(config.replace("cutovers:\n  shop:\n", "cutovers:\n  shop:\n    tables: [user]\n"))

@@ -72,14 +72,22 @@ async def test_a_table_that_is_mapped_later_is_published_and_copied_by_itself(
 ) -> None:
     coupons = "CREATE TABLE coupons (id int PRIMARY KEY, text text)"
     more = Table("coupons", "coupons", key=["id"], columns=["id", "text"])
-    async with connected(legacy_url) as legacy, connected(new_url) as new:
+    async with connected(legacy_url) as legacy, connected(legacy_url) as slow, connected(new_url) as new:
         async with running(legacy_url, new_url) as told:
             await until(lambda: is_(told, State.FOLLOWING), "it follows")
         for side in (legacy, new):
             await side.execute(coupons)
         await legacy.execute("INSERT INTO coupons VALUES (1, 'before'), (2, 'before')")
         async with running(legacy_url, new_url, [*tables, more]) as told:
+            async with slow.transaction():
+                # Written before it is published and committed after it: the stream will never bring this.
+                await slow.execute("INSERT INTO coupons VALUES (99, 'between')")
+                published = "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'coupons'"
+                await until(lambda: says(legacy, published, 1), "it is published")
+                await until(lambda: is_(told, State.COPYING), "it copies")
+                await until(lambda: _waits_to_copy(legacy, new), "it has looked what is open")
             await until(lambda: is_(told, State.FOLLOWING), "it follows again")
+            assert await rows(new, "SELECT text FROM coupons WHERE id = 99") == [("between",)]
             await legacy.execute("UPDATE coupons SET text = 'after' WHERE id = 2")
             await until(lambda: says(new, "SELECT text FROM coupons WHERE id = 2", "after"), "it has come")
             assert await rows(new, "SELECT text FROM coupons WHERE id = 1") == [("before",)]
@@ -88,6 +96,13 @@ async def test_a_table_that_is_mapped_later_is_published_and_copied_by_itself(
         mapped = towards(Side.NEW, [*tables, more], follow_ups)
         with pytest.raises(StoppedError, match=r"lacks public\.coupons; changes of it are lost"):
             await sync.run(Direction(NAME, legacy_url, new_url, mapped), Told())
+
+
+async def _waits_to_copy(legacy: Connection, new: Connection) -> bool:
+    """Somebody looks again and again what can be seen, or has begun with the copy all the same."""
+    looks = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_current_snapshot%'"
+    begun = "SELECT count(*) > 0 FROM crossfade_sync.copies WHERE copy LIKE 'public.coupons%'"
+    return await says(legacy, looks, True) or await says(new, begun, True)
 
 
 async def test_a_repair_waits_for_what_it_cannot_see_and_lets_the_stream_go_on(

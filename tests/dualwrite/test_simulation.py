@@ -19,6 +19,8 @@ from tests.dualwrite.simulation import Broken, WrongError, play
 
 SCHEDULES = 20_000
 ENOUGH_FOR_A_FAULT = 4_000
+LONG = 180
+"""Events of a schedule that looks for a fault: some show only once all was copied, and processes end then."""
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +107,7 @@ def _the_slot_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 def _play_all(broken: Broken) -> None:
     for seed in range(ENOUGH_FOR_A_FAULT):
-        play(seed, broken)
+        play(seed, broken, LONG)
 
 
 @pytest.mark.parametrize("fault", [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shutil
 from collections.abc import Iterator
 
@@ -13,8 +12,8 @@ import pytest
 from crossfade.embedded.postgres import EmbeddedPostgres
 from crossfade.store import schema
 from crossfade.store.connection import Database
+from tests.support.databases import fresh_database
 
-_numbers = itertools.count(1)
 TEMPLATE = "store_template"
 
 
@@ -30,12 +29,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """The URL of a fresh, empty database of this test alone."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield postgres.url(name)
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +51,5 @@ def template(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def store_url(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
     """The URL of a fresh, migrated store of this test alone."""
-    name = f"store_{next(_numbers)}"
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield postgres.url(name)
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(postgres, template) as url:
+        yield url

@@ -18,7 +18,7 @@ import examples.migration
 from crossfade.embedded.postgres import EmbeddedPostgres
 from tests.sample.backends import PASSWORD, Backend
 from tests.support.crossfade_process import RunningCrossfade, running_crossfade
-from tests.support.sample_databases import fresh_database
+from tests.support.databases import fresh_database
 
 CODE = Path(examples.migration.__file__)
 TEXT = CODE.read_text()

@@ -30,7 +30,8 @@ from crossfade.embedded.postgres import EmbeddedPostgres
 from tests.cutover.clocks import Clocks
 from tests.sample.backends import PASSWORD, SAMPLE, Backend
 from tests.support.crossfade_process import PATIENCE, Finished, RunningCrossfade, running_crossfade
-from tests.support.sample_databases import fresh_database, legacy_database, new_database
+from tests.support.databases import fresh_database
+from tests.support.sample_databases import legacy_database, new_database
 
 CUTOVER = "shop"
 MIGRATION = Path(__file__).parents[2] / "examples" / "migration.py"

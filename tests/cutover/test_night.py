@@ -105,9 +105,7 @@ async def test_nobody_is_sent_to_a_side_that_is_not_well(eve: Night) -> None:
             authority = (await known.flag_set()).authority(CUTOVER)
             assert authority is not None
             await cutovers.begin(known, person, authority, reason="a test")
-            async with asyncio.timeout(60):
-                while await cutovers.under_way(known):  # noqa: ASYNC110  (another process walks)
-                    await asyncio.sleep(0.05)
+            await nobody_walks(known)
         finally:
             await known.close()
     walk = (await eve.does("status"))["walks"][0]
@@ -115,6 +113,13 @@ async def test_nobody_is_sent_to_a_side_that_is_not_well(eve: Night) -> None:
     assert walk["message"] == "the guardrail shop:errors has tripped: too many"
     assert (await eve.cf.command("guardrail", "rearm", "shop:errors", "--reason", "well again")).code == 0
     await eve.does("run")
+
+
+async def nobody_walks(store: Store) -> None:
+    """What was begun has ended, by the process that walks."""
+    async with asyncio.timeout(60):
+        while await cutovers.under_way(store):  # noqa: ASYNC110  (another process walks)
+            await asyncio.sleep(0.05)
 
 
 async def test_a_rehearsal_moves_nothing_and_says_how_long_it_would_take(eve: Night) -> None:
@@ -145,9 +150,7 @@ async def test_who_follows_one_that_died_after_arming_disarms_before_it_compares
         first = (await store.change(dead, SetAuthority(armed), reason="it was armed")).version
         person = Actor(ActorType.HUMAN, "somebody", Role.ADMIN, None, Via.API)
         await cutovers.begin(store, person, armed, reason="a test", rehearsal=True)
-        async with asyncio.timeout(60):
-            while await cutovers.under_way(store):  # noqa: ASYNC110  (another process walks)
-                await asyncio.sleep(0.05)
+        await nobody_walks(store)
         told = [row for row in await store.audit_tail(limit=20) if (row.to_version or 0) >= first]
         phases = [row.command["authority"]["phase"] for row in told if row.action == "authority.set"]
         assert phases == ["arm", "open", "arm", "hold", "turn", "open"]
@@ -168,9 +171,7 @@ async def test_a_walk_towards_who_has_the_authority_leaves_the_other_fence_close
                     started_by="somebody", reason="a test", document={},
                 )
             )  # fmt: skip
-        async with asyncio.timeout(60):
-            while await cutovers.under_way(store):  # noqa: ASYNC110  (another process walks)
-                await asyncio.sleep(0.05)
+        await nobody_walks(store)
     finally:
         await store.close()
     walk = (await eve.does("status"))["walks"][0]

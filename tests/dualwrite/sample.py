@@ -31,9 +31,15 @@ async def running(
     side: Side = Side.NEW,
 ) -> AsyncIterator[Told]:
     urls = (legacy_url, new_url) if side is Side.NEW else (new_url, legacy_url)
-    direction = Direction(f"to_{side.value}", *urls, towards(side, mapped, after))
+    async with worked_on(Direction(f"to_{side.value}", *urls, towards(side, mapped, after))) as told:
+        yield told
+
+
+@contextlib.asynccontextmanager
+async def worked_on(of: Direction) -> AsyncIterator[Told]:
+    """A process that works on this stream; what has stopped it is raised."""
     told = Told()
-    task = asyncio.create_task(sync.run(direction, told))
+    task = asyncio.create_task(sync.run(of, told))
     try:
         yield told
         if task.done():

@@ -22,7 +22,8 @@ from dualwrite.target import Source, State
 from flags.model import Side
 from tests.dualwrite.plain_users import granted, in_shop, plain_user, who
 from tests.dualwrite.sample import connected, is_, rows, until
-from tests.support.sample_databases import forget, fresh_database
+from tests.support.databases import fresh_database
+from tests.support.sample_databases import forget
 
 NAME = "rights_to_new"
 LEGACY = "CREATE SCHEMA shop; CREATE TABLE shop.items (id int PRIMARY KEY, title text);" \

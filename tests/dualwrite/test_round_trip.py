@@ -18,7 +18,7 @@ from dualwrite.mapping import InvalidMappingError
 from examples.legacy import database
 from examples.migration import project
 from tests.support.crossfade_process import crossfade_command
-from tests.support.sample_databases import fresh_database
+from tests.support.databases import fresh_database
 
 LEGACY = """
     CREATE TYPE colour AS ENUM ('red', 'dark blue');

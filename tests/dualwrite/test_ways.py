@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from dualwrite.sync import Direction, StoppedError, Told
 from dualwrite.target import State
 from flags.model import Side
 from tests.cutover.scene import MIGRATION
-from tests.dualwrite.sample import alike, connected, is_, rows, until, write
+from tests.dualwrite.sample import alike, connected, is_, rows, until, worked_on, write
 from tests.support.crossfade_process import crossfade_command
 from tests.support.sample_databases import forget
 
@@ -48,25 +46,11 @@ def shop(tmp_path: Path, postgres: EmbeddedPostgres, legacy_url: str, new_url: s
     forget(legacy_url, found.slot)
 
 
-@contextlib.asynccontextmanager
-async def running(of: Direction) -> AsyncIterator[Told]:
-    told = Told()
-    task = asyncio.create_task(sync.run(of, told))
-    try:
-        yield told
-        if task.done():
-            task.result()
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, StoppedError):
-            await task
-
-
 async def test_all_tables_come_over_by_sql_alone(shop: Direction) -> None:
     chance = random.Random(3)
     async with connected(shop.source_url) as legacy, connected(shop.target_url) as new:
         for _ in range(2):
-            async with running(shop) as told:
+            async with worked_on(shop) as told:
                 await until(lambda: is_(told, State.FOLLOWING), "it follows")
                 for _ in range(20):
                     await write(legacy, chance)
@@ -76,7 +60,7 @@ async def test_all_tables_come_over_by_sql_alone(shop: Direction) -> None:
                 await until(lambda: _watched(told), "the slot is looked at")
             for _ in range(10):
                 await write(legacy, chance)
-        async with running(shop):
+        async with worked_on(shop):
             await until(lambda: alike(legacy, new), "what was written meanwhile is there")
             for source, mapping in by_table(shop.sources):
                 found = await verify.compare(
@@ -95,12 +79,12 @@ async def test_all_tables_come_over_by_sql_alone(shop: Direction) -> None:
 
 
 async def test_who_else_writes_is_counted_and_the_doctor_warns(shop: Direction, tmp_path: Path) -> None:
-    async with running(shop) as told:
+    async with worked_on(shop) as told:
         await until(lambda: is_(told, State.FOLLOWING), "it follows")
     async with connected(shop.target_url) as stranger:
         await stranger.execute("SET application_name = 'a forgotten job'")
         await stranger.execute("UPDATE accounts SET bio = 'mine'")
-    async with running(shop) as told:
+    async with worked_on(shop) as told:
         await until(lambda: _knows_strangers(told), "it has looked")
         [counted] = [
             one
@@ -134,7 +118,7 @@ async def test_a_slot_that_is_gone_is_told_by_all_who_look_and_stops_the_stream(
         return [(one["level"], one["what"]) for one in json.loads(done.out) if one["about"] == "shop_to_new"]
 
     async with connected(shop.source_url) as legacy:
-        async with running(shop) as told:
+        async with worked_on(shop) as told:
             await until(lambda: is_(told, State.FOLLOWING), "it follows")
             found = await doctor()
             assert found[0][0] == "ok"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -14,10 +12,11 @@ from crossfade import Convert, FollowUp, Only, Side, Table
 from crossfade.embedded.postgres import EmbeddedPostgres
 from dualwrite import survey, sync, verify
 from dualwrite.mapped import by_table, towards
-from dualwrite.sync import Direction, StoppedError, Told
+from dualwrite.sync import Direction
 from dualwrite.target import State
-from tests.dualwrite.sample import connected, is_, rows, says, until
-from tests.support.sample_databases import forget, fresh_database
+from tests.dualwrite.sample import connected, is_, rows, says, until, worked_on
+from tests.support.databases import fresh_database
+from tests.support.sample_databases import forget
 
 LEGACY = """
     CREATE TABLE entries (
@@ -96,20 +95,6 @@ def both(postgres: EmbeddedPostgres) -> Iterator[dict[Side, Direction]]:
         forget(new, "crossfade_words_to_legacy")
 
 
-@contextlib.asynccontextmanager
-async def running(of: Direction) -> AsyncIterator[Told]:
-    told = Told()
-    task = asyncio.create_task(sync.run(of, told))
-    try:
-        yield told
-        if task.done():
-            task.result()
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, StoppedError):
-            await task
-
-
 async def equal(of: Direction) -> bool:
     compared = [
         await verify.compare(of.name, of.source_url, of.target_url, source, mapping, backwards=False)
@@ -127,7 +112,7 @@ async def test_one_table_becomes_two_by_a_filter_and_comes_back(both: dict[Side,
     async with (
         connected(forth.source_url) as legacy,
         connected(forth.target_url) as new,
-        running(forth) as told,
+        worked_on(forth) as told,
     ):
         await until(lambda: is_(told, State.FOLLOWING), "it follows")
         assert await rows(new, "SELECT * FROM posts") == [(1, "a", 0, "en", 10)]
@@ -141,7 +126,7 @@ async def test_one_table_becomes_two_by_a_filter_and_comes_back(both: dict[Side,
 
         # The way back begins where both are alike; what is not new's stays as it is.
         await sync.begin_alike(back)
-        async with running(back) as way_back:
+        async with worked_on(back) as way_back:
             await until(lambda: is_(way_back, State.FOLLOWING), "the way back follows")
             await legacy.execute("INSERT INTO entries VALUES (9, 'draft', 'mine', 'EUR', 1)")
             await new.execute("INSERT INTO pages VALUES (7, 'new', 0, 'en', 20)")

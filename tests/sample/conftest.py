@@ -6,7 +6,7 @@ import pytest
 
 from crossfade.embedded.postgres import EmbeddedPostgres
 from tests.sample.backends import Backend
-from tests.support.sample_databases import fresh_database
+from tests.support.databases import fresh_database
 
 
 @pytest.fixture(scope="session", params=["legacy", "new"])

@@ -6,7 +6,6 @@ Both are made once for a server, and each scene gets copies of its own.
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Iterator
 
 import psycopg
@@ -15,20 +14,10 @@ import new_backend.schema
 from crossfade.embedded.postgres import EmbeddedPostgres
 from examples.legacy import database, seed
 from tests.sample.backends import SEED
+from tests.support.databases import fresh_database
 
 _LEGACY = "sample_legacy"
 _NEW = "sample_new"
-
-
-@contextlib.contextmanager
-def fresh_database(postgres: EmbeddedPostgres, like: str = "template1") -> Iterator[str]:
-    """The URL of a database of this scene alone, a copy of another one."""
-    name = f"sample_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {like}")
-    yield postgres.url(name)
-    with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextlib.contextmanager

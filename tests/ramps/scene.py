@@ -17,8 +17,8 @@ from crossfade.store.guardrails import Watch, get_guardrail, set_guardrail
 from crossfade.store.instances import InstanceReport
 from crossfade.store.ramps import RampRow
 from crossfade.store.store import Store
-from flags.change import Create, Move
-from flags.model import Bucketing, Flag, Stage, Transition
+from flags.change import Create, Move, SetAuthority
+from flags.model import Authority, Bucketing, Flag, Phase, Side, Stage, Transition
 from flags.ramp import Step
 from flags.stages import described
 
@@ -79,6 +79,12 @@ class Scene:
 
     async def canary(self, weight_ppm: int = 50_000) -> None:
         await self.store.change(ANNA, Move(FLAG, Stage.LIVE, weight_ppm), reason="by hand")
+
+    async def walks(self, phase: Phase) -> None:
+        """A cutover that moves the flag's data is as far as that."""
+        held = Authority("shop", (FLAG,), Side.LEGACY, 0, phase)
+        walker = Actor(ActorType.CUTOVER, "walk 1 of anna", None, None, Via.CUTOVER)
+        await self.store.change(walker, SetAuthority(held), reason="tonight")
 
     async def watch(self, guardrail_id: str = f"{FLAG}:errors") -> Watch:
         return await get_guardrail(self.store, guardrail_id)

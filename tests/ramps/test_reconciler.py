@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,15 +15,16 @@ import pytest
 from crossfade.exposition import exposition
 from crossfade.reconciler import Reconciler
 from crossfade.store import guardrails, ramps
-from crossfade.store.actors import DeniedError
+from crossfade.store.actors import Actor, DeniedError
 from crossfade.store.audit import Outcome, Verified
+from crossfade.store.changes import Applied
 from crossfade.store.comparisons import Tally, write_tallies
 from crossfade.store.guardrails import WatchState
 from crossfade.store.instances import FORGOTTEN_AFTER
 from crossfade.store.store import Store
-from flags.change import Archive, Edit, KillAll, KillFlag, Move, Refused, Unkill, UnkillAll
+from flags.change import Archive, Command, Edit, KillAll, KillFlag, Move, Refused, Unkill, UnkillAll
 from flags.guardrail import Counted
-from flags.model import EVERYBODY, Stage
+from flags.model import EVERYBODY, Phase, Stage
 from flags.ramp import RampState, Step, Window
 from tests.ramps.scene import ANNA, FLAG, STEPS, WALTER, Scene
 
@@ -210,6 +212,44 @@ async def test_a_move_that_is_refused_pauses_the_ramp_and_is_not_tried_at_each_l
     assert row.ramp.state is RampState.PAUSED
     assert "nothing to bucket by" in (row.ramp.held_reason or "")
     assert len(await scene.acts("ramp")) == 2  # the refusal, and the pause
+
+
+async def test_a_step_that_falls_due_during_a_cutovers_walk_is_made_after_it(scene: Scene) -> None:
+    """A rehearsal lasts a second, and nobody should have to resume every ramp after it."""
+    await scene.start()
+    await scene.look()
+    await scene.report(new=(100, 0), legacy=(1900, 0))
+    await scene.walks(Phase.HOLD)
+    scene.pass_time(61)
+    await scene.look(3)
+    assert await scene.stands() == "shadow→live at 5%"
+    assert (await scene.ramp()).ramp.state is not RampState.PAUSED
+    await scene.walks(Phase.OPEN)
+    await scene.look(2)
+    assert await scene.stands() == "shadow→live at 20%"
+
+
+async def test_no_step_is_made_behind_a_kill_of_everything(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes between a look and the step that was decided by it; unkilled, nobody is to be at new who was
+    not before."""
+    await scene.start()
+    await scene.look()
+    await scene.report(new=(100, 0), legacy=(1900, 0))
+    scene.pass_time(61)
+    change = scene.store.change
+
+    async def killed_before(actor: Actor, command: Command, **more: Any) -> Applied:
+        if isinstance(command, Move):
+            await change(ANNA, KillAll("it burns", "anna"), reason="it burns")
+        return await change(actor, command, **more)
+
+    monkeypatch.setattr(scene.store, "change", killed_before)
+    await scene.look()
+    monkeypatch.undo()
+    await scene.store.change(ANNA, UnkillAll(), reason="it was another")
+    assert await scene.stands() == "shadow→live at 5%"
 
 
 # Guardrails.

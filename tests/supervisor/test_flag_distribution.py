@@ -9,11 +9,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossfade.flag_distribution import FlagDistribution
+from crossfade.flag_distribution import FlagDistribution, _told
 from crossfade.fleet import Fleet
 from crossfade.ledger import Ledger
 from crossfade.logs import Log
 from crossfade.processes import Children
+from crossfade.status import FlagsAck
 from flags.change import Archive, KillFlag, change
 from flags.document import one_line, to_json
 from flags.model import Bucketing, Flag, FlagSet, Stage
@@ -32,6 +33,17 @@ def started(folder: Path) -> FlagDistribution:
 def with_the_kill(version: int) -> Any:
     killed = change(BEFORE, KillFlag("items.read", "it burns", "ada"), now=0.0)
     return to_json(FlagSet(version, None, killed.flags))
+
+
+def test_a_kill_is_in_force_where_it_is_decided_by() -> None:
+    """What is under way may take its time: it was begun before, and is not what was asked for."""
+    quick = FlagsAck(0, 100, 7, 3.0)
+    busy = FlagsAck(1, 101, 7, 1_500.0, "1 requests that change something are still under way", taken=True)
+    silent = FlagsAck(1, 101, 6, 2_000.0, "no answer within 2 s", taken=False)
+    done = _told("killed items", [quick, busy])
+    assert (done.code, done.lines[0]) == (0, "killed items: 2/2 workers, slowest 1500 ms")
+    assert "still under way" in done.lines[1]
+    assert _told("killed items", [quick, silent]).code == 7
 
 
 async def test_a_kill_ends_here_when_the_store_has_it(tmp_path: Path) -> None:

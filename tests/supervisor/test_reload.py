@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import signal
 from functools import partial
@@ -14,7 +16,7 @@ import pytest
 
 from tests.supervisor.backend import Backend
 from tests.supervisor.stream import stream
-from tests.support.crossfade_process import running_crossfade
+from tests.support.crossfade_process import HELD, PATIENCE, living_children, running_crossfade
 
 Config = dict[str, Any]
 
@@ -50,6 +52,36 @@ async def test_a_reload_moves_traffic_and_keeps_the_workers(tmp_path: Path, conf
         assert await cf.worker_pids() == workers
         measured = await cf.measured("crossfade_reloads_total", 1, outcome="applied")
         assert measured.total("crossfade_config_generation", worker="1") == 2
+
+
+async def test_a_reload_while_the_control_process_starts_is_not_lost_to_it(
+    tmp_path: Path, config: Config, store_url: str
+) -> None:
+    code, marker = tmp_path / "code", tmp_path / "held"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(HELD.format(process="crossfade.control", marker=str(marker)))
+    with_store = {**config, "store": store_url, "bus": "none"}
+    async with running_crossfade(tmp_path, with_store, environment={"PYTHONPATH": str(code)}) as cf:
+        old = (await cf.until(lambda status: bool(status["control_pid"])))["control_pid"]
+        marker.touch()
+        os.kill(old, signal.SIGKILL)
+        # The next one has been given what it has to know, and has not read it.
+        async with asyncio.timeout(PATIENCE):
+            while not [pid for pid in living_children(cf.pid) if pid != old and is_control(pid)]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        more = {"flag": "more", "match": {"path": "/more/**"}}
+        cf.configure({**with_store, "routes": [more, *config["routes"]]})
+        assert (await cf.command("reload")).code == 0
+        marker.unlink()
+        async with asyncio.timeout(PATIENCE):
+            while "more" not in (await cf.command("flag", "list")).out:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+def is_control(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"crossfade.control" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 async def test_a_connection_outlives_the_reload_and_follows_it(tmp_path: Path, config: Config) -> None:

@@ -15,16 +15,9 @@ import pytest
 from crossfade.fleet import backoff
 from tests.supervisor.backend import Backend
 from tests.supervisor.stream import stream
-from tests.support.crossfade_process import living_children, running_crossfade
+from tests.support.crossfade_process import HELD, living_children, running_crossfade
 
 Config = dict[str, Any]
-
-HELD = """
-import os, sys, time
-while os.path.exists({marker!r}) and "crossfade.worker_process" in sys.orig_argv:
-    time.sleep(0.01)
-"""
-"""A `sitecustomize` with which new workers do not start before the marker has gone."""
 
 
 def two_ready(status: dict[str, Any]) -> bool:
@@ -155,7 +148,9 @@ async def test_ten_killed_workers_fail_only_what_was_in_them(tmp_path: Path, con
 async def test_readiness_names_the_worker_that_is_missing(tmp_path: Path, config: Config) -> None:
     code, marker = tmp_path / "code", tmp_path / "held"
     code.mkdir()
-    (code / "sitecustomize.py").write_text(HELD.format(marker=str(marker)))
+    (code / "sitecustomize.py").write_text(
+        HELD.format(process="crossfade.worker_process", marker=str(marker))
+    )
     environment = {"PYTHONPATH": str(code)}
     async with running_crossfade(tmp_path, {**config, "workers": 1}, environment=environment) as cf:
         await cf.readiness(200)

@@ -32,6 +32,12 @@ NO_SERVERS = {"store": "none", "bus": "none"}
 """What an instance is given that is not to have flags: most tests are quicker without."""
 PATIENCE = 30.0
 """Seconds after which a fact that has not come is a failure."""
+HELD = """
+import os, sys, time
+while os.path.exists({marker!r}) and {process!r} in sys.orig_argv:
+    time.sleep(0.01)
+"""
+"""A `sitecustomize` with which such a process does not start before the marker has gone."""
 SILENCE = 1.5
 """Seconds without a word from a client after which it may find its connection ended: a worker that drains
 waits 2 s for one more request."""
